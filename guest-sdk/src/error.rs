@@ -1,0 +1,183 @@
+//! How a run fails.
+
+use std::fmt;
+
+use crate::wit::agents::{AgentError, Failure};
+use crate::{EventError, StateError, ToolError};
+
+/// The longest code, in characters, as the contract has it.
+const CODE_CHARS_MAX: usize = 64;
+
+/// Why a run failed, as the client sees it.
+///
+/// The errors of tools, events and state become an `Error` by `?`: what the host denied is [`Error::Denied`], all
+/// else is [`Error::Failed`] with a code of its own.
+///
+/// ```
+/// use cofferdam_sdk::{Error, ToolError};
+///
+/// assert!(matches!(Error::from(ToolError::Denied("no grant".into())), Error::Denied(_)));
+/// assert!(matches!(Error::from(ToolError::NotFound("a.csv".into())), Error::Failed { code, .. } if code == "not_found"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The input is not what the agent takes. The text says what and where, and what to do.
+    InvalidInput(String),
+    /// The host refused something that the agent cannot do without. The text says what.
+    Denied(String),
+    /// Anything else.
+    Failed {
+        /// For programs: 1 to 64 characters of `a-z`, `0-9` and `_`.
+        code: String,
+        /// For people. The host keeps at most 4 KiB.
+        message: String,
+    },
+}
+
+impl Error {
+    /// The input is not what the agent takes: say what is wrong, where, and what to do.
+    pub fn invalid_input(text: impl Into<String>) -> Error {
+        Error::InvalidInput(text.into())
+    }
+
+    /// The host refused something that the agent cannot do without.
+    pub fn denied(text: impl Into<String>) -> Error {
+        Error::Denied(text.into())
+    }
+
+    /// Anything else: a `code` for programs to switch on and a message for people.
+    ///
+    /// A code is 1 to 64 characters of `a-z`, `0-9` and `_`. Capitals become small, any other character becomes `_`,
+    /// what is too long is cut, and no code at all becomes `failed`.
+    ///
+    /// ```
+    /// use cofferdam_sdk::Error;
+    ///
+    /// let error = Error::failed("no_rows", "weather.csv has a header but no rows");
+    /// ```
+    pub fn failed(code: &str, message: impl Into<String>) -> Error {
+        let code: String = code
+            .chars()
+            .take(CODE_CHARS_MAX)
+            .map(|c| match c.to_ascii_lowercase() {
+                c @ ('a'..='z' | '0'..='9' | '_') => c,
+                _ => '_',
+            })
+            .collect();
+        Error::Failed { code: if code.is_empty() { "failed".to_owned() } else { code }, message: message.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::InvalidInput(text) => write!(f, "invalid input: {text}"),
+            Error::Denied(text) => write!(f, "denied: {text}"),
+            Error::Failed { code, message } => write!(f, "{code}: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<ToolError> for Error {
+    fn from(error: ToolError) -> Error {
+        let code = match &error {
+            ToolError::Denied(text) => return Error::Denied(text.clone()),
+            ToolError::UnknownTool(_) => "unknown_tool",
+            ToolError::InvalidArguments(_) => "invalid_arguments",
+            ToolError::TooLarge(_) => "too_large",
+            ToolError::Exhausted(_) => "exhausted",
+            ToolError::NotFound(_) => "not_found",
+            ToolError::Failed(_) => "tool_failed",
+            ToolError::UnexpectedAnswer(_) => "unexpected_answer",
+        };
+        Error::failed(code, error.to_string())
+    }
+}
+
+impl From<EventError> for Error {
+    fn from(error: EventError) -> Error {
+        let code = match &error {
+            EventError::TooMany(_) => "too_many_events",
+            EventError::TooLarge(_) => "event_too_large",
+            EventError::Invalid(_) => "invalid_event",
+        };
+        Error::failed(code, error.to_string())
+    }
+}
+
+impl From<StateError> for Error {
+    fn from(error: StateError) -> Error {
+        let code = match &error {
+            StateError::Denied(text) => return Error::Denied(text.clone()),
+            StateError::Invalid(_) => "invalid_state_request",
+            StateError::TooLarge(_) => "state_value_too_large",
+            StateError::Full(_) => "state_full",
+            StateError::Conflict(_) => "state_conflict",
+            StateError::Unavailable => "state_unavailable",
+            StateError::NotJson(_) => "state_value_not_json",
+        };
+        Error::failed(code, error.to_string())
+    }
+}
+
+impl From<Error> for AgentError {
+    fn from(error: Error) -> AgentError {
+        match error {
+            Error::InvalidInput(text) => AgentError::InvalidInput(text),
+            Error::Denied(text) => AgentError::Denied(text),
+            Error::Failed { code, message } => AgentError::Failed(Failure { code, message }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code_of(error: impl Into<Error>) -> String {
+        match error.into() {
+            Error::Failed { code, .. } => code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_the_host_denied_stays_denied() {
+        assert_eq!(Error::from(ToolError::Denied("no grant".into())), Error::denied("no grant"));
+        assert_eq!(Error::from(StateError::Denied("no grant".into())), Error::denied("no grant"));
+    }
+
+    #[test]
+    fn every_other_refusal_fails_with_a_code_of_its_own() {
+        let codes = [
+            code_of(ToolError::UnknownTool("x".into())),
+            code_of(ToolError::InvalidArguments("x".into())),
+            code_of(ToolError::TooLarge(1)),
+            code_of(ToolError::Exhausted("x".into())),
+            code_of(ToolError::NotFound("x".into())),
+            code_of(ToolError::Failed("x".into())),
+            code_of(ToolError::UnexpectedAnswer("x".into())),
+            code_of(EventError::TooMany(1)),
+            code_of(EventError::TooLarge(1)),
+            code_of(EventError::Invalid("x".into())),
+            code_of(StateError::Invalid("x".into())),
+            code_of(StateError::TooLarge(1)),
+            code_of(StateError::Full(1)),
+            code_of(StateError::Conflict(None)),
+            code_of(StateError::Unavailable),
+            code_of(StateError::NotJson("x".into())),
+        ];
+        let distinct: std::collections::BTreeSet<_> = codes.iter().collect();
+        assert_eq!(distinct.len(), codes.len());
+    }
+
+    #[test]
+    fn a_code_always_fits_the_contract() {
+        assert_eq!(code_of(Error::failed("no_rows", "m")), "no_rows");
+        assert_eq!(code_of(Error::failed("No Rows!", "m")), "no_rows_");
+        assert_eq!(code_of(Error::failed("", "m")), "failed");
+        assert_eq!(code_of(Error::failed(&"é".repeat(65), "m")), "_".repeat(64));
+    }
+}

@@ -1,0 +1,82 @@
+//! What a plugin asks to be granted.
+
+use crate::wit::types;
+
+/// How far a permission goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Nothing.
+    #[default]
+    None,
+    /// Look, but not change.
+    Read,
+    /// Look and change.
+    ReadWrite,
+}
+
+/// What an agent asks to be granted: a request, which the platform team answers with a grant for each user.
+///
+/// What a run may do is what stands in both. What is not named here is denied, whatever is granted.
+///
+/// ```
+/// use cofferdam_sdk::{Access, Needs};
+///
+/// let needs = Needs::none().tools(["file.*", "units.convert"]).state(Access::Read);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    tools: Vec<String>,
+    state: Access,
+}
+
+impl Needs {
+    /// Needs nothing.
+    pub fn none() -> Needs {
+        Needs::default()
+    }
+
+    /// Calls these tools as well: a tool's full name (`file.read`), or a family (`file.*`). At most 64 in all; the host
+    /// refuses a plugin that names more.
+    pub fn tools<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Needs {
+        self.tools.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Reads, or reads and changes, the user's key-value data for this plugin.
+    pub fn state(mut self, access: Access) -> Needs {
+        self.state = access;
+        self
+    }
+}
+
+impl From<Access> for types::Access {
+    fn from(access: Access) -> types::Access {
+        match access {
+            Access::None => types::Access::None,
+            Access::Read => types::Access::Read,
+            Access::ReadWrite => types::Access::ReadWrite,
+        }
+    }
+}
+
+impl From<Needs> for types::Needs {
+    fn from(needs: Needs) -> types::Needs {
+        types::Needs { tools: needs.tools, state: needs.state.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_add_up_and_start_from_nothing() {
+        let nothing: types::Needs = Needs::none().into();
+        assert!(nothing.tools.is_empty());
+        assert_eq!(nothing.state, types::Access::None);
+
+        let more: types::Needs = Needs::none().tools(["file.read"]).tools(["units.*"]).state(Access::ReadWrite).into();
+        assert_eq!(more.tools, ["file.read", "units.*"]);
+        assert_eq!(more.state, types::Access::ReadWrite);
+    }
+}

@@ -1,0 +1,75 @@
+//! The bytes of what is stored in binary form: one version byte, then bincode. The only room that names bincode's
+//! functions, so that a change of format has one place to happen.
+
+use bincode::{Decode, Encode, config};
+
+/// The format written today. A reader meets it as the first byte.
+const VERSION: u8 = 1;
+
+/// Bytes that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// Nothing there.
+    #[error("the stored record is empty")]
+    Empty,
+    /// Written by a version of Cofferdam that this one does not know.
+    #[error(
+        "the stored record has format {0}, this host reads format {VERSION}; use the Cofferdam that wrote it, or newer"
+    )]
+    UnknownVersion(u8),
+    /// Damaged.
+    #[error("the stored record is damaged: {0}")]
+    Damaged(String),
+}
+
+/// The bytes of a value.
+///
+/// # Errors
+/// When the value cannot be encoded, which none of our types can bring about.
+pub fn encode(value: &impl Encode) -> Result<Vec<u8>, CodecError> {
+    let mut bytes = vec![VERSION];
+    bincode::encode_into_std_write(value, &mut bytes, config::standard())
+        .map_err(|e| CodecError::Damaged(e.to_string()))?;
+    Ok(bytes)
+}
+
+/// The value of bytes.
+///
+/// # Errors
+/// When the bytes are not of a format that this host reads, are cut short, or go on after their end.
+pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (version, body) = bytes.split_first().ok_or(CodecError::Empty)?;
+    if *version != VERSION {
+        return Err(CodecError::UnknownVersion(*version));
+    }
+    // The bound keeps a damaged length from asking for memory that the record cannot hold.
+    let (value, read) = bincode::decode_from_slice(body, config::standard().with_limit::<{ 16 << 20 }>())
+        .map_err(|e| CodecError::Damaged(e.to_string()))?;
+    if read == body.len() { Ok(value) } else { Err(CodecError::Damaged("there are bytes after its end".into())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn damaged_bytes_are_an_error_never_a_panic(bytes: Vec<u8>) {
+            let _ = decode::<Event>(&bytes);
+            let mut tagged = vec![VERSION];
+            tagged.extend(bytes);
+            let _ = decode::<Event>(&tagged);
+        }
+
+        #[test]
+        fn what_was_written_is_read(text: String, fraction: f64) {
+            for event in [Event::AgentThinking { text: text.clone() }, Event::Progress { fraction, note: text.clone() }] {
+                let read: Event = decode(&encode(&event).expect("encodes")).expect("decodes");
+                // NaN differs from itself, so the bytes are compared.
+                prop_assert_eq!(encode(&read).expect("encodes"), encode(&event).expect("encodes"));
+            }
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! The execution context: everything one execution may know and use. Born in one constructor per origin, dies by drop.
+
+use crate::{
+    fault::Fault,
+    grant::{Access, Permissions},
+    identity::Scope,
+    ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
+    json::Json,
+    quota::{Quota, RunLimits},
+    run::{RunSpec, StopReason},
+};
+use jiff::Timestamp;
+use std::{
+    future::Future,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// Why a run is being stopped from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopCause {
+    /// Its user asked.
+    Cancelled,
+    /// The host is going away.
+    HostShutdown,
+}
+
+impl StopCause {
+    /// The run's stop reason.
+    #[must_use]
+    pub const fn stop_reason(self) -> StopReason {
+        match self {
+            Self::Cancelled => StopReason::Cancelled,
+            Self::HostShutdown => StopReason::HostShutdown,
+        }
+    }
+}
+
+/// The way to stop a run from outside. Clones stop the same run; the first cause stands.
+#[derive(Debug, Clone, Default)]
+pub struct StopSignal(Arc<StopState>);
+
+#[derive(Debug, Default)]
+struct StopState {
+    token: CancellationToken,
+    cause: OnceLock<StopCause>,
+}
+
+impl StopSignal {
+    /// Asks the run to stop. Says whether this was the first time.
+    pub fn stop(&self, cause: StopCause) -> bool {
+        let first = self.0.cause.set(cause).is_ok();
+        self.0.token.cancel();
+        first
+    }
+
+    /// Why the run was asked to stop, if it was.
+    #[must_use]
+    pub fn cause(&self) -> Option<StopCause> {
+        self.0.cause.get().copied()
+    }
+
+    /// Waits until the run is asked to stop.
+    pub async fn stopped(&self) {
+        self.0.token.cancelled().await;
+    }
+}
+
+/// Where an execution comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A request over HTTP, or a run that was queued by one before the host restarted.
+    Rest,
+    /// The `run` verb, without a server.
+    Local,
+    /// The host asks a plugin what it is.
+    Description,
+    /// A plugin's tool, called by an agent.
+    Tool,
+}
+
+/// Everything one execution may know and use: who it is for, what it may do, what is left to it, how it is stopped.
+#[derive(Debug)]
+pub struct UserExecutionContext {
+    origin: Origin,
+    spec: Arc<RunSpec>,
+    plugin: PluginName,
+    permissions: Permissions,
+    quota: Quota,
+    deadline: Instant,
+    stop: StopSignal,
+    spent: Arc<Spent>,
+}
+
+/// What the executions of one run have used of its budget together.
+#[derive(Debug, Default)]
+struct Spent {
+    tool_calls: AtomicU32,
+    tool_calls_in_flight: AtomicU32,
+    events: AtomicU32,
+    denials: AtomicU32,
+}
+
+/// Something that a guest wants its host to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect<'a> {
+    /// Call a tool, by its full name.
+    Tool(&'a str),
+    /// Look at the user's state.
+    StateRead,
+    /// Change the user's state.
+    StateWrite,
+}
+
+/// The effect is not allowed. The text says what is missing and who can mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// A tool that the declaration or the grant leaves out.
+    #[error(
+        "plugin {plugin:?} may not call {tool:?} for user {user:?}: it must stand in the plugin's needs and in the grant (cofferdam grant set {user} {plugin} ...)"
+    )]
+    Tool {
+        /// Which tool.
+        tool: String,
+        /// Which plugin.
+        plugin: PluginName,
+        /// For whom.
+        user: UserId,
+    },
+    /// State that the declaration or the grant leaves out.
+    #[error(
+        "plugin {plugin:?} may not {verb} state for user {user:?}: it must stand in the plugin's needs and in the grant (cofferdam grant set {user} {plugin} ...)"
+    )]
+    State {
+        /// `read` or `change`.
+        verb: &'static str,
+        /// Which plugin.
+        plugin: PluginName,
+        /// For whom.
+        user: UserId,
+    },
+}
+
+impl Denied {
+    /// Always [`Fault::Denied`].
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        Fault::Denied
+    }
+}
+
+/// Proof that an effect was authorized. Only [`UserExecutionContext::authorize`] makes one.
+#[derive(Debug)]
+pub struct Permit {
+    scope: Scope,
+    plugin: PluginName,
+    thread: ThreadId,
+}
+
+/// A part of the user's state: one plugin's, in one thread or in all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct StateSpace {
+    scope: Scope,
+    plugin: PluginName,
+    thread: Option<ThreadId>,
+}
+
+impl StateSpace {
+    /// Whose.
+    #[must_use]
+    pub const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Which plugin's.
+    #[must_use]
+    pub const fn plugin(&self) -> &PluginName {
+        &self.plugin
+    }
+
+    /// The thread it is bound to, or the empty text.
+    #[must_use]
+    pub fn thread(&self) -> &str {
+        self.thread.as_ref().map_or("", ThreadId::as_str)
+    }
+}
+
+impl Permit {
+    /// Whose data the effect touches.
+    #[must_use]
+    pub const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The plugin's state: of this thread, or of the user.
+    #[must_use]
+    pub fn state_space(&self, of_thread: bool) -> StateSpace {
+        StateSpace {
+            scope: self.scope.clone(),
+            plugin: self.plugin.clone(),
+            thread: of_thread.then(|| self.thread.clone()),
+        }
+    }
+}
+
+/// A budget that is used up, with its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BudgetSpent {
+    /// No more tool calls.
+    #[error("this run has made {0} tool calls, which is as many as it may")]
+    ToolCalls(u32),
+    /// No more tool calls at once.
+    #[error("{0} tool calls are under way, which is as many as may be; wait for one of them first")]
+    ToolCallsInFlight(u32),
+    /// No more events.
+    #[error("this run has emitted {0} events, which is as many as it may")]
+    Events(u32),
+}
+
+/// A tool call under way. Counted until it is dropped.
+#[derive(Debug)]
+pub struct ToolCallPlace {
+    spent: Arc<Spent>,
+    number: u32,
+}
+
+impl ToolCallPlace {
+    /// Number of the call within the run, from 1.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+}
+
+impl Drop for ToolCallPlace {
+    fn drop(&mut self) {
+        self.spent.tool_calls_in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What a plugin may take while it says what it is.
+pub const DESCRIPTION_LIMITS: RunLimits = RunLimits { fuel: 100_000_000, memory_bytes: 64 << 20, deadline_ms: 5_000 };
+
+impl UserExecutionContext {
+    /// For a run that was submitted over HTTP and has been admitted.
+    #[must_use]
+    pub fn rest(spec: Arc<RunSpec>, permissions: Permissions, quota: &Quota, stop: StopSignal) -> Self {
+        Self::new(Origin::Rest, spec, permissions, quota, stop)
+    }
+
+    /// For a run without a server.
+    #[must_use]
+    pub fn local(spec: Arc<RunSpec>, permissions: Permissions, quota: &Quota, stop: StopSignal) -> Self {
+        Self::new(Origin::Local, spec, permissions, quota, stop)
+    }
+
+    /// For asking a plugin what it is: nothing granted, small limits, nobody's data.
+    ///
+    /// # Errors
+    /// Never: the fixed names in it are valid.
+    pub fn description(digest: Digest) -> Result<Self, crate::ids::InvalidId> {
+        let id = RunId::generate();
+        let spec = RunSpec {
+            id,
+            user: "nobody".parse()?,
+            agent: "described".parse()?,
+            digest,
+            request: RequestId::generate(),
+            thread: ThreadId::of_run(id),
+            session: None,
+            parent: None,
+            metadata: Json::empty_object(),
+            input: Json::empty_object(),
+            limits: DESCRIPTION_LIMITS,
+            created_at: Timestamp::now(),
+        };
+        let quota = Quota { tool_calls_per_run: 0, events_per_run: 0, ..Quota::default() };
+        Ok(Self::new(Origin::Description, Arc::new(spec), Permissions::none(), &quota, StopSignal::default()))
+    }
+
+    /// For a plugin's tool, called from this context: same run, same budget, same end, and only what the tool plugin
+    /// itself declared and was granted.
+    #[must_use]
+    pub fn tool(&self, plugin: PluginName, permissions: Permissions) -> Self {
+        Self {
+            origin: Origin::Tool,
+            spec: self.spec.clone(),
+            plugin,
+            permissions,
+            quota: self.quota.clone(),
+            deadline: self.deadline,
+            stop: self.stop.clone(),
+            spent: self.spent.clone(),
+        }
+    }
+
+    fn new(origin: Origin, spec: Arc<RunSpec>, permissions: Permissions, quota: &Quota, stop: StopSignal) -> Self {
+        Self {
+            origin,
+            plugin: spec.agent.clone(),
+            permissions,
+            quota: quota.clone(),
+            deadline: Instant::now() + Duration::from_millis(spec.limits.deadline_ms),
+            stop,
+            spec,
+            spent: Arc::default(),
+        }
+    }
+
+    /// Where the execution comes from.
+    #[must_use]
+    pub const fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// What was asked: the ids, the input, the limits.
+    #[must_use]
+    pub fn spec(&self) -> &RunSpec {
+        &self.spec
+    }
+
+    /// The plugin that executes in this context.
+    #[must_use]
+    pub const fn plugin(&self) -> &PluginName {
+        &self.plugin
+    }
+
+    /// The right to touch this user's data.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        Scope::of(self.spec.user.clone())
+    }
+
+    /// What the plugin may do here.
+    #[must_use]
+    pub const fn permissions(&self) -> &Permissions {
+        &self.permissions
+    }
+
+    /// The user's quota, as it was at admission.
+    #[must_use]
+    pub const fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// When the time is up.
+    #[must_use]
+    pub const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// How the run is stopped from outside.
+    #[must_use]
+    pub const fn stop(&self) -> &StopSignal {
+        &self.stop
+    }
+
+    /// Asks whether the guest may do something. Every effect of a guest goes through here first.
+    ///
+    /// # Errors
+    /// When the effect is not in what the plugin declared *and* was granted.
+    pub fn authorize(&self, effect: Effect<'_>) -> Result<Permit, Denied> {
+        let allowed = match effect {
+            Effect::Tool(name) => self.permissions.allow_tool(name),
+            Effect::StateRead => self.permissions.state() >= Access::Read,
+            Effect::StateWrite => self.permissions.state() >= Access::ReadWrite,
+        };
+        if allowed {
+            return Ok(Permit { scope: self.scope(), plugin: self.plugin.clone(), thread: self.spec.thread.clone() });
+        }
+        self.spent.denials.fetch_add(1, Ordering::Relaxed);
+        let (plugin, user) = (self.plugin.clone(), self.spec.user.clone());
+        Err(match effect {
+            // A guest chose the name; the message repeats no more of it than a name can have.
+            Effect::Tool(name) => {
+                let tool = name.chars().take(crate::grant::TOOL_NAME_BYTES_MAX).collect();
+                Denied::Tool { tool, plugin, user }
+            }
+            Effect::StateRead => Denied::State { verb: "read", plugin, user },
+            Effect::StateWrite => Denied::State { verb: "change", plugin, user },
+        })
+    }
+
+    /// Whether anything was refused for want of permission.
+    #[must_use]
+    pub fn was_denied(&self) -> bool {
+        self.spent.denials.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes one tool call from the budget.
+    ///
+    /// # Errors
+    /// When the run has made as many as it may, or as many are under way as may be.
+    pub fn take_tool_call(&self) -> Result<ToolCallPlace, BudgetSpent> {
+        let (max, at_once) = (self.quota.tool_calls_per_run, self.quota.tool_calls_in_flight);
+        take_one(&self.spent.tool_calls_in_flight, at_once).ok_or(BudgetSpent::ToolCallsInFlight(at_once))?;
+        // From here on the guard gives the place in flight back.
+        let mut place = ToolCallPlace { spent: self.spent.clone(), number: 0 };
+        place.number = take_one(&self.spent.tool_calls, max).ok_or(BudgetSpent::ToolCalls(max))?;
+        Ok(place)
+    }
+
+    /// Takes one event from the budget.
+    ///
+    /// # Errors
+    /// When the run has emitted as many as it may.
+    pub fn take_event(&self) -> Result<(), BudgetSpent> {
+        let max = self.quota.events_per_run;
+        take_one(&self.spent.events, max).map(drop).ok_or(BudgetSpent::Events(max))
+    }
+
+    /// Tool calls that may still be made.
+    #[must_use]
+    pub fn tool_calls_left(&self) -> u32 {
+        self.quota.tool_calls_per_run.saturating_sub(self.spent.tool_calls.load(Ordering::Relaxed))
+    }
+
+    /// Events that may still be emitted.
+    #[must_use]
+    pub fn events_left(&self) -> u32 {
+        self.quota.events_per_run.saturating_sub(self.spent.events.load(Ordering::Relaxed))
+    }
+
+    /// Starts work on the run's behalf. Dropping the handle ends it, so that nothing outlives the context's owner.
+    #[expect(clippy::disallowed_methods, reason = "the one door to spawning for a run")]
+    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+        AbortOnDropHandle::new(tokio::spawn(work))
+    }
+}
+
+/// Counts one more, unless that would be more than `max`. Gives the new count.
+fn take_one(counter: &AtomicU32, max: u32) -> Option<u32> {
+    counter
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < max).then_some(count + 1))
+        .ok()
+        .map(|before| before + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(permissions: Permissions, quota: &Quota) -> UserExecutionContext {
+        let described = UserExecutionContext::description(Digest::of(b"")).expect("fixed names are valid");
+        UserExecutionContext::rest(described.spec.clone(), permissions, quota, StopSignal::default())
+    }
+
+    #[test]
+    fn what_is_not_granted_is_denied_and_remembered() {
+        let ctx = context(Permissions::new(["file.read".parse().expect("a tool")], Access::Read), &Quota::default());
+        assert!(ctx.authorize(Effect::Tool("file.read")).is_ok());
+        assert!(ctx.authorize(Effect::StateRead).is_ok());
+        assert!(!ctx.was_denied());
+        assert!(ctx.authorize(Effect::Tool("file.write")).is_err());
+        assert!(ctx.authorize(Effect::StateWrite).is_err());
+        assert!(ctx.was_denied());
+    }
+
+    #[test]
+    fn a_tool_context_spends_the_callers_budget_and_has_only_its_own_permissions() {
+        let quota = Quota { events_per_run: 2, ..Quota::default() };
+        let ctx = context(Permissions::new(["file.read".parse().expect("a tool")], Access::ReadWrite), &quota);
+        let tool = ctx.tool("units".parse().expect("a name"), Permissions::none());
+        assert!(tool.authorize(Effect::Tool("file.read")).is_err());
+        assert!(tool.authorize(Effect::StateRead).is_err());
+        assert!(tool.take_event().is_ok());
+        assert!(ctx.take_event().is_ok());
+        assert_eq!(tool.take_event(), Err(BudgetSpent::Events(2)));
+        assert_eq!(tool.deadline(), ctx.deadline());
+    }
+
+    #[test]
+    fn tool_calls_are_counted_in_all_and_at_once() {
+        let quota = Quota { tool_calls_per_run: 3, tool_calls_in_flight: 2, ..Quota::default() };
+        let ctx = context(Permissions::none(), &quota);
+        let (a, b) = (ctx.take_tool_call().expect("first"), ctx.take_tool_call().expect("second"));
+        assert_eq!((a.number(), b.number()), (1, 2));
+        assert_eq!(ctx.take_tool_call().map(drop), Err(BudgetSpent::ToolCallsInFlight(2)));
+        drop(a);
+        drop(ctx.take_tool_call().expect("third"));
+        assert_eq!(ctx.take_tool_call().map(drop), Err(BudgetSpent::ToolCalls(3)));
+        drop(b);
+        assert_eq!(ctx.spent.tool_calls_in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn the_first_cause_of_a_stop_stands() {
+        let stop = StopSignal::default();
+        assert!(stop.stop(StopCause::Cancelled));
+        assert!(!stop.clone().stop(StopCause::HostShutdown));
+        stop.stopped().await;
+        assert_eq!(stop.cause(), Some(StopCause::Cancelled));
+    }
+}

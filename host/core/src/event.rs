@@ -1,0 +1,256 @@
+//! What a client sees of a run: a closed set of events, each with its place in the run's log.
+
+use crate::{
+    Json,
+    ids::{Digest, PluginName, RunId},
+    run::{StopReason, Usage},
+};
+use bincode::{Decode, Encode};
+use jiff::Timestamp;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+/// The largest arguments shown in a `tool_executing` event, in bytes. Larger ones are left out, with their size told:
+/// what a tool is given is often a whole file, and the log of a run should not hold it twice.
+pub const ARGUMENTS_SHOWN_BYTES_MAX: usize = 4 << 10;
+
+/// Something that happened in a run.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub enum Event {
+    /// The run was admitted and begins. Always the first event of an admitted run.
+    AgentStarted {
+        /// The name that the agent was asked for by.
+        agent: String,
+        /// The component, as `sha256:…`.
+        digest: String,
+    },
+    /// The agent says what it is working on.
+    AgentThinking {
+        /// In the agent's words.
+        text: String,
+    },
+    /// A tool call begins.
+    ToolExecuting {
+        /// Number of the call within the run, from 1.
+        call: u32,
+        /// The tool's full name.
+        tool: String,
+        /// What it is given, if that is at most [`ARGUMENTS_SHOWN_BYTES_MAX`].
+        arguments: Option<Json>,
+        /// The size of what it is given.
+        arguments_bytes: u64,
+    },
+    /// A tool call has ended.
+    ToolCompleted {
+        /// Number of the call within the run, from 1.
+        call: u32,
+        /// The tool's full name.
+        tool: String,
+        /// Why it failed, if it did.
+        error: Option<ToolFailure>,
+        /// The size of its answer.
+        result_bytes: u64,
+        /// How long it took.
+        elapsed_ms: u64,
+    },
+    /// The agent returned an output. The output itself is read from the run.
+    AgentCompleted {
+        /// The size of the output.
+        output_bytes: u64,
+        /// What the run took.
+        usage: Usage,
+    },
+    /// The run ended without an output.
+    AgentError {
+        /// Why.
+        stop_reason: StopReason,
+        /// For programs.
+        code: String,
+        /// For people.
+        message: String,
+        /// What the run took.
+        usage: Usage,
+    },
+    /// How far the agent has come.
+    Progress {
+        /// From 0 to 1.
+        fraction: f64,
+        /// In the agent's words.
+        note: String,
+    },
+    /// A line for whoever looks into the run.
+    Log {
+        /// How serious.
+        level: LogLevel,
+        /// The line.
+        text: String,
+    },
+    /// An event of the agent's own.
+    Custom {
+        /// Its name, without `custom:`.
+        name: String,
+        /// Whatever the agent says.
+        payload: Json,
+    },
+}
+
+/// Why a tool call failed, in an event.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct ToolFailure {
+    /// For programs: `unknown_tool`, `denied`, `invalid_arguments`, `too_large`, `exhausted`, `not_found`, `failed`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// How serious a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// For the author.
+    Debug,
+    /// For the curious.
+    Info,
+    /// Something is odd.
+    Warn,
+    /// Something went wrong.
+    Error,
+}
+
+impl Event {
+    /// The type's name on the wire; `custom:NAME` for an agent's own.
+    #[must_use]
+    pub fn type_name(&self) -> std::borrow::Cow<'static, str> {
+        match self {
+            Self::AgentStarted { .. } => "agent_started".into(),
+            Self::AgentThinking { .. } => "agent_thinking".into(),
+            Self::ToolExecuting { .. } => "tool_executing".into(),
+            Self::ToolCompleted { .. } => "tool_completed".into(),
+            Self::AgentCompleted { .. } => "agent_completed".into(),
+            Self::AgentError { .. } => "agent_error".into(),
+            Self::Progress { .. } => "progress".into(),
+            Self::Log { .. } => "log".into(),
+            Self::Custom { name, .. } => format!("custom:{name}").into(),
+        }
+    }
+
+    /// From 1, the run's life, to 4, its log: under pressure 4 is dropped first, then 3; 1 and 2 never.
+    #[must_use]
+    pub const fn priority(&self) -> u8 {
+        match self {
+            Self::AgentStarted { .. } | Self::AgentCompleted { .. } | Self::AgentError { .. } => 1,
+            Self::AgentThinking { .. } | Self::ToolExecuting { .. } | Self::ToolCompleted { .. } => 2,
+            Self::Progress { .. } | Self::Custom { .. } => 3,
+            Self::Log { .. } => 4,
+        }
+    }
+
+    /// Whether nothing comes after it.
+    #[must_use]
+    pub const fn is_terminal(&self) -> bool {
+        matches!(self, Self::AgentCompleted { .. } | Self::AgentError { .. })
+    }
+
+    /// About how much memory it holds, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        64 + match self {
+            Self::AgentThinking { text } | Self::Log { text, .. } | Self::Progress { note: text, .. } => text.len(),
+            Self::AgentStarted { agent, digest } => agent.len() + digest.len(),
+            Self::ToolExecuting { tool, arguments, .. } => {
+                tool.len() + arguments.as_ref().map_or(0, |a| a.as_str().len())
+            }
+            Self::ToolCompleted { tool, error, .. } => tool.len() + error.as_ref().map_or(0, |e| e.message.len()),
+            Self::AgentError { code, message, .. } => code.len() + message.len(),
+            Self::Custom { name, payload } => name.len() + payload.as_str().len(),
+            Self::AgentCompleted { .. } => 0,
+        }
+    }
+}
+
+/// The payload: the event's fields without its type.
+struct Payload<'a>(&'a Event);
+
+impl Serialize for Payload<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        macro_rules! fields {
+            ($($name:literal: $value:expr),+) => {{
+                let mut payload = serializer.serialize_struct("payload", [$($name),+].len())?;
+                $(payload.serialize_field($name, $value)?;)+
+                payload.end()
+            }};
+        }
+        match self.0 {
+            Event::AgentStarted { agent, digest } => fields!("agent": agent, "digest": digest),
+            Event::AgentThinking { text } => fields!("text": text),
+            Event::ToolExecuting { call, tool, arguments, arguments_bytes } => {
+                fields!("call": call, "tool": tool, "arguments": arguments, "arguments_bytes": arguments_bytes)
+            }
+            Event::ToolCompleted { call, tool, error, result_bytes, elapsed_ms } => {
+                fields!("call": call, "tool": tool, "ok": &error.is_none(), "error": error,
+                    "result_bytes": result_bytes, "elapsed_ms": elapsed_ms)
+            }
+            Event::AgentCompleted { output_bytes, usage } => {
+                fields!("stop_reason": &StopReason::Completed, "output_bytes": output_bytes, "usage": usage)
+            }
+            Event::AgentError { stop_reason, code, message, usage } => {
+                fields!("stop_reason": stop_reason, "code": code, "message": message, "usage": usage)
+            }
+            Event::Progress { fraction, note } => fields!("fraction": fraction, "note": note),
+            Event::Log { level, text } => fields!("level": level, "text": text),
+            Event::Custom { payload, .. } => payload.serialize(serializer),
+        }
+    }
+}
+
+/// An event with its place in the log of its run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// Place in the run's log: from 1, without holes.
+    pub seq: u64,
+    /// The run.
+    pub run_id: RunId,
+    /// When it was recorded.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+impl Serialize for Envelope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut envelope = serializer.serialize_struct("envelope", 6)?;
+        envelope.serialize_field("seq", &self.seq)?;
+        envelope.serialize_field("run_id", &self.run_id)?;
+        envelope.serialize_field("at", &self.at)?;
+        envelope.serialize_field("type", &self.event.type_name())?;
+        envelope.serialize_field("priority", &self.event.priority())?;
+        envelope.serialize_field("payload", &Payload(&self.event))?;
+        envelope.end()
+    }
+}
+
+impl Event {
+    /// The first event of an admitted run.
+    #[must_use]
+    pub fn started(agent: &PluginName, digest: &Digest) -> Self {
+        Self::AgentStarted { agent: agent.to_string(), digest: digest.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_looks_as_the_wire_says() {
+        let run_id = RunId::generate();
+        let at = Timestamp::UNIX_EPOCH;
+        let event = Event::Custom { name: "chart".into(), payload: Json::parse("[1, 2]").expect("JSON") };
+        let text = serde_json::to_string(&Envelope { seq: 3, run_id, at, event }).expect("serializes");
+        assert_eq!(
+            text,
+            format!(
+                r#"{{"seq":3,"run_id":"{run_id}","at":"1970-01-01T00:00:00Z","type":"custom:chart","priority":3,"payload":[1, 2]}}"#
+            )
+        );
+    }
+}

@@ -1,0 +1,238 @@
+//! What a plugin may do for a user: what the plugin declared *and* what the user was granted.
+
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+/// How many entries a declaration or a grant may have.
+pub const TOOL_PATTERNS_MAX: usize = 64;
+/// How long a tool's full name may be, in bytes.
+pub const TOOL_NAME_BYTES_MAX: usize = 130;
+
+/// How far a permission goes. Ordered: each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Nothing.
+    #[default]
+    None,
+    /// Look, but not change.
+    Read,
+    /// Look and change.
+    ReadWrite,
+}
+
+/// A tool's full name (`file.read`), a family of tools (`file.*`), or all tools (`*`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ToolPattern(String);
+
+/// A text that names no tool and no family of tools.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} names no tool: write family.tool (file.read), a family (file.*) or all tools (*), in a-z, 0-9, '-', '_'"
+)]
+pub struct InvalidPattern(String);
+
+impl ToolPattern {
+    /// The pattern as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether everything that `other` means is meant by this too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(family) => other.0.starts_with(family),
+            None => self.0 == other.0,
+        }
+    }
+
+    fn covers_tool(&self, tool: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(family) => tool.starts_with(family),
+            None => self.0 == tool,
+        }
+    }
+}
+
+fn is_name_part(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 64
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
+}
+
+/// Whether a text can be a tool's own name, the part after the dot: 1 to 64 characters of `a-z 0-9 - _`.
+#[must_use]
+pub fn is_tool_verb(text: &str) -> bool {
+    is_name_part(text)
+}
+
+impl FromStr for ToolPattern {
+    type Err = InvalidPattern;
+    fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        let valid = text == "*"
+            || text
+                .split_once('.')
+                .is_some_and(|(family, tool)| is_name_part(family) && (tool == "*" || is_name_part(tool)));
+        // What is echoed is cut short: it may come from a hostile plugin.
+        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidPattern(text.chars().take(80).collect())) }
+    }
+}
+
+impl TryFrom<String> for ToolPattern {
+    type Error = InvalidPattern;
+    fn try_from(text: String) -> Result<Self, InvalidPattern> {
+        text.parse()
+    }
+}
+
+impl From<ToolPattern> for String {
+    fn from(pattern: ToolPattern) -> String {
+        pattern.0
+    }
+}
+
+impl fmt::Display for ToolPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A set of permissions: what a plugin declares, what a user is granted, or what stands in both. Absent is nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Permissions {
+    /// Tools that may be called.
+    #[serde(default, deserialize_with = "bounded_tools")]
+    tools: BTreeSet<ToolPattern>,
+    /// The user's key-value data for the plugin.
+    #[serde(default)]
+    state: Access,
+}
+
+fn bounded_tools<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<ToolPattern>, D::Error> {
+    let tools = Vec::<ToolPattern>::deserialize(deserializer)?;
+    if tools.len() > TOOL_PATTERNS_MAX {
+        return Err(serde::de::Error::custom(format!(
+            "tools has {} entries, at most {TOOL_PATTERNS_MAX} are allowed; name a family (file.*) instead of its tools",
+            tools.len()
+        )));
+    }
+    Ok(widest(tools))
+}
+
+/// The same meaning without the entries that another entry covers, so that equal meanings compare equal.
+fn widest(tools: impl IntoIterator<Item = ToolPattern>) -> BTreeSet<ToolPattern> {
+    let all: BTreeSet<_> = tools.into_iter().collect();
+    all.iter().filter(|tool| !all.iter().any(|other| other != *tool && other.covers(tool))).cloned().collect()
+}
+
+impl Permissions {
+    /// These tools and this access to state.
+    #[must_use]
+    pub fn new(tools: impl IntoIterator<Item = ToolPattern>, state: Access) -> Self {
+        Self { tools: widest(tools), state }
+    }
+
+    /// Nothing at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// What stands in both.
+    #[must_use]
+    pub fn intersect(&self, other: &Self) -> Self {
+        let mut tools = Vec::new();
+        for ours in &self.tools {
+            for theirs in &other.tools {
+                if ours.covers(theirs) {
+                    tools.push(theirs.clone());
+                } else if theirs.covers(ours) {
+                    tools.push(ours.clone());
+                }
+            }
+        }
+        Self { tools: widest(tools), state: self.state.min(other.state) }
+    }
+
+    /// Whether a tool may be called.
+    #[must_use]
+    pub fn allow_tool(&self, name: &str) -> bool {
+        self.tools.iter().any(|pattern| pattern.covers_tool(name))
+    }
+
+    /// The tools that may be called.
+    #[must_use]
+    pub const fn tools(&self) -> &BTreeSet<ToolPattern> {
+        &self.tools
+    }
+
+    /// How far access to state goes.
+    #[must_use]
+    pub const fn state(&self) -> Access {
+        self.state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pattern() -> impl Strategy<Value = ToolPattern> {
+        prop::sample::select(vec!["*", "file.*", "file.read", "file.write", "net.*", "net.get", "filex.read"])
+            .prop_map(|text| text.parse().expect("a pattern"))
+    }
+
+    fn permissions() -> impl Strategy<Value = Permissions> {
+        let access = prop::sample::select(vec![Access::None, Access::Read, Access::ReadWrite]);
+        (prop::collection::vec(pattern(), 0..5), access).prop_map(|(tools, state)| Permissions::new(tools, state))
+    }
+
+    proptest! {
+        #[test]
+        fn a_grant_only_narrows_a_declaration(declared in permissions(), granted in permissions(), tool in
+            prop::sample::select(vec!["file.read", "file.write", "net.get", "filex.read", "file", "other.x"]))
+        {
+            let effective = declared.intersect(&granted);
+            prop_assert_eq!(effective.allow_tool(tool), declared.allow_tool(tool) && granted.allow_tool(tool));
+            prop_assert_eq!(effective.state(), declared.state().min(granted.state()));
+        }
+
+        #[test]
+        fn intersection_is_an_algebra(a in permissions(), b in permissions(), c in permissions()) {
+            prop_assert_eq!(a.intersect(&b), b.intersect(&a));
+            prop_assert_eq!(a.intersect(&a), a.clone());
+            prop_assert_eq!(a.intersect(&b).intersect(&c), a.intersect(&b.intersect(&c)));
+            prop_assert_eq!(a.intersect(&Permissions::none()), Permissions::none());
+        }
+    }
+
+    #[test]
+    fn absent_is_nothing_and_unparsable_is_refused() {
+        assert_eq!(serde_json::from_str::<Permissions>("{}").expect("empty"), Permissions::none());
+        for text in [
+            r#"{"tool":["file.read"]}"#,
+            r#"{"tools":["file"]}"#,
+            r#"{"tools":["File.read"]}"#,
+            r#"{"tools":["file.re*"]}"#,
+            r#"{"tools":["*.read"]}"#,
+            r#"{"tools":"*"}"#,
+            r#"{"state":"all"}"#,
+            "null",
+        ] {
+            assert!(serde_json::from_str::<Permissions>(text).is_err(), "{text} was taken");
+        }
+    }
+
+    #[test]
+    fn a_family_does_not_reach_into_a_longer_name() {
+        let file = Permissions::new(["file.*".parse().expect("a pattern")], Access::None);
+        assert!(file.allow_tool("file.read"));
+        assert!(!file.allow_tool("filex.read"));
+        assert!(!file.allow_tool("file"));
+    }
+}

@@ -1,0 +1,386 @@
+//! The only writer of what happened in a run: puts events in order, persists them, then tells whoever follows the run.
+//!
+//! Events of running guests are persisted together: a run's first event since the last commit puts the run on a list,
+//! and one writer for the whole host commits the list every [`LINGER`]. A run that ends before then is committed by
+//! its own last step, in the same transaction as its end, so that a short run costs one commit for all its events.
+//! Followers are told only what is durable, and read it from storage.
+
+use crate::{
+    context::UserExecutionContext,
+    event::{Envelope, Event},
+    identity::Scope,
+    ids::RunId,
+    run::RunEnd,
+    storage::{RunBatch, Storage, StorageError, UnfinishedRun},
+};
+use jiff::Timestamp;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
+
+/// How long the writer waits for more events before it commits. Long enough that most short runs never meet it, short
+/// enough that a client sees an event within a few milliseconds.
+const LINGER: Duration = Duration::from_millis(1);
+
+/// How many bytes of one run's events may wait for a commit. At this mark the guest waits for storage, so that a guest
+/// that emits faster than the disk writes cannot fill the host's memory.
+const PENDING_BYTES_MAX: usize = 256 << 10;
+
+/// The longest wait between two attempts to persist the end of a run.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The journal of the host.
+#[derive(Clone)]
+pub struct Journal(Arc<Shared>);
+
+struct Shared {
+    storage: Arc<dyn Storage>,
+    followers: Followers,
+    waiting: Mutex<Vec<RunJournal>>,
+    wake: Notify,
+}
+
+/// The journal of one run.
+#[derive(Clone)]
+pub struct RunJournal(Arc<RunLog>);
+
+struct RunLog {
+    shared: Arc<Shared>,
+    scope: Scope,
+    run: RunId,
+    /// One commit of this run at a time, so that its log has no holes whatever fails.
+    committing: tokio::sync::Mutex<()>,
+    log: Mutex<Log>,
+}
+
+struct Log {
+    next_seq: u64,
+    started_at: Option<Timestamp>,
+    /// It is durable that the run may have changed something outside itself.
+    effects_saved: bool,
+    /// What storage does not know yet.
+    unsaved: Unsaved,
+    /// The run is on the writer's list.
+    listed: bool,
+}
+
+#[derive(Default)]
+struct Unsaved {
+    started: bool,
+    effects: bool,
+    bytes: usize,
+    events: Vec<Envelope>,
+}
+
+/// How far the log of a run is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// The last durable event.
+    pub seq: u64,
+    /// Whether it is the last of all.
+    pub ended: bool,
+}
+
+impl Journal {
+    /// A journal over a storage, with its writer. The writer ends when the journal is dropped everywhere.
+    pub fn new(storage: Arc<dyn Storage>) -> Self {
+        let shared = Arc::new(Shared {
+            storage,
+            followers: Followers::default(),
+            waiting: Mutex::new(Vec::new()),
+            wake: Notify::new(),
+        });
+        spawn_writer(&shared);
+        Self(shared)
+    }
+
+    /// Begins the log of an admitted run with its `agent_started`.
+    #[must_use]
+    pub fn open(&self, ctx: &UserExecutionContext, started_at: Timestamp) -> RunJournal {
+        let spec = ctx.spec();
+        let journal = self.of_run(ctx.scope(), spec.id, 1, Some(started_at));
+        journal.record(Event::started(&spec.agent, &spec.digest));
+        journal
+    }
+
+    /// Goes on with the log of a run that is not executing: one that never was, or was cut off with the host.
+    #[must_use]
+    pub fn reopen(&self, scope: Scope, run: &UnfinishedRun) -> RunJournal {
+        let journal = self.of_run(scope, run.id, run.last_seq + 1, run.started_at);
+        journal.log().unsaved = Unsaved::default();
+        journal
+    }
+
+    fn of_run(&self, scope: Scope, run: RunId, next_seq: u64, started_at: Option<Timestamp>) -> RunJournal {
+        let unsaved = Unsaved { started: started_at.is_some(), ..Unsaved::default() };
+        RunJournal(Arc::new(RunLog {
+            shared: self.0.clone(),
+            scope,
+            run,
+            committing: tokio::sync::Mutex::new(()),
+            log: Mutex::new(Log { next_seq, started_at, effects_saved: false, unsaved, listed: false }),
+        }))
+    }
+
+    /// Follows a run: the receiver learns how far its log is durable, from now on. Read storage after subscribing, and
+    /// again whenever the number grows, and nothing is missed.
+    #[must_use]
+    pub fn follow(&self, run: RunId) -> Following {
+        let receiver = self.0.followers.subscribe(run);
+        Following { shared: self.0.clone(), run, receiver }
+    }
+}
+
+/// Commits what is on the list, every [`LINGER`] while there is something.
+#[expect(clippy::disallowed_methods, reason = "the journal's one writer lives as long as the journal")]
+fn spawn_writer(shared: &Arc<Shared>) {
+    let weak = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        loop {
+            let Some(shared) = weak.upgrade() else { return };
+            let notified = shared.wake.notified();
+            // The wait ends now and then, so that a dropped journal does not keep its writer.
+            let _ = tokio::time::timeout(Duration::from_secs(1), notified).await;
+            tokio::time::sleep(LINGER).await;
+            let runs = std::mem::take(&mut *lock(&shared.waiting));
+            let commits = runs.iter().map(|run| async {
+                run.log().listed = false;
+                if let Err(error) = run.commit().await {
+                    // The events stay with the run, which hears of it at its next commit; its end is retried.
+                    tracing::error!(run = %run.0.run, error = %error, source = ?error.source, "events are not saved yet");
+                }
+            });
+            futures_join_all(commits).await;
+        }
+    });
+}
+
+/// Waits for all of them side by side, so that storage can take them in one transaction.
+async fn futures_join_all(work: impl Iterator<Item = impl Future<Output = ()>>) {
+    let mut work: Vec<_> = work.map(Box::pin).collect();
+    std::future::poll_fn(|cx| {
+        work.retain_mut(|future| future.as_mut().poll(cx).is_pending());
+        if work.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+impl RunJournal {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        lock(&self.0.log)
+    }
+
+    /// Records an event, to be durable and seen within a few milliseconds.
+    ///
+    /// # Errors
+    /// When so much is waiting for storage that it has to be written first, and storage fails.
+    pub async fn append(&self, event: Event) -> Result<(), StorageError> {
+        if self.record(event) >= PENDING_BYTES_MAX { self.commit().await } else { Ok(()) }
+    }
+
+    /// Records an event without waiting, however much is waiting for storage: for callers who cannot wait, and who
+    /// ask [`is_full`](Self::is_full) first.
+    pub fn append_now(&self, event: Event) {
+        self.record(event);
+    }
+
+    /// Whether so much is waiting for storage that nothing should be recorded before [`relieve`](Self::relieve).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.log().unsaved.bytes >= PENDING_BYTES_MAX
+    }
+
+    /// Waits until there is room.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn relieve(&self) -> Result<(), StorageError> {
+        if self.is_full() { self.commit().await } else { Ok(()) }
+    }
+
+    /// Records an event and says how many bytes wait for storage.
+    fn record(&self, event: Event) -> usize {
+        let mut log = self.log();
+        let seq = log.next_seq;
+        log.next_seq += 1;
+        log.unsaved.bytes += event.bytes();
+        log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: Timestamp::now(), event });
+        let bytes = log.unsaved.bytes;
+        if !std::mem::replace(&mut log.listed, true) {
+            drop(log);
+            let mut waiting = lock(&self.0.shared.waiting);
+            waiting.push(self.clone());
+            if waiting.len() == 1 {
+                drop(waiting);
+                self.0.shared.wake.notify_one();
+            }
+        }
+        bytes
+    }
+
+    /// Makes it durable that the run has begun and is about to change something outside itself. After a crash such a
+    /// run is never executed again, and its end says that its outcome is unknown. Only the first call costs anything.
+    ///
+    /// # Errors
+    /// When storage fails. Then the effect must not happen.
+    pub async fn before_effect(&self) -> Result<(), StorageError> {
+        {
+            let mut log = self.log();
+            if log.effects_saved {
+                return Ok(());
+            }
+            log.unsaved.effects = true;
+        }
+        self.commit().await
+    }
+
+    /// Number of events so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.log().next_seq - 1
+    }
+
+    /// Makes durable all that has been recorded.
+    async fn commit(&self) -> Result<(), StorageError> {
+        let _one_at_a_time = self.0.committing.lock().await;
+        let batch = self.take_batch();
+        if batch.events.is_empty() && batch.started_at.is_none() && !batch.effects {
+            return Ok(());
+        }
+        let done = self.0.shared.storage.append(&self.0.scope, batch.clone()).await;
+        self.settle(batch, &done);
+        done
+    }
+
+    /// Ends the run: its last event, its end and whatever was not yet durable, in one step. Tries until storage takes
+    /// it, because a run that has ended must not be lost to a full disk; meanwhile the run keeps its slot, so that a
+    /// host whose storage is gone comes to rest.
+    pub async fn close(&self, event: Event, end: RunEnd) {
+        let mut wait = Duration::from_millis(50);
+        let mut last = Some(event);
+        loop {
+            let one_at_a_time = self.0.committing.lock().await;
+            if let Some(event) = last.take() {
+                let mut log = self.log();
+                // The writer has nothing more to do for this run.
+                log.listed = true;
+                let seq = log.next_seq;
+                log.next_seq += 1;
+                log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: end.finished_at, event });
+            }
+            let batch = self.take_batch();
+            let done = self.0.shared.storage.finish(&self.0.scope, batch.clone(), end.clone()).await;
+            self.settle(batch, &done);
+            drop(one_at_a_time);
+            match done {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(run = %self.0.run, error = %error, source = ?error.source, "the end of a run is not saved yet; trying again");
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_WAIT_MAX);
+        }
+    }
+
+    fn take_batch(&self) -> RunBatch {
+        let mut log = self.log();
+        let unsaved = std::mem::take(&mut log.unsaved);
+        RunBatch {
+            run: self.0.run,
+            started_at: log.started_at.filter(|_| unsaved.started),
+            effects: unsaved.effects,
+            events: unsaved.events,
+        }
+    }
+
+    /// After a commit: tells followers, or puts back what was not taken.
+    fn settle(&self, batch: RunBatch, done: &Result<(), StorageError>) {
+        if done.is_ok() {
+            if batch.effects {
+                self.log().effects_saved = true;
+            }
+            if let Some(seq) = batch.last_seq() {
+                self.0.shared.followers.tell(self.0.run, Committed { seq, ended: batch.is_terminal() });
+            }
+            return;
+        }
+        let mut log = self.log();
+        log.unsaved.started |= batch.started_at.is_some();
+        log.unsaved.effects |= batch.effects;
+        let newer = std::mem::replace(&mut log.unsaved.events, batch.events);
+        log.unsaved.events.extend(newer);
+        log.unsaved.bytes = log.unsaved.events.iter().map(|envelope| envelope.event.bytes()).sum();
+    }
+}
+
+/// Whoever waits for news of a run.
+#[derive(Default)]
+struct Followers {
+    runs: Mutex<HashMap<RunId, watch::Sender<Committed>>>,
+    /// So that a run that nobody follows pays one load.
+    count: AtomicUsize,
+}
+
+impl Followers {
+    fn subscribe(&self, run: RunId) -> watch::Receiver<Committed> {
+        let mut runs = lock(&self.runs);
+        let receiver = runs.entry(run).or_insert_with(|| watch::channel(Committed::default()).0).subscribe();
+        self.count.store(runs.len(), Ordering::Release);
+        receiver
+    }
+
+    fn tell(&self, run: RunId, committed: Committed) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        if let Some(sender) = lock(&self.runs).get(&run) {
+            sender.send_modify(|now| {
+                now.seq = now.seq.max(committed.seq);
+                now.ended |= committed.ended;
+            });
+        }
+    }
+
+    fn leave(&self, run: RunId) {
+        let mut runs = lock(&self.runs);
+        // The one who leaves still holds a receiver.
+        if runs.get(&run).is_some_and(|sender| sender.receiver_count() <= 1) {
+            runs.remove(&run);
+        }
+        self.count.store(runs.len(), Ordering::Release);
+    }
+}
+
+/// Someone who follows a run. Dropping it ends the following.
+pub struct Following {
+    shared: Arc<Shared>,
+    run: RunId,
+    receiver: watch::Receiver<Committed>,
+}
+
+impl Following {
+    /// Waits for news.
+    pub async fn changed(&mut self) -> Committed {
+        // The sender lives while there are followers.
+        let _ = self.receiver.changed().await;
+        *self.receiver.borrow_and_update()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.shared.followers.leave(self.run);
+    }
+}
+
+/// The data under these locks is whole after each step, so that a panic elsewhere does not make it unusable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,21 @@
+//! Words and rules of Cofferdam: what a run, a user, a grant, a limit and an event are, and what may happen between
+//! them. No sandbox, no HTTP, no I/O: those live in `cofferdam-runtime` and `cofferdam-server`.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod codec;
+pub mod context;
+pub mod event;
+pub mod fault;
+pub mod grant;
+pub mod identity;
+pub mod ids;
+pub mod journal;
+pub mod json;
+pub mod quota;
+pub mod run;
+pub mod storage;
+
+pub use context::UserExecutionContext;
+pub use json::Json;

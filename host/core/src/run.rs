@@ -1,0 +1,317 @@
+//! A run: what was asked, how it stands, how it ended, what it took.
+
+use crate::{
+    Json,
+    fault::Fault,
+    ids::{Digest, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
+    quota::RunLimits,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Everything needed to execute a run; fixed when it is accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunSpec {
+    /// The run.
+    pub id: RunId,
+    /// For whom.
+    pub user: UserId,
+    /// The name that the agent was asked for by.
+    pub agent: PluginName,
+    /// The component that this name meant when the run was accepted.
+    pub digest: Digest,
+    /// The request that brought it.
+    pub request: RequestId,
+    /// The conversation it belongs to.
+    pub thread: ThreadId,
+    /// The client's lasting connection, if there was one.
+    pub session: Option<SessionId>,
+    /// The run that started it, if one did.
+    pub parent: Option<RunId>,
+    /// The client's own data, a JSON object.
+    pub metadata: Json,
+    /// What the agent gets.
+    pub input: Json,
+    /// What it may take.
+    pub limits: RunLimits,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunStatus {
+    /// Accepted, durable, waiting for a slot.
+    Queued,
+    /// Executing.
+    Running,
+    /// Ended with an output.
+    Succeeded,
+    /// Ended without one.
+    Failed,
+    /// Stopped because somebody asked.
+    Cancelled,
+}
+
+impl RunStatus {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// The word on the wire and in storage.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The status that a word means.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Why a run ended. Every run has exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The agent returned an output.
+    Completed,
+    /// The agent returned an error.
+    GuestError,
+    /// The agent's code trapped: a panic, an out-of-bounds access, a stack overflow, an exit.
+    Trap,
+    /// The fuel was used up.
+    OutOfFuel,
+    /// The agent ended because memory was refused to it.
+    MemoryLimit,
+    /// The time was up.
+    Deadline,
+    /// Somebody asked for the end.
+    Cancelled,
+    /// The agent ended because something was not granted to it.
+    Denied,
+    /// The run was never admitted: it waited too long for a slot.
+    Quota,
+    /// The output was larger than the limit.
+    OutputTooLarge,
+    /// The output was not JSON.
+    InvalidOutput,
+    /// The host stopped before the run had ended. Nothing outside the run was changed.
+    HostShutdown,
+    /// The host stopped before the run had ended, and the run may have changed something outside itself.
+    OutcomeUnknown,
+    /// The host failed.
+    HostError,
+}
+
+impl StopReason {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Completed,
+        Self::GuestError,
+        Self::Trap,
+        Self::OutOfFuel,
+        Self::MemoryLimit,
+        Self::Deadline,
+        Self::Cancelled,
+        Self::Denied,
+        Self::Quota,
+        Self::OutputTooLarge,
+        Self::InvalidOutput,
+        Self::HostShutdown,
+        Self::OutcomeUnknown,
+        Self::HostError,
+    ];
+
+    /// The word on the wire and in storage.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::GuestError => "guest_error",
+            Self::Trap => "trap",
+            Self::OutOfFuel => "out_of_fuel",
+            Self::MemoryLimit => "memory_limit",
+            Self::Deadline => "deadline",
+            Self::Cancelled => "cancelled",
+            Self::Denied => "denied",
+            Self::Quota => "quota",
+            Self::OutputTooLarge => "output_too_large",
+            Self::InvalidOutput => "invalid_output",
+            Self::HostShutdown => "host_shutdown",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::HostError => "host_error",
+        }
+    }
+
+    /// The reason that a word means.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+
+    /// The status of a run that ended so.
+    #[must_use]
+    pub const fn status(self) -> RunStatus {
+        match self {
+            Self::Completed => RunStatus::Succeeded,
+            Self::Cancelled => RunStatus::Cancelled,
+            _ => RunStatus::Failed,
+        }
+    }
+
+    /// Who is to blame; none for a completed run.
+    #[must_use]
+    pub const fn fault(self) -> Option<Fault> {
+        match self {
+            Self::Completed => None,
+            Self::GuestError | Self::Trap | Self::OutputTooLarge | Self::InvalidOutput => Some(Fault::Guest),
+            Self::OutOfFuel | Self::MemoryLimit | Self::Deadline | Self::Quota => Some(Fault::Exhausted),
+            Self::Cancelled => Some(Fault::Caller),
+            Self::Denied => Some(Fault::Denied),
+            Self::HostShutdown | Self::OutcomeUnknown | Self::HostError => Some(Fault::Host),
+        }
+    }
+}
+
+/// What a run took. Reported however it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+pub struct Usage {
+    /// Fuel: about one unit per WebAssembly instruction.
+    pub fuel: u64,
+    /// The most that all memories and tables held together, in bytes.
+    pub memory_peak_bytes: u64,
+    /// From admission to the end, in milliseconds.
+    pub wall_ms: u64,
+    /// Of those, the time that the guest's code, and the host on its behalf, was executing.
+    pub active_ms: u64,
+    /// Calls from the guest to the host, those of WASI included.
+    pub host_calls: u64,
+    /// Events recorded, the first and the last included.
+    pub events: u64,
+}
+
+/// Why a run has no output, for the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunError {
+    /// For programs. The stop reason, or the agent's own code where the agent returned an error.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunEnd {
+    /// Why.
+    pub stop_reason: StopReason,
+    /// The output, if it completed.
+    pub output: Option<Json>,
+    /// What to tell the client, if it did not.
+    pub error: Option<RunError>,
+    /// What it took.
+    pub usage: Usage,
+    /// When it was admitted, if it was.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}
+
+/// A run as its user reads it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunView {
+    /// The run.
+    pub id: RunId,
+    /// The name that the agent was asked for by.
+    pub agent: PluginName,
+    /// The component that was executed.
+    pub digest: Digest,
+    /// For whom.
+    pub user: UserId,
+    /// The conversation.
+    pub thread_id: ThreadId,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// Why it ended, once it has.
+    pub stop_reason: Option<StopReason>,
+    /// The output of a completed run. Left out of lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<Json>,
+    /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<RunError>,
+    /// What it took; zeros until it has ended.
+    pub usage: Usage,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it was admitted.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+impl RunView {
+    /// A run just accepted.
+    #[must_use]
+    pub fn queued(spec: &RunSpec) -> Self {
+        Self {
+            id: spec.id,
+            agent: spec.agent.clone(),
+            digest: spec.digest,
+            user: spec.user.clone(),
+            thread_id: spec.thread.clone(),
+            status: RunStatus::Queued,
+            stop_reason: None,
+            output: None,
+            error: None,
+            usage: Usage::default(),
+            created_at: spec.created_at,
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
+    /// The same run, ended.
+    #[must_use]
+    pub fn ended(mut self, end: &RunEnd) -> Self {
+        self.status = end.stop_reason.status();
+        self.stop_reason = Some(end.stop_reason);
+        self.output.clone_from(&end.output);
+        self.error.clone_from(&end.error);
+        self.usage = end.usage;
+        self.started_at = end.started_at;
+        self.finished_at = Some(end.finished_at);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_read_back_and_match_the_wire() {
+        for status in RunStatus::ALL {
+            assert_eq!(RunStatus::from_word(status.as_str()), Some(status));
+            assert_eq!(serde_json::to_string(&status).expect("serializes"), format!("\"{}\"", status.as_str()));
+        }
+        for reason in StopReason::ALL {
+            assert_eq!(StopReason::from_word(reason.as_str()), Some(reason));
+            assert_eq!(serde_json::to_string(&reason).expect("serializes"), format!("\"{}\"", reason.as_str()));
+            assert!(reason.status().is_terminal());
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The seam to durable storage. Every method takes the right to act first, so that a query without a tenant does not
+//! type-check; what an implementation must promise beyond its types is checked by `conformance`.
+
+use crate::{
+    Json,
+    context::StateSpace,
+    event::{Envelope, Event},
+    grant::Permissions,
+    identity::{Identity, Operator, Role, Scope},
+    ids::{Digest, KeyId, PluginName, RunId, ThreadId, UserId},
+    run::{RunEnd, RunSpec, RunStatus, RunView},
+};
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub mod conformance;
+mod memory;
+
+pub use memory::MemoryStorage;
+
+/// Storage could not do what it was asked. Nothing of a failed write is to be relied on, and writing it again is safe.
+#[derive(Debug, thiserror::Error)]
+#[error("storage failed to {doing}")]
+pub struct StorageError {
+    /// What it was doing.
+    pub doing: &'static str,
+    /// Why it failed.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Results of storage.
+pub type Result<T, E = StorageError> = std::result::Result<T, E>;
+
+/// Events of one run to add to its log, with what else is true once they are there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunBatch {
+    /// The run.
+    pub run: RunId,
+    /// Set once the run has been admitted: it is `running` from here on.
+    pub started_at: Option<Timestamp>,
+    /// Whether the run is about to change something outside itself.
+    pub effects: bool,
+    /// In order of `seq`, without holes.
+    pub events: Vec<Envelope>,
+}
+
+/// Which runs to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct RunQuery {
+    /// Only runs older than this one.
+    pub before: Option<RunId>,
+    /// Only runs that stand so.
+    pub status: Option<RunStatus>,
+    /// Only runs of this agent.
+    pub agent: Option<PluginName>,
+    /// Only runs of this thread.
+    pub thread: Option<ThreadId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A run that had not ended when the host stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedRun {
+    /// The run.
+    pub id: RunId,
+    /// For whom.
+    pub user: UserId,
+    /// `queued` or `running`.
+    pub status: RunStatus,
+    /// Whether it may have changed something outside itself.
+    pub effects: bool,
+    /// The last event in its log; 0 if there is none.
+    pub last_seq: u64,
+    /// When it was admitted, if it was.
+    pub started_at: Option<Timestamp>,
+}
+
+/// A value in a user's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateEntry {
+    /// The bytes.
+    pub value: Vec<u8>,
+    /// Grows with every change of the key.
+    pub version: u64,
+}
+
+/// What must hold for a state key to be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing.
+    Any,
+    /// The key has this version.
+    Version(u64),
+    /// The key is absent.
+    Absent,
+}
+
+/// A state key to be set.
+#[derive(Debug, Clone)]
+pub struct StateWrite {
+    /// Which key.
+    pub key: String,
+    /// To what.
+    pub value: Vec<u8>,
+    /// When it vanishes, if it does.
+    pub expires_at: Option<Timestamp>,
+    /// Under which condition.
+    pub expected: Expected,
+    /// What the user's keys and values together, in all plugins, may come to, in bytes.
+    pub user_bytes_max: u64,
+}
+
+/// Why a state key was not set. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StateRefused {
+    /// The user's keys and values would be over the limit.
+    #[error("the user's state would be over {0} bytes")]
+    Full(u64),
+    /// The key has another version than expected; none if it is absent.
+    #[error("the key has another version")]
+    Conflict(Option<u64>),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// What kind of plugin a component is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PluginKind {
+    /// Of world `agent`.
+    Agent,
+    /// Of world `tool`.
+    Tool,
+}
+
+/// A tool that a tool plugin offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolDescription {
+    /// The tool's own name, without the plugin's.
+    pub name: String,
+    /// What it does.
+    pub description: String,
+    /// JSON Schema of the arguments.
+    pub input_schema: Json,
+}
+
+/// A version of a plugin: the component, and what it said of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginVersion {
+    /// The name it was pushed under.
+    pub name: PluginName,
+    /// What it is.
+    pub digest: Digest,
+    /// Its world.
+    pub kind: PluginKind,
+    /// Its own name for itself.
+    pub title: String,
+    /// The author's version.
+    pub version: String,
+    /// What it does.
+    pub description: String,
+    /// What it asks to be granted.
+    pub needs: Permissions,
+    /// JSON Schema of an agent's input.
+    pub input_schema: Option<Json>,
+    /// JSON Schema of an agent's output.
+    pub output_schema: Option<Json>,
+    /// A tool plugin's tools.
+    pub tools: Vec<ToolDescription>,
+    /// The component's size.
+    pub bytes: u64,
+    /// When it was pushed last.
+    pub pushed_at: Timestamp,
+}
+
+/// An API key. The secret itself is kept by its owner only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// The key's public name.
+    pub id: KeyId,
+    /// Whom it stands for.
+    pub user: UserId,
+    /// What it may do.
+    pub role: Role,
+    /// SHA-256 of the secret.
+    pub secret_digest: Digest,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Durable storage. A write has happened, and survives a crash, when its future is ready with `Ok`.
+#[async_trait]
+pub trait Storage: Send + Sync + 'static {
+    /// Keeps a new run as `queued`.
+    async fn insert_run(&self, scope: &Scope, spec: &RunSpec) -> Result<()>;
+
+    /// Adds events to a run's log. Events that are there already are left as they are; a run that has ended is too.
+    async fn append(&self, scope: &Scope, batch: RunBatch) -> Result<()>;
+
+    /// Adds the last events of a run and ends it, in one step. A run that has ended is left as it is.
+    async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()>;
+
+    /// One run; none if there is none or it is another user's.
+    async fn run(&self, scope: &Scope, id: RunId) -> Result<Option<RunView>>;
+
+    /// What is needed to execute a run.
+    async fn run_spec(&self, scope: &Scope, id: RunId) -> Result<Option<RunSpec>>;
+
+    /// Runs, newest first, without their outputs.
+    async fn runs(&self, scope: &Scope, query: &RunQuery) -> Result<Vec<RunView>>;
+
+    /// Events of a run after `after`, in order, at most `limit` and at most about 4 MiB of them, but at least one if
+    /// there is one.
+    async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Result<Vec<Envelope>>;
+
+    /// Runs that have not ended, oldest first.
+    async fn unfinished_runs(&self, operator: Operator) -> Result<Vec<UnfinishedRun>>;
+
+    /// A value of the user's state; none if it is absent or has vanished.
+    async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>>;
+
+    /// Sets a key and gives its new version, in one step with its conditions.
+    async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused>;
+
+    /// Removes a key. Says whether it was there.
+    async fn state_delete(&self, space: &StateSpace, key: &str) -> Result<bool>;
+
+    /// Keys that start with `prefix`, in byte order, after `after`, at most `limit`.
+    async fn state_keys(
+        &self,
+        space: &StateSpace,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<String>>;
+
+    /// Keeps a version of a plugin; the newest by that name from here on. A digest that is there under that name
+    /// already becomes the newest again.
+    async fn put_plugin(&self, operator: Operator, plugin: &PluginVersion) -> Result<()>;
+
+    /// All versions of all plugins, the one pushed last at the end.
+    async fn plugins(&self, operator: Operator) -> Result<Vec<PluginVersion>>;
+
+    /// What the user was granted for a plugin; none if nothing was ever said.
+    async fn grant(&self, scope: &Scope, plugin: &PluginName) -> Result<Option<Permissions>>;
+
+    /// Grants a user something for a plugin, in place of what was granted before.
+    async fn put_grant(
+        &self,
+        operator: Operator,
+        user: &UserId,
+        plugin: &PluginName,
+        grant: &Permissions,
+    ) -> Result<()>;
+
+    /// Keeps a new key.
+    async fn insert_key(&self, operator: Operator, key: &ApiKey) -> Result<()>;
+
+    /// How many keys there are.
+    async fn keys_count(&self, operator: Operator) -> Result<u64>;
+
+    /// Whom the key with this secret stands for. The only question asked before there is an identity.
+    async fn authenticate(&self, secret_digest: Digest) -> Result<Option<Identity>>;
+}
+
+/// How many bytes of events one page holds, about.
+pub const EVENTS_PAGE_BYTES_MAX: usize = 4 << 20;
+
+impl RunBatch {
+    /// The number of the last event, if there is one.
+    #[must_use]
+    pub fn last_seq(&self) -> Option<u64> {
+        self.events.last().map(|envelope| envelope.seq)
+    }
+
+    /// Whether the log ends with these events.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        self.events.last().is_some_and(|envelope| Event::is_terminal(&envelope.event))
+    }
+}

@@ -1,0 +1,764 @@
+//! What every storage must do, whatever it is made of. An implementation's tests call [`check`].
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    clippy::indexing_slicing,
+    reason = "it is called by tests only, and says what it expects by failing"
+)]
+
+use super::*;
+use crate::{
+    UserExecutionContext,
+    context::{Effect, StopSignal},
+    event::{LogLevel, ToolFailure},
+    grant::Access,
+    ids::RequestId,
+    quota::{Quota, RunLimits},
+    run::{RunError, StopReason, Usage},
+};
+use std::sync::Arc;
+
+/// What [`check`] has left in a storage, and has to be there after it was closed and opened again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    runs: Vec<(RunSpec, RunView, Vec<Envelope>)>,
+    unfinished: Vec<UnfinishedRun>,
+    state: Vec<(String, Option<StateEntry>)>,
+    plugins: Vec<PluginVersion>,
+    grant: Option<Permissions>,
+    identity: Option<Identity>,
+    keys: u64,
+}
+
+/// Checks all promises of [`Storage`] on a storage that is empty, and says what it has left there.
+pub async fn check(storage: &dyn Storage) -> Kept {
+    a_run_is_kept_and_lived_through(storage).await;
+    a_run_may_end_without_having_begun(storage).await;
+    a_run_is_its_users_only(storage).await;
+    events_are_kept_once_and_as_they_were(storage).await;
+    events_come_in_pages(storage).await;
+    runs_are_listed_newest_first(storage).await;
+    unfinished_runs_are_listed_oldest_first(storage).await;
+    state_is_set_under_conditions(storage).await;
+    state_spaces_are_apart(storage).await;
+    state_keys_are_listed_in_byte_order(storage).await;
+    state_that_has_expired_is_absent(storage).await;
+    state_is_bounded_by_its_users_quota(storage).await;
+    state_is_set_by_one_of_two(storage).await;
+    plugins_are_listed_in_order_of_their_last_push(storage).await;
+    grants_replace_each_other(storage).await;
+    keys_are_found_by_their_secret(storage).await;
+    kept(storage).await
+}
+
+/// Checks that a storage that was closed and opened again holds what [`check`] left there.
+pub async fn check_reopened(storage: &dyn Storage, before: &Kept) {
+    let after = kept(storage).await;
+    assert_eq!(after.runs.len(), before.runs.len(), "as many runs as before");
+    for (after, before) in after.runs.iter().zip(&before.runs) {
+        assert_eq!(after, before, "a run is as it was before");
+    }
+    assert_eq!(&after, before, "all is as it was before");
+    // What counts on does so from where it was.
+    let space = space("stan", "notes", None);
+    let last = storage.state_get(&space, "kept").await.expect("reads").map_or(0, |entry| entry.version);
+    let next = set(storage, &space, "kept", b"later").await;
+    assert!(next > last, "versions grow across a restart: {next} after {last}");
+}
+
+async fn kept(storage: &dyn Storage) -> Kept {
+    let operator = Operator::host();
+    let scope = scope("rita");
+    let mut runs = Vec::new();
+    for listed in storage.runs(&scope, &query()).await.expect("lists") {
+        let spec = storage.run_spec(&scope, listed.id).await.expect("reads").expect("what is listed is there");
+        let view = storage.run(&scope, listed.id).await.expect("reads").expect("what is listed is there");
+        runs.push((spec, view, log(storage, &scope, listed.id).await));
+    }
+    let space = space("stan", "notes", None);
+    let mut state = Vec::new();
+    for key in storage.state_keys(&space, "", None, u32::MAX).await.expect("lists") {
+        let entry = storage.state_get(&space, &key).await.expect("reads");
+        state.push((key, entry));
+    }
+    Kept {
+        runs,
+        unfinished: storage.unfinished_runs(operator).await.expect("lists"),
+        state,
+        plugins: storage.plugins(operator).await.expect("lists"),
+        grant: storage.grant(&self::scope("gil"), &plugin("notes")).await.expect("reads"),
+        identity: storage.authenticate(Digest::of(b"kim's secret")).await.expect("reads"),
+        keys: storage.keys_count(operator).await.expect("counts"),
+    }
+}
+
+async fn a_run_is_kept_and_lived_through(storage: &dyn Storage) {
+    let ann = scope("rita");
+    let full = RunSpec {
+        session: Some("sess-1".parse().expect("a session id")),
+        parent: Some(RunId::generate()),
+        metadata: json(r#"{"from": "a test", "n": 1.000000000000000000001}"#),
+        input: json(r#"["é", "\u0000", "𝄞"]"#),
+        limits: RunLimits { fuel: u64::MAX, memory_bytes: u64::MAX - 1, deadline_ms: 1 },
+        ..spec("rita")
+    };
+    storage.insert_run(&ann, &full).await.expect("inserts");
+    assert_run(storage, &ann, &RunView::queued(&full)).await;
+    assert_eq!(storage.run_spec(&ann, full.id).await.expect("reads"), Some(full.clone()));
+    assert_eq!(log(storage, &ann, full.id).await, []);
+
+    let begun = RunBatch { started_at: Some(at(10)), ..batch(full.id, [thinking(full.id, 1, "first")]) };
+    storage.append(&ann, begun).await.expect("appends");
+    let running = RunView { status: RunStatus::Running, started_at: Some(at(10)), ..RunView::queued(&full) };
+    assert_run(storage, &ann, &running).await;
+
+    // A write whose answer was lost is written again.
+    storage.insert_run(&ann, &full).await.expect("inserts again");
+    assert_run(storage, &ann, &running).await;
+
+    // Neither takes anything back.
+    storage.append(&ann, batch(full.id, [])).await.expect("appends nothing");
+    storage.append(&ann, batch(full.id, [thinking(full.id, 2, "second")])).await.expect("appends");
+    assert_run(storage, &ann, &running).await;
+
+    let end = completed(r#"{"answer": 42}"#);
+    let last = batch(full.id, [thinking(full.id, 3, "third"), ended(full.id, 4)]);
+    storage.finish(&ann, last.clone(), end.clone()).await.expect("finishes");
+    let finished = running.ended(&end);
+    assert_run(storage, &ann, &finished).await;
+    assert_eq!(seqs(&log(storage, &ann, full.id).await), [1, 2, 3, 4]);
+
+    // A run ends once: whatever comes later changes nothing.
+    storage.finish(&ann, last, end).await.expect("finishes again");
+    let other_end = failed(StopReason::HostShutdown);
+    storage.finish(&ann, batch(full.id, [ended(full.id, 5)]), other_end).await.expect("finishes otherwise");
+    let late = RunBatch { started_at: Some(at(99)), effects: true, ..batch(full.id, [thinking(full.id, 5, "late")]) };
+    storage.append(&ann, late).await.expect("appends late");
+    storage.insert_run(&ann, &full).await.expect("inserts late");
+    assert_run(storage, &ann, &finished).await;
+    assert_eq!(seqs(&log(storage, &ann, full.id).await), [1, 2, 3, 4]);
+}
+
+async fn a_run_may_end_without_having_begun(storage: &dyn Storage) {
+    let ann = scope("rita");
+    for reason in StopReason::ALL.into_iter().filter(|reason| *reason != StopReason::Completed) {
+        let spec = insert(storage, spec("rita")).await;
+        let end = failed(reason);
+        storage.finish(&ann, batch(spec.id, [ended(spec.id, 1)]), end.clone()).await.expect("finishes");
+        assert_run(storage, &ann, &RunView::queued(&spec).ended(&end)).await;
+        assert_eq!(seqs(&log(storage, &ann, spec.id).await), [1]);
+    }
+    // The end says when it began, also where the beginning was not written before.
+    let spec = insert(storage, spec("rita")).await;
+    let (begun, end) = (RunBatch { started_at: Some(at(20)), ..batch(spec.id, []) }, completed("null"));
+    storage.finish(&ann, begun, end.clone()).await.expect("finishes");
+    assert_run(storage, &ann, &RunView::queued(&spec).ended(&end)).await;
+}
+
+async fn a_run_is_its_users_only(storage: &dyn Storage) {
+    let (ann, bob) = (scope("uma"), scope("vic"));
+    let spec = insert(storage, spec("uma")).await;
+    let before = RunBatch { started_at: Some(at(1)), ..batch(spec.id, [thinking(spec.id, 1, "mine")]) };
+    storage.append(&ann, before).await.expect("appends");
+    let view = storage.run(&ann, spec.id).await.expect("reads").expect("is there");
+
+    // To another user there is no difference between this run and none.
+    for id in [spec.id, RunId::generate()] {
+        assert_eq!(storage.run(&bob, id).await.expect("reads"), None, "another user's run was read");
+        assert_eq!(storage.run_spec(&bob, id).await.expect("reads"), None, "another user's run was read");
+        assert_eq!(log(storage, &bob, id).await, [], "another user's log was read");
+        let stranger = RunBatch { effects: true, ..batch(id, [thinking(id, 2, "not yours")]) };
+        storage.append(&bob, stranger.clone()).await.expect("is ignored");
+        storage.finish(&bob, stranger, failed(StopReason::Cancelled)).await.expect("is ignored");
+        assert_eq!(storage.run(&bob, id).await.expect("reads"), None, "a run came from nowhere");
+        assert_eq!(log(storage, &bob, id).await, [], "a log came from nowhere");
+    }
+    assert_eq!(storage.runs(&bob, &query()).await.expect("lists"), [], "another user's run was listed");
+    let after = RunQuery { thread: Some(spec.thread.clone()), ..query() };
+    assert_eq!(storage.runs(&bob, &after).await.expect("lists"), [], "another user's run was listed");
+    assert_run(storage, &ann, &view).await;
+    assert_eq!(seqs(&log(storage, &ann, spec.id).await), [1], "another user wrote to the log");
+    let unfinished = storage.unfinished_runs(Operator::host()).await.expect("lists");
+    assert!(unfinished.iter().any(|run| run.id == spec.id && !run.effects), "another user marked the run");
+    storage.finish(&ann, batch(spec.id, []), completed("1")).await.expect("finishes");
+}
+
+async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {
+    let ann = scope("rita");
+    let spec = insert(storage, spec("rita")).await;
+    let usage = Usage { fuel: u64::MAX, memory_peak_bytes: 1, wall_ms: 2, active_ms: 3, host_calls: 4, events: 5 };
+    let failure = ToolFailure { code: "denied".into(), message: "no".into() };
+    let written: Vec<_> = [
+        Event::started(&spec.agent, &spec.digest),
+        Event::AgentThinking { text: "a\0b 𝄞".into() },
+        Event::ToolExecuting {
+            call: 1,
+            tool: "file.read".into(),
+            arguments: Some(json("[1,  2]")),
+            arguments_bytes: 7,
+        },
+        Event::ToolExecuting { call: 2, tool: "file.read".into(), arguments: None, arguments_bytes: u64::MAX },
+        Event::ToolCompleted { call: 2, tool: "t".into(), error: Some(failure), result_bytes: 0, elapsed_ms: 9 },
+        Event::ToolCompleted { call: u32::MAX, tool: "t".into(), error: None, result_bytes: 1, elapsed_ms: 0 },
+        Event::Progress { fraction: 0.1, note: String::new() },
+        Event::Log { level: LogLevel::Warn, text: "line\n".into() },
+        Event::Custom { name: "chart".into(), payload: json(r#"{"b": 1e400, "a": 1.0}"#) },
+        Event::AgentError { stop_reason: StopReason::Trap, code: "c".into(), message: "m".into(), usage },
+    ]
+    .into_iter()
+    .zip(1..)
+    .map(|(event, seq)| Envelope { seq, run_id: spec.id, at: at(seq.cast_signed()), event })
+    .collect();
+    storage.append(&ann, batch(spec.id, written[..4].iter().cloned())).await.expect("appends");
+    // Two of these are there; one of the two is not the same.
+    let again = [thinking(spec.id, 3, "not what was written first")];
+    let again = again.into_iter().chain(written[3..7].iter().cloned());
+    storage.append(&ann, batch(spec.id, again)).await.expect("appends again");
+    storage.finish(&ann, batch(spec.id, written.iter().cloned()), completed("[]")).await.expect("finishes");
+    assert_eq!(log(storage, &ann, spec.id).await, written);
+
+    // Many events in one step stay in one step.
+    let many = insert(storage, self::spec("rita")).await;
+    let events = (1..=3000).map(|seq| thinking(many.id, seq, "one of many"));
+    storage.finish(&ann, batch(many.id, events), completed("[]")).await.expect("finishes");
+    assert_eq!(seqs(&log(storage, &ann, many.id).await), (1..=3000).collect::<Vec<_>>());
+}
+
+async fn events_come_in_pages(storage: &dyn Storage) {
+    let ann = scope("paul");
+    let spec = insert(storage, spec("paul")).await;
+    let events = (1..=10).map(|seq| thinking(spec.id, seq, "short"));
+    storage.append(&ann, batch(spec.id, events)).await.expect("appends");
+    for (after, limit, expected) in [
+        (0, 0, vec![]),
+        (0, 1, vec![1]),
+        (0, 9, (1..=9).collect()),
+        (0, 10, (1..=10).collect()),
+        (0, 11, (1..=10).collect()),
+        (0, u32::MAX, (1..=10).collect()),
+        (4, 3, vec![5, 6, 7]),
+        (9, 3, vec![10]),
+        (10, 3, vec![]),
+        (11, 3, vec![]),
+        (i64::MAX.cast_unsigned(), 3, vec![]),
+        (i64::MAX.cast_unsigned() + 1, 3, vec![]),
+        (u64::MAX, u32::MAX, vec![]),
+    ] {
+        let page = storage.events(&ann, spec.id, after, limit).await.expect("reads");
+        assert_eq!(seqs(&page), expected, "the page of {limit} after {after}");
+    }
+
+    // A page is bounded in bytes too, and yet goes on over an event that is larger than a page.
+    let large = insert(storage, self::spec("paul")).await;
+    let sizes = [1 << 20, 1 << 20, 1 << 20, 1 << 20, EVENTS_PAGE_BYTES_MAX + 1, 10, 1 << 20];
+    for (size, seq) in sizes.into_iter().zip(1..) {
+        let event = thinking(large.id, seq, &"x".repeat(size));
+        storage.append(&ann, batch(large.id, [event])).await.expect("appends");
+    }
+    let (mut after, mut pages) = (0, 0);
+    loop {
+        let page = storage.events(&ann, large.id, after, u32::MAX).await.expect("reads");
+        let Some(last) = page.last() else { break };
+        let bytes: usize = page.iter().map(|envelope| envelope.event.bytes()).sum();
+        assert!(page.len() == 1 || bytes <= EVENTS_PAGE_BYTES_MAX, "{} events of {bytes} bytes in a page", page.len());
+        assert_eq!(page[0].seq, after + 1, "a page goes on where the last one ended");
+        (after, pages) = (last.seq, pages + 1);
+    }
+    assert_eq!(after, sizes.len() as u64, "all events were read");
+    assert!(pages >= 3, "{pages} pages are too few to be bounded");
+    for id in [spec.id, large.id] {
+        storage.finish(&ann, batch(id, []), completed("1")).await.expect("finishes");
+    }
+}
+
+async fn runs_are_listed_newest_first(storage: &dyn Storage) {
+    let ann = scope("lea");
+    let (echo, other, thread) = (plugin("echo"), plugin("other"), "talk".parse::<ThreadId>().expect("a thread id"));
+    let mut runs = Vec::new();
+    for n in 0..6 {
+        let agent = if n % 2 == 0 { echo.clone() } else { other.clone() };
+        let own = spec("lea");
+        let thread = if n < 3 { thread.clone() } else { own.thread.clone() };
+        runs.push(insert(storage, RunSpec { agent, thread, ..own }).await);
+    }
+    // 0 and 1 have ended, 2 runs, 3 to 5 wait.
+    storage.finish(&ann, batch(runs[0].id, []), completed(r#""long output""#)).await.expect("finishes");
+    storage.finish(&ann, batch(runs[1].id, []), failed(StopReason::Cancelled)).await.expect("finishes");
+    let begun = RunBatch { started_at: Some(at(5)), ..batch(runs[2].id, []) };
+    storage.append(&ann, begun).await.expect("appends");
+
+    let all = RunQuery::default;
+    let cases: Vec<(RunQuery, &[usize])> = vec![
+        (query(), &[5, 4, 3, 2, 1, 0]),
+        (RunQuery { limit: 0, ..all() }, &[]),
+        (RunQuery { limit: 1, ..all() }, &[5]),
+        (RunQuery { limit: 6, ..all() }, &[5, 4, 3, 2, 1, 0]),
+        (RunQuery { before: Some(runs[3].id), ..query() }, &[2, 1, 0]),
+        (RunQuery { before: Some(runs[3].id), limit: 2, ..all() }, &[2, 1]),
+        (RunQuery { before: Some(runs[0].id), ..query() }, &[]),
+        (RunQuery { before: Some(RunId::generate()), ..query() }, &[5, 4, 3, 2, 1, 0]),
+        (RunQuery { status: Some(RunStatus::Queued), ..query() }, &[5, 4, 3]),
+        (RunQuery { status: Some(RunStatus::Running), ..query() }, &[2]),
+        (RunQuery { status: Some(RunStatus::Succeeded), ..query() }, &[0]),
+        (RunQuery { status: Some(RunStatus::Cancelled), ..query() }, &[1]),
+        (RunQuery { status: Some(RunStatus::Failed), ..query() }, &[]),
+        (RunQuery { agent: Some(other.clone()), ..query() }, &[5, 3, 1]),
+        (RunQuery { agent: Some(plugin("nothing")), ..query() }, &[]),
+        (RunQuery { thread: Some(thread.clone()), ..query() }, &[2, 1, 0]),
+        (RunQuery { thread: Some(runs[4].thread.clone()), ..query() }, &[4]),
+        (RunQuery { thread: Some(thread.clone()), agent: Some(echo), limit: 1, ..all() }, &[2]),
+        (
+            RunQuery {
+                before: Some(runs[2].id),
+                status: Some(RunStatus::Cancelled),
+                agent: Some(other),
+                thread: Some(thread),
+                limit: 9,
+            },
+            &[1],
+        ),
+    ];
+    for (query, expected) in cases {
+        let found = storage.runs(&ann, &query).await.expect("lists");
+        let expected: Vec<_> = expected.iter().map(|n| runs[*n].id).collect();
+        assert_eq!(found.iter().map(|run| run.id).collect::<Vec<_>>(), expected, "{query:?}");
+        for listed in found {
+            let whole = storage.run(&ann, listed.id).await.expect("reads").expect("what is listed is there");
+            assert_eq!(listed, RunView { output: None, ..whole }, "a list has all but the outputs");
+        }
+    }
+    for run in &runs {
+        storage.finish(&ann, batch(run.id, []), failed(StopReason::Cancelled)).await.expect("finishes");
+    }
+}
+
+async fn unfinished_runs_are_listed_oldest_first(storage: &dyn Storage) {
+    let (ann, bob) = (scope("rita"), scope("walt"));
+    assert_eq!(storage.unfinished_runs(Operator::host()).await.expect("lists"), [], "all runs so far have ended");
+    let waiting = insert(storage, spec("rita")).await;
+    let running = insert(storage, spec("walt")).await;
+    let careful = insert(storage, spec("rita")).await;
+    let gone = insert(storage, spec("rita")).await;
+    let events = [thinking(running.id, 1, "a"), thinking(running.id, 2, "b")];
+    let begun = RunBatch { started_at: Some(at(1)), effects: true, ..batch(running.id, events) };
+    storage.append(&bob, begun).await.expect("appends");
+    storage.append(&bob, batch(running.id, [])).await.expect("appends nothing");
+    let begun = RunBatch { started_at: Some(at(2)), ..batch(careful.id, [thinking(careful.id, 1, "c")]) };
+    storage.append(&ann, begun).await.expect("appends");
+    storage.finish(&ann, batch(gone.id, []), completed("1")).await.expect("finishes");
+
+    let unfinished = |spec: &RunSpec, status, effects, last_seq, started_at| UnfinishedRun {
+        id: spec.id,
+        user: spec.user.clone(),
+        status,
+        effects,
+        last_seq,
+        started_at,
+    };
+    let expected = [
+        unfinished(&waiting, RunStatus::Queued, false, 0, None),
+        unfinished(&running, RunStatus::Running, true, 2, Some(at(1))),
+        unfinished(&careful, RunStatus::Running, false, 1, Some(at(2))),
+    ];
+    assert_eq!(storage.unfinished_runs(Operator::host()).await.expect("lists"), expected);
+}
+
+async fn state_is_set_under_conditions(storage: &dyn Storage) {
+    let space = space("stan", "notes", None);
+    assert_eq!(storage.state_get(&space, "kept").await.expect("reads"), None);
+    assert!(!storage.state_delete(&space, "kept").await.expect("deletes"), "what is absent cannot be deleted");
+
+    let conflict = |refused| match refused {
+        Err(StateRefused::Conflict(version)) => version,
+        other => panic!("a conflict, not {other:?}"),
+    };
+    let under =
+        |expected, value: &[u8]| storage.state_set(&space, StateWrite { expected, ..state_write("kept", value) });
+    assert_eq!(conflict(under(Expected::Version(1), b"no").await), None);
+    assert_eq!(storage.state_get(&space, "kept").await.expect("reads"), None, "a refused write has written");
+
+    let first = under(Expected::Absent, b"one").await.expect("sets");
+    assert_state(storage, &space, "kept", b"one", first).await;
+    assert_eq!(conflict(under(Expected::Absent, b"no").await), Some(first));
+    for wrong in [0, first + 1, u64::MAX] {
+        assert_eq!(conflict(under(Expected::Version(wrong), b"no").await), Some(first));
+    }
+    assert_state(storage, &space, "kept", b"one", first).await;
+    let second = under(Expected::Version(first), b"two").await.expect("sets");
+    let third = under(Expected::Any, b"\0\xff").await.expect("sets");
+    assert!(first < second && second < third, "versions grow: {first}, {second}, {third}");
+    assert_state(storage, &space, "kept", b"\0\xff", third).await;
+    assert_eq!(conflict(under(Expected::Version(second), b"no").await), Some(third));
+
+    assert!(storage.state_delete(&space, "kept").await.expect("deletes"), "what is there can be deleted");
+    assert!(!storage.state_delete(&space, "kept").await.expect("deletes"), "but once only");
+    assert_eq!(storage.state_get(&space, "kept").await.expect("reads"), None);
+    let fourth = under(Expected::Absent, b"").await.expect("sets");
+    assert!(third < fourth, "a key that comes again does not have an old version: {fourth} after {third}");
+    assert_state(storage, &space, "kept", b"", fourth).await;
+}
+
+async fn state_spaces_are_apart(storage: &dyn Storage) {
+    let spaces = [
+        space("stan", "notes", None),
+        space("stan", "notes", Some("t1")),
+        space("stan", "notes", Some("t2")),
+        space("stan", "other", None),
+        space("tess", "notes", None),
+    ];
+    for (own, n) in spaces.iter().zip(0_u8..) {
+        for other in spaces.iter().skip(usize::from(n)) {
+            assert_eq!(storage.state_get(other, "same").await.expect("reads"), None, "{own:?} reaches into {other:?}");
+        }
+        set(storage, own, "same", &[n]).await;
+    }
+    for (own, n) in spaces.iter().zip(0_u8..) {
+        let entry = storage.state_get(own, "same").await.expect("reads").expect("is there");
+        assert_eq!(entry.value, [n], "{own:?}");
+        let keys = storage.state_keys(own, "same", None, 10).await.expect("lists");
+        assert_eq!(keys, ["same"], "{own:?}");
+        assert!(storage.state_delete(own, "same").await.expect("deletes"));
+        assert_eq!(storage.state_get(own, "same").await.expect("reads"), None);
+        for other in spaces.iter().skip(usize::from(n) + 1) {
+            assert!(storage.state_get(other, "same").await.expect("reads").is_some(), "{own:?} reaches into {other:?}");
+        }
+    }
+}
+
+async fn state_keys_are_listed_in_byte_order(storage: &dyn Storage) {
+    let space = space("stan", "lists", None);
+    let mut keys =
+        ["", "A", "a", "a%", "a/1", "a/10", "a/2", "a\0b", "a_b", "ab", "b", "é", "\u{ffff}", "𝄞", "a/\u{10ffff}x"];
+    for key in keys {
+        set(storage, &space, key, b"1").await;
+    }
+    keys.sort_unstable();
+    let prefixes = ["", "a", "a/", "a%", "a_", "a/1", "A", "b", "c", "é", "\u{10ffff}", "a\0"];
+    let afters = [None, Some(""), Some("a"), Some("a/"), Some("a/1"), Some("a/2"), Some("b"), Some("zzz"), Some("𝄞")];
+    for prefix in prefixes {
+        for after in afters {
+            for limit in [0, 1, 2, 15, 16, u32::MAX] {
+                let expected =
+                    keys.iter().filter(|key| key.starts_with(prefix) && after.is_none_or(|after| **key > after));
+                let expected: Vec<_> = expected.take(limit as usize).collect();
+                let found = storage.state_keys(&space, prefix, after, limit).await.expect("lists");
+                assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{limit} with {prefix:?} after {after:?}");
+            }
+        }
+    }
+    for key in keys {
+        assert!(storage.state_delete(&space, key).await.expect("deletes"));
+    }
+}
+
+async fn state_that_has_expired_is_absent(storage: &dyn Storage) {
+    let space = space("stan", "notes", Some("t9"));
+    let now = Timestamp::now();
+    let (past, future) = (now - jiff::SignedDuration::from_secs(1), now + jiff::SignedDuration::from_hours(1));
+    let until = |key: &str, expires_at, expected| {
+        storage.state_set(&space, StateWrite { expires_at: Some(expires_at), expected, ..state_write(key, b"brief") })
+    };
+    let lasting = until("lasting", future, Expected::Any).await.expect("sets");
+    let gone = until("gone", past, Expected::Any).await.expect("sets");
+    assert_state(storage, &space, "lasting", b"brief", lasting).await;
+    assert_eq!(storage.state_get(&space, "gone").await.expect("reads"), None);
+    assert_eq!(storage.state_keys(&space, "", None, 9).await.expect("lists"), ["lasting"]);
+    assert!(!storage.state_delete(&space, "gone").await.expect("deletes"), "what has expired cannot be deleted");
+
+    let gone_again = until("gone", past, Expected::Absent).await.expect("what has expired is absent");
+    assert!(gone < gone_again);
+    let refused = until("gone", future, Expected::Version(gone_again)).await;
+    assert!(matches!(refused, Err(StateRefused::Conflict(None))), "what has expired has no version: {refused:?}");
+    let back = set(storage, &space, "gone", b"to stay").await;
+    assert!(gone_again < back);
+    assert_state(storage, &space, "gone", b"to stay", back).await;
+    // A key that is set without an end has none, whatever it had before.
+    let forever = set(storage, &space, "lasting", b"forever").await;
+    assert_state(storage, &space, "lasting", b"forever", forever).await;
+    for key in ["gone", "lasting"] {
+        assert!(storage.state_delete(&space, key).await.expect("deletes"));
+    }
+}
+
+async fn state_is_bounded_by_its_users_quota(storage: &dyn Storage) {
+    let (one, two, other) = (space("quinn", "one", None), space("quinn", "two", Some("t")), space("ralf", "one", None));
+    let within = |space, key, value: &[u8], user_bytes_max| {
+        let write = StateWrite { user_bytes_max, ..state_write(key, value) };
+        async move { storage.state_set(space, write).await }
+    };
+    let full = |refused: Result<u64, StateRefused>, max| match refused {
+        Err(StateRefused::Full(told)) => assert_eq!(told, max, "the error tells the limit"),
+        other => panic!("full, not {other:?}"),
+    };
+    full(within(&one, "key", b"1234567", 9).await, 9);
+    full(within(&one, "key", b"", 0).await, 0);
+    assert_eq!(storage.state_get(&one, "key").await.expect("reads"), None, "a refused write has written");
+    within(&one, "key", b"1234567", 10).await.expect("keys and values count, to the last byte");
+    // The other plugin, thread or none, counts too; the other user does not.
+    full(within(&two, "k", b"", 10).await, 10);
+    within(&two, "k", b"12", 13).await.expect("fits");
+    within(&other, "key", b"1234567", 10).await.expect("another user has a quota of their own");
+    // What is replaced makes room for what replaces it, and not twice.
+    full(within(&one, "key", b"12345678", 13).await, 13);
+    assert_eq!(
+        storage.state_get(&one, "key").await.expect("reads").map(|entry| entry.value),
+        Some(b"1234567".to_vec())
+    );
+    within(&one, "key", b"abcdefg", 13).await.expect("the same size fits");
+    within(&one, "key", b"abc", 13).await.expect("less fits");
+    within(&two, "more", b"", 13).await.expect("fits into what was freed");
+    full(within(&two, "x", b"", 13).await, 13);
+    within(&two, "x", b"", 14).await.expect("fits");
+    // A limit that was lowered below what is there stops what grows and what shrinks too little.
+    full(within(&one, "key", b"ab", 5).await, 5);
+    for (space, key, freed) in [(&one, "key", 6), (&two, "k", 3), (&two, "more", 4), (&two, "x", 1)] {
+        assert!(storage.state_delete(space, key).await.expect("deletes"), "{key:?} with {freed} bytes");
+    }
+    within(&one, "0123456789", b"", 10).await.expect("what was deleted is free");
+    assert!(storage.state_delete(&one, "0123456789").await.expect("deletes"));
+
+    // What has expired does not count, even before anybody has looked.
+    let past = Timestamp::now() - jiff::SignedDuration::from_secs(1);
+    for key in ["a", "b", "c"] {
+        let write = StateWrite { expires_at: Some(past), user_bytes_max: 10, ..state_write(key, b"12345678") };
+        storage.state_set(&one, write).await.expect("what has expired does not count");
+    }
+    within(&two, "d", b"123456789", 10).await.expect("what has expired does not count");
+    within(&two, "d", b"12345678", 10).await.expect("and is not subtracted twice");
+    full(within(&one, "a", b"1", 10).await, 10);
+}
+
+async fn state_is_set_by_one_of_two(storage: &dyn Storage) {
+    let space = space("tess", "locks", None);
+    let mut version = None;
+    for round in 0..20_u8 {
+        let expected = version.map_or(Expected::Absent, Expected::Version);
+        let grab = |who: u8| storage.state_set(&space, StateWrite { expected, ..state_write("lock", &[round, who]) });
+        let (a, b) = tokio::join!(grab(0), grab(1));
+        let (winner, who) = match (a, b) {
+            (Ok(version), Err(StateRefused::Conflict(Some(seen)))) if version == seen => (version, 0),
+            (Err(StateRefused::Conflict(Some(seen))), Ok(version)) if version == seen => (version, 1),
+            both => panic!("one of two must win, and the other see its version: {both:?}"),
+        };
+        assert_state(storage, &space, "lock", &[round, who], winner).await;
+        version = Some(winner);
+    }
+}
+
+async fn plugins_are_listed_in_order_of_their_last_push(storage: &dyn Storage) {
+    let operator = Operator::host();
+    assert_eq!(storage.plugins(operator).await.expect("lists"), []);
+    let version = |name: &str, bytes: &[u8], version: &str| PluginVersion {
+        name: plugin(name),
+        digest: Digest::of(bytes),
+        kind: PluginKind::Agent,
+        title: "Ünïcode".into(),
+        version: version.into(),
+        description: "line\nline".into(),
+        needs: Permissions::new(["file.*".parse().expect("a tool")], Access::Read),
+        input_schema: Some(json(r#"{"b": 1.0, "a": [ ]}"#)),
+        output_schema: None,
+        tools: vec![ToolDescription { name: "t".into(), description: "d".into(), input_schema: json("true") }],
+        bytes: u64::MAX,
+        pushed_at: at(7),
+    };
+    let (a1, a2, b1) = (version("aa", b"1", "1"), version("aa", b"2", "2"), version("bb", b"1", "1"));
+    for plugin in [&a1, &a2, &b1] {
+        storage.put_plugin(operator, plugin).await.expect("puts");
+    }
+    assert_eq!(storage.plugins(operator).await.expect("lists"), [a1.clone(), a2.clone(), b1.clone()]);
+    // The same bytes under the same name are the same version, pushed again.
+    let again = PluginVersion { pushed_at: at(8), kind: PluginKind::Tool, description: String::new(), ..a1 };
+    storage.put_plugin(operator, &again).await.expect("puts");
+    assert_eq!(storage.plugins(operator).await.expect("lists"), [a2.clone(), b1.clone(), again.clone()]);
+    storage.put_plugin(operator, &again).await.expect("puts");
+    storage.put_plugin(operator, &b1).await.expect("puts");
+    assert_eq!(storage.plugins(operator).await.expect("lists"), [a2, again, b1]);
+}
+
+async fn grants_replace_each_other(storage: &dyn Storage) {
+    let (operator, user, notes) = (Operator::host(), scope("gil").user().clone(), plugin("notes"));
+    let read = |who: &'static str, plugin: PluginName| async move {
+        storage.grant(&scope(who), &plugin).await.expect("reads")
+    };
+    assert_eq!(read("gil", notes.clone()).await, None);
+    let wide = Permissions::new(["*".parse().expect("a tool")], Access::ReadWrite);
+    let narrow = Permissions::new(["file.read".parse().expect("a tool")], Access::Read);
+    for grant in [&wide, &Permissions::none(), &narrow, &narrow] {
+        storage.put_grant(operator, &user, &notes, grant).await.expect("puts");
+        assert_eq!(read("gil", notes.clone()).await.as_ref(), Some(grant));
+    }
+    assert_eq!(read("hal", notes).await, None, "another user was granted something");
+    assert_eq!(read("gil", plugin("other")).await, None, "another plugin was granted something");
+}
+
+async fn keys_are_found_by_their_secret(storage: &dyn Storage) {
+    let operator = Operator::host();
+    assert_eq!(storage.keys_count(operator).await.expect("counts"), 0);
+    let key = |user: &str, role, secret: &[u8]| ApiKey {
+        id: KeyId::generate(),
+        user: scope(user).user().clone(),
+        role,
+        secret_digest: Digest::of(secret),
+        created_at: at(3),
+    };
+    let keys = [
+        key("kim", Role::User, b"kim's secret"),
+        key("kim", Role::User, b"kim's other secret"),
+        key("admin", Role::Operator, b"the admin's secret"),
+    ];
+    for (key, count) in keys.iter().zip(1..) {
+        storage.insert_key(operator, key).await.expect("inserts");
+        storage.insert_key(operator, key).await.expect("inserts again, because an answer may be lost");
+        assert_eq!(storage.keys_count(operator).await.expect("counts"), count);
+    }
+    for key in keys {
+        let found = storage.authenticate(key.secret_digest).await.expect("reads");
+        assert_eq!(found, Some(Identity::authenticated(key.user, key.role)));
+    }
+    for stranger in [&b""[..], b"kim", b"kim's secret "] {
+        assert_eq!(storage.authenticate(Digest::of(stranger)).await.expect("reads"), None);
+    }
+}
+
+fn scope(user: &str) -> Scope {
+    Operator::host().on_behalf_of(&user.parse().expect("a user id"))
+}
+
+fn plugin(name: &str) -> PluginName {
+    name.parse().expect("a plugin name")
+}
+
+fn json(text: &str) -> Json {
+    Json::parse(text).expect("JSON")
+}
+
+/// Some time. Storage keeps microseconds.
+fn at(microsecond: i64) -> Timestamp {
+    Timestamp::from_microsecond(1_700_000_000_000_000 + microsecond).expect("a time")
+}
+
+/// All runs.
+fn query() -> RunQuery {
+    RunQuery { limit: u32::MAX, ..RunQuery::default() }
+}
+
+fn spec(user: &str) -> RunSpec {
+    let id = RunId::generate();
+    RunSpec {
+        id,
+        user: scope(user).user().clone(),
+        agent: plugin("echo"),
+        digest: Digest::of(b"a component"),
+        request: RequestId::generate(),
+        thread: ThreadId::of_run(id),
+        session: None,
+        parent: None,
+        metadata: Json::empty_object(),
+        input: json("null"),
+        limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
+        created_at: at(0),
+    }
+}
+
+async fn insert(storage: &dyn Storage, spec: RunSpec) -> RunSpec {
+    storage.insert_run(&scope(spec.user.as_str()), &spec).await.expect("inserts");
+    spec
+}
+
+fn batch(run: RunId, events: impl IntoIterator<Item = Envelope>) -> RunBatch {
+    RunBatch { run, started_at: None, effects: false, events: events.into_iter().collect() }
+}
+
+fn thinking(run_id: RunId, seq: u64, text: &str) -> Envelope {
+    Envelope { seq, run_id, at: at(seq.cast_signed()), event: Event::AgentThinking { text: text.into() } }
+}
+
+fn ended(run_id: RunId, seq: u64) -> Envelope {
+    Envelope { seq, run_id, at: at(1000), event: Event::AgentCompleted { output_bytes: 2, usage: Usage::default() } }
+}
+
+fn completed(output: &str) -> RunEnd {
+    RunEnd {
+        stop_reason: StopReason::Completed,
+        output: Some(json(output)),
+        error: None,
+        usage: Usage { fuel: u64::MAX, memory_peak_bytes: 1, wall_ms: 2, active_ms: 3, host_calls: 4, events: 5 },
+        started_at: Some(at(11)),
+        finished_at: at(1000),
+    }
+}
+
+fn failed(stop_reason: StopReason) -> RunEnd {
+    RunEnd {
+        stop_reason,
+        output: None,
+        error: Some(RunError { code: "a_code".into(), message: String::new() }),
+        usage: Usage::default(),
+        started_at: None,
+        finished_at: at(1001),
+    }
+}
+
+async fn assert_run(storage: &dyn Storage, scope: &Scope, expected: &RunView) {
+    assert_eq!(storage.run(scope, expected.id).await.expect("reads").as_ref(), Some(expected));
+}
+
+/// The whole log.
+async fn log(storage: &dyn Storage, scope: &Scope, run: RunId) -> Vec<Envelope> {
+    let mut log = Vec::<Envelope>::new();
+    loop {
+        let after = log.last().map_or(0, |envelope| envelope.seq);
+        let page = storage.events(scope, run, after, u32::MAX).await.expect("reads");
+        if page.is_empty() {
+            return log;
+        }
+        log.extend(page);
+    }
+}
+
+fn seqs(events: &[Envelope]) -> Vec<u64> {
+    events.iter().map(|envelope| envelope.seq).collect()
+}
+
+fn space(user: &str, agent: &str, thread: Option<&str>) -> StateSpace {
+    let own = spec(user);
+    let thread_id = thread.map_or(own.thread.clone(), |thread| thread.parse().expect("a thread id"));
+    let spec = RunSpec { agent: plugin(agent), thread: thread_id, ..own };
+    let permissions = Permissions::new([], Access::ReadWrite);
+    let ctx = UserExecutionContext::rest(Arc::new(spec), permissions, &Quota::default(), StopSignal::default());
+    ctx.authorize(Effect::StateWrite).expect("it was granted").state_space(thread.is_some())
+}
+
+fn state_write(key: &str, value: &[u8]) -> StateWrite {
+    StateWrite {
+        key: key.into(),
+        value: value.into(),
+        expires_at: None,
+        expected: Expected::Any,
+        user_bytes_max: 1 << 20,
+    }
+}
+
+async fn set(storage: &dyn Storage, space: &StateSpace, key: &str, value: &[u8]) -> u64 {
+    storage.state_set(space, state_write(key, value)).await.expect("sets")
+}
+
+async fn assert_state(storage: &dyn Storage, space: &StateSpace, key: &str, value: &[u8], version: u64) {
+    let expected = StateEntry { value: value.into(), version };
+    assert_eq!(storage.state_get(space, key).await.expect("reads"), Some(expected));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn storage_in_memory_keeps_its_promises() {
+        let storage = MemoryStorage::default();
+        let kept = check(&storage).await;
+        check_reopened(&storage, &kept).await;
+    }
+}

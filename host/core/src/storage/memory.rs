@@ -1,0 +1,258 @@
+//! Storage in memory: for tests, benches and the `run` verb. Nothing outlives the process.
+
+use super::*;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Storage in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStorage(Mutex<Tables>);
+
+#[derive(Debug, Default)]
+struct Tables {
+    runs: BTreeMap<RunId, Run>,
+    state: BTreeMap<StateKey, StateValue>,
+    state_bytes: HashMap<UserId, u64>,
+    state_version: u64,
+    plugins: Vec<PluginVersion>,
+    grants: HashMap<(UserId, PluginName), Permissions>,
+    keys: HashMap<Digest, ApiKey>,
+}
+
+#[derive(Debug)]
+struct Run {
+    spec: RunSpec,
+    view: RunView,
+    effects: bool,
+    events: Vec<Envelope>,
+}
+
+/// User, plugin, thread, key: the order in which keys are listed.
+type StateKey = (UserId, PluginName, String, String);
+
+#[derive(Debug)]
+struct StateValue {
+    value: Vec<u8>,
+    version: u64,
+    expires_at: Option<Timestamp>,
+}
+
+impl MemoryStorage {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    fn run(&self, scope: &Scope, id: RunId) -> Option<&Run> {
+        self.runs.get(&id).filter(|run| run.spec.user == *scope.user())
+    }
+
+    fn append(&mut self, scope: &Scope, batch: RunBatch) -> Option<&mut Run> {
+        let run = self.runs.get_mut(&batch.run).filter(|run| run.spec.user == *scope.user())?;
+        if run.view.status.is_terminal() {
+            return None;
+        }
+        if let Some(started_at) = batch.started_at {
+            run.view.status = RunStatus::Running;
+            run.view.started_at = Some(started_at);
+        }
+        run.effects |= batch.effects;
+        let last = run.events.last().map_or(0, |envelope| envelope.seq);
+        run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
+        Some(run)
+    }
+
+    fn remove_state(&mut self, key: &StateKey) -> bool {
+        let Some(gone) = self.state.remove(key) else { return false };
+        let bytes = (key.3.len() + gone.value.len()) as u64;
+        if let Some(total) = self.state_bytes.get_mut(&key.0) {
+            *total = total.saturating_sub(bytes);
+        }
+        gone.expires_at.is_none_or(|at| at > Timestamp::now())
+    }
+
+    fn forget_expired(&mut self, user: &UserId) {
+        let now = Timestamp::now();
+        let gone: Vec<_> = self
+            .state
+            .iter()
+            .filter(|(key, value)| key.0 == *user && value.expires_at.is_some_and(|at| at <= now))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            self.remove_state(&key);
+        }
+    }
+}
+
+fn state_key(space: &StateSpace, key: &str) -> StateKey {
+    (space.scope().user().clone(), space.plugin().clone(), space.thread().to_owned(), key.to_owned())
+}
+
+#[async_trait]
+impl Storage for MemoryStorage {
+    async fn insert_run(&self, _scope: &Scope, spec: &RunSpec) -> Result<()> {
+        let run = Run { spec: spec.clone(), view: RunView::queued(spec), effects: false, events: Vec::new() };
+        // A run that is there already is being written again, because an answer was lost.
+        self.tables().runs.entry(spec.id).or_insert(run);
+        Ok(())
+    }
+
+    async fn append(&self, scope: &Scope, batch: RunBatch) -> Result<()> {
+        self.tables().append(scope, batch);
+        Ok(())
+    }
+
+    async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()> {
+        if let Some(run) = self.tables().append(scope, batch) {
+            run.view = run.view.clone().ended(&end);
+        }
+        Ok(())
+    }
+
+    async fn run(&self, scope: &Scope, id: RunId) -> Result<Option<RunView>> {
+        Ok(self.tables().run(scope, id).map(|run| run.view.clone()))
+    }
+
+    async fn run_spec(&self, scope: &Scope, id: RunId) -> Result<Option<RunSpec>> {
+        Ok(self.tables().run(scope, id).map(|run| run.spec.clone()))
+    }
+
+    async fn runs(&self, scope: &Scope, query: &RunQuery) -> Result<Vec<RunView>> {
+        let tables = self.tables();
+        let found = tables.runs.values().rev().filter(|run| {
+            run.spec.user == *scope.user()
+                && query.before.is_none_or(|before| run.spec.id < before)
+                && query.status.is_none_or(|status| run.view.status == status)
+                && query.agent.as_ref().is_none_or(|agent| run.spec.agent == *agent)
+                && query.thread.as_ref().is_none_or(|thread| run.spec.thread == *thread)
+        });
+        Ok(found.take(query.limit as usize).map(|run| RunView { output: None, ..run.view.clone() }).collect())
+    }
+
+    async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Result<Vec<Envelope>> {
+        let tables = self.tables();
+        let events = tables.run(scope, id).map_or(&[][..], |run| &run.events);
+        let mut bytes = 0;
+        let page = events.iter().filter(|envelope| envelope.seq > after).take(limit as usize).take_while(|envelope| {
+            let first = bytes == 0;
+            bytes += envelope.event.bytes();
+            first || bytes <= EVENTS_PAGE_BYTES_MAX
+        });
+        Ok(page.cloned().collect())
+    }
+
+    async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
+        let tables = self.tables();
+        let unfinished = tables.runs.values().filter(|run| !run.view.status.is_terminal()).map(|run| UnfinishedRun {
+            id: run.spec.id,
+            user: run.spec.user.clone(),
+            status: run.view.status,
+            effects: run.effects,
+            last_seq: run.events.last().map_or(0, |envelope| envelope.seq),
+            started_at: run.view.started_at,
+        });
+        Ok(unfinished.collect())
+    }
+
+    async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>> {
+        let tables = self.tables();
+        let value = tables.state.get(&state_key(space, key));
+        let live = value.filter(|value| value.expires_at.is_none_or(|at| at > Timestamp::now()));
+        Ok(live.map(|value| StateEntry { value: value.value.clone(), version: value.version }))
+    }
+
+    async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused> {
+        let mut tables = self.tables();
+        let user = space.scope().user();
+        tables.forget_expired(user);
+        let key = state_key(space, &write.key);
+        let before = tables.state.get(&key);
+        let version_before = before.map(|value| value.version);
+        let expected = match write.expected {
+            Expected::Any => true,
+            Expected::Version(version) => version_before == Some(version),
+            Expected::Absent => version_before.is_none(),
+        };
+        if !expected {
+            return Err(StateRefused::Conflict(version_before));
+        }
+        let freed = before.map_or(0, |value| (write.key.len() + value.value.len()) as u64);
+        let total = tables.state_bytes.get(user).copied().unwrap_or(0).saturating_sub(freed)
+            + (write.key.len() + write.value.len()) as u64;
+        if total > write.user_bytes_max {
+            return Err(StateRefused::Full(write.user_bytes_max));
+        }
+        tables.state_version += 1;
+        let version = tables.state_version;
+        tables.state_bytes.insert(user.clone(), total);
+        tables.state.insert(key, StateValue { value: write.value, version, expires_at: write.expires_at });
+        Ok(version)
+    }
+
+    async fn state_delete(&self, space: &StateSpace, key: &str) -> Result<bool> {
+        Ok(self.tables().remove_state(&state_key(space, key)))
+    }
+
+    async fn state_keys(
+        &self,
+        space: &StateSpace,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<String>> {
+        let tables = self.tables();
+        let now = Timestamp::now();
+        let first = state_key(space, after.unwrap_or("").max(prefix));
+        let keys = tables
+            .state
+            .range(first.clone()..)
+            .take_while(|(key, _)| (&key.0, &key.1, &key.2) == (&first.0, &first.1, &first.2))
+            .filter(|(key, _)| key.3.starts_with(prefix) && after.is_none_or(|after| key.3.as_str() > after))
+            .filter(|(_, value)| value.expires_at.is_none_or(|at| at > now));
+        Ok(keys.take(limit as usize).map(|(key, _)| key.3.clone()).collect())
+    }
+
+    async fn put_plugin(&self, _operator: Operator, plugin: &PluginVersion) -> Result<()> {
+        let mut tables = self.tables();
+        tables.plugins.retain(|old| (&old.name, old.digest) != (&plugin.name, plugin.digest));
+        tables.plugins.push(plugin.clone());
+        Ok(())
+    }
+
+    async fn plugins(&self, _operator: Operator) -> Result<Vec<PluginVersion>> {
+        Ok(self.tables().plugins.clone())
+    }
+
+    async fn grant(&self, scope: &Scope, plugin: &PluginName) -> Result<Option<Permissions>> {
+        Ok(self.tables().grants.get(&(scope.user().clone(), plugin.clone())).cloned())
+    }
+
+    async fn put_grant(
+        &self,
+        _operator: Operator,
+        user: &UserId,
+        plugin: &PluginName,
+        grant: &Permissions,
+    ) -> Result<()> {
+        self.tables().grants.insert((user.clone(), plugin.clone()), grant.clone());
+        Ok(())
+    }
+
+    async fn insert_key(&self, _operator: Operator, key: &ApiKey) -> Result<()> {
+        self.tables().keys.insert(key.secret_digest, key.clone());
+        Ok(())
+    }
+
+    async fn keys_count(&self, _operator: Operator) -> Result<u64> {
+        Ok(self.tables().keys.len() as u64)
+    }
+
+    async fn authenticate(&self, secret_digest: Digest) -> Result<Option<Identity>> {
+        let tables = self.tables();
+        Ok(tables.keys.get(&secret_digest).map(|key| Identity::authenticated(key.user.clone(), key.role)))
+    }
+}

@@ -1,0 +1,187 @@
+//! Components and their compiled artifacts on disk. An artifact is machine code that the host will execute, so it is
+//! loaded only with proof that this host wrote it: an HMAC over everything it depends on.
+
+use crate::compile::{CompileError, Compiler};
+use cofferdam_core::ids::Digest;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+use wasmtime::component::Component;
+
+/// What an artifact depends on besides the component: a change here makes all artifacts of before strangers.
+const ARTIFACT_VERSION: &str = concat!("cofferdam-artifact-1 ", env!("CARGO_PKG_VERSION"));
+
+/// An HMAC-SHA256, in bytes.
+const TAG_BYTES: usize = 32;
+
+/// Why a component cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// It does not compile.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Its bytes are gone or changed.
+    #[error("the component {0} is not in the host's store any more; push the plugin again")]
+    Missing(Digest),
+    /// The disk failed.
+    #[error("the component store cannot be reached: {0}")]
+    Io(#[from] io::Error),
+    /// The engine refused what its own worker compiled.
+    #[error("the engine refused an artifact: {0}")]
+    Engine(String),
+}
+
+/// Components and artifacts below one directory.
+#[derive(Debug)]
+pub struct Artifacts {
+    components: PathBuf,
+    artifacts: PathBuf,
+    secret: [u8; 64],
+    compiler: Compiler,
+}
+
+impl Artifacts {
+    /// Opens the store, making it if need be, with the secret that proves what this host wrote.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn open(dir: &Path, compiler: Compiler) -> io::Result<Self> {
+        let (components, artifacts) = (dir.join("components"), dir.join("artifacts"));
+        std::fs::create_dir_all(&components)?;
+        std::fs::create_dir_all(&artifacts)?;
+        let secret = secret(&dir.join("artifact.key"))?;
+        Ok(Self { components, artifacts, secret, compiler })
+    }
+
+    /// Keeps a component's bytes.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn keep(&self, digest: Digest, component: &[u8]) -> io::Result<()> {
+        write_whole(&self.components.join(format!("{}.wasm", digest.hex())), &[component])
+    }
+
+    /// Compiles a component, or takes the artifact from before.
+    ///
+    /// # Errors
+    /// When it does not compile.
+    pub async fn compiled(
+        &self,
+        engine: &wasmtime::Engine,
+        digest: Digest,
+        component: &[u8],
+    ) -> Result<Component, ArtifactError> {
+        if let Some(component) = self.load(engine, digest) {
+            return Ok(component);
+        }
+        let artifact = self.compiler.compile(component).await?;
+        let loaded = deserialize(engine, &artifact).map_err(|error| ArtifactError::Engine(error.to_string()))?;
+        // What cannot be kept is compiled again next time.
+        if let Err(error) = write_whole(&self.path(digest), &[&self.tag(digest, &artifact), &artifact]) {
+            tracing::warn!(%digest, %error, "an artifact is not kept");
+        }
+        Ok(loaded)
+    }
+
+    /// A component that was kept, compiled.
+    ///
+    /// # Errors
+    /// When its bytes are gone, or do not compile.
+    pub async fn kept(&self, engine: &wasmtime::Engine, digest: Digest) -> Result<Component, ArtifactError> {
+        if let Some(component) = self.load(engine, digest) {
+            return Ok(component);
+        }
+        let path = self.components.join(format!("{}.wasm", digest.hex()));
+        let component = std::fs::read(path).map_err(|_| ArtifactError::Missing(digest))?;
+        if Digest::of(&component) != digest {
+            return Err(ArtifactError::Missing(digest));
+        }
+        self.compiled(engine, digest, &component).await
+    }
+
+    /// An artifact from before, if it is there, whole, and ours.
+    fn load(&self, engine: &wasmtime::Engine, digest: Digest) -> Option<Component> {
+        let bytes = std::fs::read(self.path(digest)).ok()?;
+        let (tag, artifact) = bytes.split_at_checked(TAG_BYTES)?;
+        if self.mac(digest, artifact).verify_slice(tag).is_err() {
+            tracing::warn!(%digest, "an artifact on disk was not written by this host, or has changed; compiling anew");
+            return None;
+        }
+        deserialize(engine, artifact)
+            .inspect_err(|error| tracing::info!(%digest, %error, "an artifact is of another engine; compiling anew"))
+            .ok()
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.artifacts.join(format!("{}.cwasm", digest.hex()))
+    }
+
+    fn mac(&self, digest: Digest, artifact: &[u8]) -> Hmac<Sha256> {
+        let mut mac = <Hmac<Sha256>>::new(&self.secret.into());
+        // The engine checks its own settings against those in the artifact, which the tag covers.
+        for part in [ARTIFACT_VERSION.as_bytes(), digest.hex().as_bytes(), artifact] {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part);
+        }
+        mac
+    }
+
+    fn tag(&self, digest: Digest, artifact: &[u8]) -> [u8; TAG_BYTES] {
+        self.mac(digest, artifact).finalize().into_bytes().into()
+    }
+}
+
+/// Loads machine code.
+#[expect(
+    unsafe_code,
+    reason = "every caller holds bytes that our own compiler has just written, or that carry our tag"
+)]
+fn deserialize(engine: &wasmtime::Engine, artifact: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the bytes came from a compile worker of this host over a pipe, or from disk with an HMAC under a key that
+    // only this host has; neither a guest nor an uploader can choose them.
+    unsafe { Component::deserialize(engine, artifact) }
+}
+
+/// Writes a file so that whoever reads it finds all of it or none.
+fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut suffix = [0_u8; 8];
+    getrandom::fill(&mut suffix).map_err(io::Error::other)?;
+    let temporary = path.with_extension(format!("{:016x}.tmp", u64::from_le_bytes(suffix)));
+    let written = (|| {
+        let mut file = std::fs::File::create_new(&temporary)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        // The name must be durable too before anyone is told that the component is kept.
+        path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// The host's secret, made on first use, readable by its owner only.
+fn secret(path: &Path) -> io::Result<[u8; 64]> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    match std::fs::read(path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| {
+            let what = format!("{} is damaged; remove it, and artifacts are compiled anew", path.display());
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut secret = [0_u8; 64];
+            getrandom::fill(&mut secret).map_err(io::Error::other)?;
+            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            file.write_all(&secret)?;
+            file.sync_all()?;
+            Ok(secret)
+        }
+        Err(error) => Err(error),
+    }
+}

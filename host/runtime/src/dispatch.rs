@@ -1,0 +1,425 @@
+//! Tool calls: found, authorized, paid for, recorded, run, recorded.
+
+use crate::{
+    bindings::types::{Tool, ToolError},
+    imports::tools::tool,
+    meter::RunMemory,
+    plugin::Plugin,
+    sandbox::{Guest, HostFailure, Sandbox},
+    services::Services,
+    workspace::{FileError, READ_BYTES_MAX},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use cofferdam_core::{
+    Json, UserExecutionContext,
+    context::{Effect, ToolCallPlace},
+    event::{ARGUMENTS_SHOWN_BYTES_MAX, Event, ToolFailure},
+    ids::PluginName,
+    journal::RunJournal,
+    quota::HOST_CALL_BYTES_MAX,
+    storage::PluginKind,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{sync::Arc, time::Instant};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// The family of the host's own tools over the user's files. No plugin can be called so.
+pub const FILE_FAMILY: &str = "file";
+
+/// The most that one `file.read` gives, in bytes of the file: what still fits a host call when it is base64.
+const FILE_READ_BYTES_MAX: u64 = 512 << 10;
+
+/// The host's own tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Builtin {
+    FileList,
+    FileRead,
+    FileWrite,
+}
+
+impl Builtin {
+    const ALL: [Self; 3] = [Self::FileList, Self::FileRead, Self::FileWrite];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::FileList => "file.list",
+            Self::FileRead => "file.read",
+            Self::FileWrite => "file.write",
+        }
+    }
+
+    const fn description(self) -> &'static str {
+        match self {
+            Self::FileList => "Lists a directory of the user's workspace: names, kinds and sizes, sorted by name.",
+            Self::FileRead => {
+                "Reads a part of a file in the user's workspace, as text or base64, at most 512 KiB at once."
+            }
+            Self::FileWrite => {
+                "Writes a file in the user's workspace, from text or base64, replacing it or adding to it."
+            }
+        }
+    }
+
+    const fn input_schema(self) -> &'static str {
+        match self {
+            Self::FileList => {
+                r#"{"type":"object","properties":{"path":{"type":"string","default":"","description":"directory; empty for the workspace itself"}},"additionalProperties":false}"#
+            }
+            Self::FileRead => {
+                r#"{"type":"object","properties":{"path":{"type":"string"},"offset":{"type":"integer","minimum":0,"default":0},"length":{"type":"integer","minimum":1,"maximum":524288,"default":524288},"encoding":{"enum":["text","base64"],"default":"text"}},"required":["path"],"additionalProperties":false}"#
+            }
+            Self::FileWrite => {
+                r#"{"type":"object","properties":{"path":{"type":"string"},"text":{"type":"string"},"base64":{"type":"string"},"append":{"type":"boolean","default":false}},"required":["path"],"additionalProperties":false}"#
+            }
+        }
+    }
+
+    const fn changes_something(self) -> bool {
+        matches!(self, Self::FileWrite)
+    }
+}
+
+/// Where a call goes.
+enum Target {
+    Builtin(Builtin),
+    Plugin(PluginName, String),
+}
+
+/// The tools that this guest may call.
+pub fn list(guest: &Guest) -> Vec<Tool> {
+    let permissions = guest.ctx.permissions();
+    let builtins =
+        Builtin::ALL.into_iter().map(|b| tool(b.name().into(), b.description().into(), b.input_schema().into()));
+    let plugins = guest.services.plugins.latest().into_iter().filter(|about| about.kind == PluginKind::Tool);
+    let plugins = plugins.flat_map(|about| {
+        let name = about.name.clone();
+        about
+            .tools
+            .clone()
+            .into_iter()
+            .map(move |t| tool(format!("{name}.{}", t.name), t.description, t.input_schema.as_str().to_owned()))
+    });
+    let mut tools: Vec<_> = builtins.chain(plugins).filter(|tool| permissions.allow_tool(&tool.name)).collect();
+    tools.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    tools
+}
+
+/// What came of a call, and the fuel that it took.
+pub struct AnswerOf {
+    pub result: Result<String, ToolError>,
+    pub fuel: u64,
+}
+
+/// An answer, or a failure of the host's own.
+pub type Answer = wasmtime::Result<AnswerOf>;
+
+/// A call that was authorized and paid for.
+pub struct Call {
+    services: Arc<Services>,
+    ctx: Arc<UserExecutionContext>,
+    journal: RunJournal,
+    memory: Arc<RunMemory>,
+    place: ToolCallPlace,
+    name: String,
+    arguments: Json,
+    target: Target,
+    fuel: u64,
+}
+
+/// Checks a call before anything happens: permission, budget, arguments, existence.
+///
+/// # Errors
+/// What the guest is told.
+pub fn prepare(guest: &Guest, name: String, arguments: String, fuel: u64) -> Result<Call, ToolError> {
+    // A permit first: what is not granted is denied whether or not it exists.
+    guest.ctx.authorize(Effect::Tool(&name)).map_err(|denied| ToolError::Denied(denied.to_string()))?;
+    let place = guest.ctx.take_tool_call().map_err(|spent| ToolError::Exhausted(spent.to_string()))?;
+    let too_large = || ToolError::TooLarge(HOST_CALL_BYTES_MAX as u64);
+    if arguments.len() > HOST_CALL_BYTES_MAX {
+        return Err(too_large());
+    }
+    let invalid = |why: String| ToolError::InvalidArguments(format!("{name}: {why}"));
+    let arguments = Json::parse(arguments).map_err(|e| invalid(format!("the arguments are {e}")))?;
+    if !arguments.as_str().trim_start().starts_with('{') {
+        return Err(invalid("the arguments must be a JSON object".into()));
+    }
+    let target = find(&guest.services, &name).ok_or_else(|| unknown(guest, &name))?;
+    let journal = guest.journal.clone().ok_or_else(|| ToolError::Denied("tools cannot be called here".into()))?;
+    let fuel = if matches!(target, Target::Plugin(..)) { fuel } else { 0 };
+    Ok(Call {
+        services: guest.services.clone(),
+        ctx: guest.ctx.clone(),
+        journal,
+        memory: guest.meter.run().clone(),
+        place,
+        name,
+        arguments,
+        target,
+        fuel,
+    })
+}
+
+fn find(services: &Services, name: &str) -> Option<Target> {
+    if let Some(builtin) = Builtin::ALL.into_iter().find(|builtin| builtin.name() == name) {
+        return Some(Target::Builtin(builtin));
+    }
+    let (family, verb) = name.split_once('.')?;
+    let plugin: PluginName = family.parse().ok()?;
+    let about = services.plugins.latest_of(&plugin)?;
+    let offered = about.kind == PluginKind::Tool && about.tools.iter().any(|tool| tool.name == verb);
+    offered.then(|| Target::Plugin(plugin, verb.to_owned()))
+}
+
+fn unknown(guest: &Guest, name: &str) -> ToolError {
+    let near = list(guest)
+        .into_iter()
+        .map(|tool| tool.name)
+        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+    ToolError::UnknownTool(match near {
+        Some(near) => format!("there is no tool {name:?}; the nearest that this run may call is {near:?}"),
+        None => format!("there is no tool {name:?}"),
+    })
+}
+
+impl Call {
+    /// The fuel that the caller gave for it; none for the host's own tools, which run no guest code.
+    pub fn fuel_lent(&self) -> u64 {
+        self.fuel
+    }
+
+    /// Runs the tool. Consumes the call: whatever happens, it happens once.
+    pub async fn run(self) -> Answer {
+        let call = self.place.number();
+        let shown = self.arguments.as_str().len() <= ARGUMENTS_SHOWN_BYTES_MAX;
+        self.record(Event::ToolExecuting {
+            call,
+            tool: self.name.clone(),
+            arguments: shown.then(|| self.arguments.clone()),
+            arguments_bytes: self.arguments.as_str().len() as u64,
+        })
+        .await?;
+        let begun = Instant::now();
+        let (result, fuel) = match &self.target {
+            Target::Builtin(builtin) => (self.builtin(*builtin).await?, 0),
+            Target::Plugin(plugin, verb) => self.plugin(plugin, verb).await?,
+        };
+        let result = result.and_then(|answer| {
+            if answer.len() > HOST_CALL_BYTES_MAX {
+                Err(ToolError::TooLarge(HOST_CALL_BYTES_MAX as u64))
+            } else {
+                Ok(answer)
+            }
+        });
+        self.record(Event::ToolCompleted {
+            call,
+            tool: self.name.clone(),
+            error: result.as_ref().err().map(failure),
+            result_bytes: result.as_ref().map_or(0, |answer| answer.len() as u64),
+            elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+        .await?;
+        Ok(AnswerOf { result, fuel })
+    }
+
+    async fn record(&self, event: Event) -> wasmtime::Result<()> {
+        self.journal.append(event).await.map_err(|error| HostFailure::storage(error).into())
+    }
+
+    async fn builtin(&self, builtin: Builtin) -> wasmtime::Result<Result<String, ToolError>> {
+        if builtin.changes_something() {
+            self.journal.before_effect().await.map_err(HostFailure::storage)?;
+        }
+        let files = self.services.workspaces.of(&self.ctx.scope());
+        Ok(match builtin {
+            Builtin::FileList => match self.arguments::<ListArguments>() {
+                Ok(arguments) => files.list(&arguments.path).await.map_err(file_error).map(|listing| text(&listing)),
+                Err(error) => Err(error),
+            },
+            Builtin::FileRead => match self.arguments::<ReadArguments>() {
+                Ok(arguments) => {
+                    let length = arguments.length.min(FILE_READ_BYTES_MAX).min(READ_BYTES_MAX);
+                    let chunk = files.read(&arguments.path, arguments.offset, length).await.map_err(file_error);
+                    chunk.and_then(|chunk| arguments.encoding.answer(chunk, arguments.offset))
+                }
+                Err(error) => Err(error),
+            },
+            Builtin::FileWrite => match self.arguments::<WriteArguments>().and_then(WriteArguments::bytes) {
+                Ok((arguments, bytes)) => files
+                    .write(&arguments.path, bytes, arguments.append)
+                    .await
+                    .map_err(file_error)
+                    .map(|bytes| text(&Written { bytes })),
+                Err(error) => Err(error),
+            },
+        })
+    }
+
+    fn arguments<T: DeserializeOwned>(&self) -> Result<T, ToolError> {
+        self.arguments.read().map_err(|error| ToolError::InvalidArguments(format!("{}: {error}", self.name)))
+    }
+
+    /// A plugin's tool, in a sandbox of its own, with what that plugin itself declared and was granted.
+    async fn plugin(&self, name: &PluginName, verb: &str) -> wasmtime::Result<(Result<String, ToolError>, u64)> {
+        let failed = |why: String| (Err(ToolError::Failed(format!("{}: {why}", self.name))), 0);
+        let Ok(_slot) = self.services.tool_sandboxes.clone().try_acquire_owned() else {
+            let why = "the host is running as many tools as it can; try again later";
+            return Ok((Err(ToolError::Exhausted(why.into())), 0));
+        };
+        let _slot: OwnedSemaphorePermit = _slot;
+        let Some(about) = self.services.plugins.latest_of(name) else {
+            return Ok((Err(ToolError::UnknownTool(format!("there is no tool {:?}", self.name))), 0));
+        };
+        let plugin: Arc<Plugin> = match self.services.plugins.load(&about).await {
+            Ok(plugin) => plugin,
+            Err(error) => {
+                tracing::error!(plugin = %name, error = %error, "a tool plugin cannot be loaded");
+                return Ok(failed("the host cannot load this tool".into()));
+            }
+        };
+        let granted = self.services.grants.get(&self.ctx.scope(), name).await.map_err(HostFailure::storage)?;
+        let permissions = about.needs.intersect(&granted.unwrap_or_default());
+        let ctx = Arc::new(self.ctx.tool(name.clone(), permissions));
+        let sandbox =
+            Sandbox::open(&self.services, plugin, ctx, Some(self.journal.clone()), self.memory.clone(), self.fuel)?;
+        let (reply, spent) = sandbox.call_tool(verb, self.arguments.as_str()).await;
+        let result = match reply {
+            Ok(Ok(answer)) => match Json::parse(answer) {
+                Ok(answer) => Ok(answer.as_str().to_owned()),
+                Err(error) => Err(ToolError::Failed(format!("{}: its answer is {error}", self.name))),
+            },
+            Ok(Err(error)) => Err(error),
+            Err(stop) => Err(ToolError::Failed(format!("{}: {}", self.name, stop.message))),
+        };
+        Ok((result, spent.fuel))
+    }
+}
+
+fn failure(error: &ToolError) -> ToolFailure {
+    let (code, message) = match error {
+        ToolError::UnknownTool(text) => ("unknown_tool", text.clone()),
+        ToolError::Denied(text) => ("denied", text.clone()),
+        ToolError::InvalidArguments(text) => ("invalid_arguments", text.clone()),
+        ToolError::TooLarge(bytes) => ("too_large", format!("more than {bytes} bytes")),
+        ToolError::Exhausted(text) => ("exhausted", text.clone()),
+        ToolError::NotFound(text) => ("not_found", text.clone()),
+        ToolError::Failed(text) => ("failed", text.clone()),
+    };
+    ToolFailure { code: code.into(), message }
+}
+
+fn file_error(error: FileError) -> ToolError {
+    match error {
+        FileError::NotFound(_) => ToolError::NotFound(error.to_string()),
+        FileError::InvalidPath(_) => ToolError::InvalidArguments(error.to_string()),
+        FileError::Full { .. } => ToolError::Exhausted(error.to_string()),
+        FileError::NotAFile(_) | FileError::NotADirectory(_) => ToolError::Failed(error.to_string()),
+        FileError::Io(source) => {
+            tracing::error!(error = %source, "a workspace cannot be reached");
+            ToolError::Failed("the workspace cannot be reached".into())
+        }
+    }
+}
+
+fn text(value: &impl Serialize) -> String {
+    Json::of(value).as_str().to_owned()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListArguments {
+    #[serde(default)]
+    path: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadArguments {
+    path: String,
+    #[serde(default)]
+    offset: u64,
+    #[serde(default = "read_length")]
+    length: u64,
+    #[serde(default)]
+    encoding: Encoding,
+}
+
+const fn read_length() -> u64 {
+    FILE_READ_BYTES_MAX
+}
+
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "snake_case")]
+enum Encoding {
+    #[default]
+    Text,
+    Base64,
+}
+
+#[derive(Serialize)]
+struct Read<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+    bytes: u64,
+    next_offset: Option<u64>,
+    size: u64,
+}
+
+impl Encoding {
+    fn answer(self, chunk: crate::workspace::Chunk, offset: u64) -> Result<String, ToolError> {
+        let size = chunk.size;
+        if let Self::Base64 = self {
+            let base64 = Some(BASE64_STANDARD.encode(&chunk.bytes));
+            let bytes = chunk.bytes.len() as u64;
+            return Ok(text(&Read { text: None, base64, bytes, next_offset: chunk.next_offset, size }));
+        }
+        let whole = match std::str::from_utf8(&chunk.bytes) {
+            Ok(whole) => whole,
+            // The part ends inside a character, and there is more to come: leave the character for the next part.
+            Err(error) if error.error_len().is_none() && chunk.next_offset.is_some() && error.valid_up_to() > 0 => {
+                let (whole, _) = chunk.bytes.split_at(error.valid_up_to());
+                std::str::from_utf8(whole).unwrap_or_default()
+            }
+            Err(error) => {
+                let at = offset.saturating_add(error.valid_up_to() as u64);
+                let why = format!("the file is not UTF-8 text at byte {at}; ask for \"encoding\":\"base64\"");
+                return Err(ToolError::Failed(why));
+            }
+        };
+        let bytes = whole.len() as u64;
+        let end = offset.saturating_add(bytes);
+        let next_offset = (end < size).then_some(end);
+        Ok(text(&Read { text: Some(whole), base64: None, bytes, next_offset, size }))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriteArguments {
+    path: String,
+    text: Option<String>,
+    base64: Option<String>,
+    #[serde(default)]
+    append: bool,
+}
+
+#[derive(Serialize)]
+struct Written {
+    bytes: u64,
+}
+
+impl WriteArguments {
+    fn bytes(mut self) -> Result<(Self, Bytes), ToolError> {
+        let invalid = |why: &str| ToolError::InvalidArguments(format!("file.write: {why}"));
+        let bytes = match (self.text.take(), self.base64.take()) {
+            (Some(text), None) => Bytes::from(text),
+            (None, Some(base64)) => {
+                Bytes::from(BASE64_STANDARD.decode(base64).map_err(|_| invalid("base64 is not base64"))?)
+            }
+            _ => return Err(invalid("give either text or base64")),
+        };
+        Ok((self, bytes))
+    }
+}

@@ -1,0 +1,137 @@
+//! The sandbox engine: every wasmtime setting, each made on purpose.
+//!
+//! What touches determinism is settled here for good, because journals of today must replay on hosts of tomorrow: NaN
+//! bits are canonical, relaxed SIMD has one meaning, stack traces never reach a guest, fuel has one price list.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use wasmtime::{Config, InstanceAllocationStrategy, OperatorCost, PoolingAllocationConfig};
+
+/// How often a running guest is asked whether it should stop, and gives way to others. A spinning guest holds a thread
+/// no longer than this; half of it is what a stop costs on average.
+pub const EPOCH_TICK: Duration = Duration::from_millis(5);
+
+/// The stack of a guest, in bytes. Deeper recursion traps. The fiber it runs on has as much again for host functions.
+const GUEST_STACK_BYTES: usize = 1 << 20;
+
+/// Core instances of one sandbox. A Rust agent needs about 4, a Python agent about 20.
+pub const INSTANCES_MAX: u32 = 64;
+/// Memories of one sandbox. Every toolchain in use needs 1.
+pub const MEMORIES_MAX: u32 = 4;
+/// Tables of one sandbox.
+pub const TABLES_MAX: u32 = 16;
+/// Elements of one table. Python needs about 10,000.
+pub const TABLE_ELEMENTS_MAX: usize = 65_536;
+/// The largest memory that any quota can give to one context, in bytes. Fixes the size of a pool slot.
+pub const MEMORY_BYTES_MAX: usize = 256 << 20;
+
+/// Fuel for each 64 KiB page of `memory.grow`, which is otherwise free: about what touching the page costs.
+const MEMORY_GROW_FUEL_PER_PAGE: u8 = 255;
+
+/// The settings that compiled code depends on: the same in the host and in the compile worker.
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        // Guests call, they do not run concurrently inside; see the WIT. Off also means that the store does not set up
+        // what only concurrency needs.
+        .concurrency_support(false)
+        .wasm_memory64(false)
+        .wasm_multi_memory(true)
+        .wasm_tail_call(true)
+        .wasm_simd(true)
+        .wasm_relaxed_simd(true)
+        .relaxed_simd_deterministic(true)
+        .cranelift_nan_canonicalization(true)
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(GUEST_STACK_BYTES)
+        .async_stack_size(2 * GUEST_STACK_BYTES)
+        .memory_init_cow(true);
+    let mut cost = OperatorCost::new();
+    cost.variable.memory_grow_per_page = MEMORY_GROW_FUEL_PER_PAGE;
+    config.operator_cost(cost);
+    config
+}
+
+/// The engine of the compile worker: without the pool, whose address space would not fit under the worker's limit.
+///
+/// # Errors
+/// When the machine cannot run wasmtime.
+pub fn compile_engine() -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&config())
+}
+
+/// The engine of the host, with its pool of `sandboxes_max` slots and its clock.
+#[derive(Clone)]
+pub struct Engine {
+    wasmtime: wasmtime::Engine,
+    _ticker: Arc<Ticker>,
+}
+
+impl Engine {
+    /// An engine with room for so many sandboxes at once.
+    ///
+    /// # Errors
+    /// When the machine cannot run wasmtime, or lacks the address space for the pool.
+    pub fn new(sandboxes_max: u32) -> wasmtime::Result<Self> {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(sandboxes_max)
+            .total_core_instances(sandboxes_max.saturating_mul(INSTANCES_MAX))
+            .total_memories(sandboxes_max.saturating_mul(MEMORIES_MAX))
+            .total_tables(sandboxes_max.saturating_mul(TABLES_MAX))
+            .total_stacks(sandboxes_max)
+            .max_core_instances_per_component(INSTANCES_MAX)
+            .max_memories_per_component(MEMORIES_MAX)
+            .max_memories_per_module(MEMORIES_MAX)
+            .max_tables_per_component(TABLES_MAX)
+            .max_tables_per_module(TABLES_MAX)
+            .table_elements(TABLE_ELEMENTS_MAX)
+            .max_memory_size(MEMORY_BYTES_MAX)
+            // Pages go back to the system with the sandbox: what is kept must be cleared by hand, which costs a small
+            // guest more than it saves, and a later guest must find zeros.
+            .linear_memory_keep_resident(0)
+            .table_keep_resident(0);
+        let mut config = config();
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let wasmtime = wasmtime::Engine::new(&config)?;
+        let ticker = Ticker::start(&wasmtime)?;
+        Ok(Self { wasmtime, _ticker: Arc::new(ticker) })
+    }
+
+    /// Wasmtime's own engine.
+    #[must_use]
+    pub const fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.wasmtime
+    }
+}
+
+/// The thread that advances the epoch. A thread of its own, because guests that spin can keep every thread of an async
+/// runtime, and with it the runtime's timers, busy.
+struct Ticker(Arc<AtomicBool>);
+
+impl Ticker {
+    fn start(engine: &wasmtime::Engine) -> wasmtime::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, engine) = (stop.clone(), engine.weak());
+        std::thread::Builder::new().name("epoch".into()).spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                std::thread::sleep(EPOCH_TICK);
+                let Some(engine) = engine.upgrade() else { return };
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Self(stop))
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

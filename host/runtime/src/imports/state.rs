@@ -1,0 +1,148 @@
+//! `state`: the user's key-value data for this plugin.
+
+use crate::{
+    bindings::state::{Entry, Host, Scope, StateError},
+    sandbox::{Guest, HostFailure},
+};
+use cofferdam_core::{
+    context::{Effect, StateSpace},
+    quota::HOST_CALL_BYTES_MAX,
+    storage::{Expected, StateRefused, StateWrite, StorageError},
+};
+use jiff::{Timestamp, ToSpan as _};
+
+/// The longest key, in bytes.
+const KEY_BYTES_MAX: usize = 256;
+/// The most keys that one call lists.
+const LIST_MAX: u32 = 1_000;
+/// The longest time to live: ten years, in milliseconds.
+const TTL_MS_MAX: u64 = 10 * 365 * 24 * 60 * 60 * 1_000;
+
+fn check_text(what: &str, text: &str, bytes_min: usize) -> Result<(), StateError> {
+    let valid = (bytes_min..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if valid {
+        return Ok(());
+    }
+    Err(StateError::Invalid(format!(
+        "{what} must be {bytes_min} to {KEY_BYTES_MAX} bytes of printable ASCII without spaces"
+    )))
+}
+
+fn expiry(ttl_ms: Option<u64>) -> Result<Option<Timestamp>, StateError> {
+    let Some(ttl_ms) = ttl_ms else { return Ok(None) };
+    let invalid = || StateError::Invalid(format!("ttl-ms is {ttl_ms}, but must be from 1 to {TTL_MS_MAX}"));
+    let ms = i64::try_from(ttl_ms).ok().filter(|_| (1..=TTL_MS_MAX).contains(&ttl_ms)).ok_or_else(invalid)?;
+    Timestamp::now().checked_add(ms.milliseconds()).map(Some).map_err(|_| invalid())
+}
+
+fn unavailable(error: &StorageError) -> StateError {
+    tracing::error!(error = %error, source = ?error.source, "a guest could not reach its state");
+    StateError::Unavailable
+}
+
+impl Guest {
+    fn state_space(&self, scope: Scope, effect: Effect<'_>) -> Result<StateSpace, StateError> {
+        let permit = self.ctx.authorize(effect).map_err(|denied| StateError::Denied(denied.to_string()))?;
+        Ok(permit.state_space(matches!(scope, Scope::Thread)))
+    }
+
+    async fn set_state(
+        &mut self,
+        scope: Scope,
+        key: String,
+        value: Vec<u8>,
+        ttl_ms: Option<u64>,
+        expected: Expected,
+    ) -> wasmtime::Result<Result<u64, StateError>> {
+        let checked = (|| {
+            let space = self.state_space(scope, Effect::StateWrite)?;
+            check_text("a key", &key, 1)?;
+            if value.len() > HOST_CALL_BYTES_MAX {
+                return Err(StateError::TooLarge(HOST_CALL_BYTES_MAX as u64));
+            }
+            Ok((space, expiry(ttl_ms)?))
+        })();
+        let (space, expires_at) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.journal()?.before_effect().await.map_err(HostFailure::storage)?;
+        let user_bytes_max = self.ctx.quota().state_bytes;
+        let write = StateWrite { key, value, expires_at, expected, user_bytes_max };
+        Ok(self.services.storage.state_set(&space, write).await.map_err(|refused| match refused {
+            StateRefused::Full(limit) => StateError::Full(limit),
+            StateRefused::Conflict(version) => StateError::Conflict(version),
+            StateRefused::Storage(error) => unavailable(&error),
+        }))
+    }
+}
+
+impl Host for Guest {
+    async fn get(&mut self, scope: Scope, key: String) -> wasmtime::Result<Result<Option<Entry>, StateError>> {
+        let checked = self.state_space(scope, Effect::StateRead).and_then(|s| check_text("a key", &key, 1).map(|()| s));
+        let space = match checked {
+            Ok(space) => space,
+            Err(error) => return Ok(Err(error)),
+        };
+        let entry = self.services.storage.state_get(&space, &key).await.map_err(|error| unavailable(&error));
+        Ok(entry.map(|entry| entry.map(|entry| Entry { value: entry.value, version: entry.version })))
+    }
+
+    async fn set(
+        &mut self,
+        scope: Scope,
+        key: String,
+        value: Vec<u8>,
+        ttl_ms: Option<u64>,
+    ) -> wasmtime::Result<Result<u64, StateError>> {
+        self.set_state(scope, key, value, ttl_ms, Expected::Any).await
+    }
+
+    async fn delete(&mut self, scope: Scope, key: String) -> wasmtime::Result<Result<bool, StateError>> {
+        let checked =
+            self.state_space(scope, Effect::StateWrite).and_then(|s| check_text("a key", &key, 1).map(|()| s));
+        let space = match checked {
+            Ok(space) => space,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.journal()?.before_effect().await.map_err(HostFailure::storage)?;
+        Ok(self.services.storage.state_delete(&space, &key).await.map_err(|error| unavailable(&error)))
+    }
+
+    async fn list(
+        &mut self,
+        scope: Scope,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> wasmtime::Result<Result<Vec<String>, StateError>> {
+        let checked = (|| {
+            let space = self.state_space(scope, Effect::StateRead)?;
+            check_text("a prefix", &prefix, 0)?;
+            check_text("after", after.as_deref().unwrap_or_default(), 0)?;
+            if (1..=LIST_MAX).contains(&limit) {
+                Ok(space)
+            } else {
+                Err(StateError::Invalid(format!("limit is {limit}, but must be from 1 to {LIST_MAX}")))
+            }
+        })();
+        let space = match checked {
+            Ok(space) => space,
+            Err(error) => return Ok(Err(error)),
+        };
+        let keys = self.services.storage.state_keys(&space, &prefix, after.as_deref(), limit).await;
+        Ok(keys.map_err(|error| unavailable(&error)))
+    }
+
+    async fn compare_and_swap(
+        &mut self,
+        scope: Scope,
+        key: String,
+        expected: Option<u64>,
+        value: Vec<u8>,
+        ttl_ms: Option<u64>,
+    ) -> wasmtime::Result<Result<u64, StateError>> {
+        let expected = expected.map_or(Expected::Absent, Expected::Version);
+        self.set_state(scope, key, value, ttl_ms, expected).await
+    }
+}

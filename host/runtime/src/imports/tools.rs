@@ -1,0 +1,91 @@
+//! `tools`: everything an agent does to the world outside its sandbox. Linked by hand, because a plugin's tool spends
+//! the fuel of the store that calls it.
+
+use crate::{
+    bindings::types::{Tool, ToolError},
+    dispatch::{self, Answer},
+    sandbox::Guest,
+};
+use tokio_util::task::AbortOnDropHandle;
+use wasmtime::{
+    StoreContextMut,
+    component::{Linker, Resource, ResourceType},
+};
+
+/// A tool call under way, as the guest's handle to it. Dropping it ends the call.
+pub struct Pending(AbortOnDropHandle<Answer>);
+
+/// Links the interface.
+///
+/// # Errors
+/// When it is defined twice.
+pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut tools = linker.instance("cofferdam:agent/tools@0.1.0")?;
+    tools.resource("pending", ResourceType::host::<Pending>(), |mut store, rep| {
+        store.data_mut().table.delete(Resource::<Pending>::new_own(rep))?;
+        Ok(())
+    })?;
+    tools.func_wrap("list", |mut store, (): ()| Ok((dispatch::list(store.data_mut().called()),)))?;
+    tools.func_wrap_async("call", |store, (name, arguments): (String, String)| {
+        Box::new(async move { Ok((call(store, name, arguments).await?,)) })
+    })?;
+    tools.func_wrap("start", |store, (name, arguments): (String, String)| Ok((start(store, name, arguments)?,)))?;
+    tools.func_wrap("[method]pending.ready", |mut store, (pending,): (Resource<Pending>,)| {
+        Ok((store.data_mut().called().table.get(&pending)?.0.is_finished(),))
+    })?;
+    tools.func_wrap_async("[static]pending.wait", |store, (pending,): (Resource<Pending>,)| {
+        Box::new(async move { Ok((wait(store, pending).await?,)) })
+    })
+}
+
+type Called = Result<String, ToolError>;
+
+/// A plugin's tool gets all the fuel there is: the caller is waiting for it.
+async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: String) -> wasmtime::Result<Called> {
+    let fuel = store.get_fuel()?;
+    let prepared = dispatch::prepare(store.data_mut().called(), name, arguments, fuel);
+    let call = match prepared {
+        Ok(call) => call,
+        Err(error) => return Ok(Err(error)),
+    };
+    let answer = call.run().await?;
+    store.set_fuel(fuel.saturating_sub(answer.fuel))?;
+    Ok(answer.result)
+}
+
+/// A plugin's tool that runs beside its caller gets half of what is left; what it did not use comes back with `wait`.
+fn start(
+    mut store: StoreContextMut<'_, Guest>,
+    name: String,
+    arguments: String,
+) -> wasmtime::Result<Result<Resource<Pending>, ToolError>> {
+    let fuel = store.get_fuel()?;
+    let guest = store.data_mut().called();
+    let call = match dispatch::prepare(guest, name, arguments, fuel / 2) {
+        Ok(call) => call,
+        Err(error) => return Ok(Err(error)),
+    };
+    let lent = call.fuel_lent();
+    let ctx = guest.ctx.clone();
+    let pending = guest.table.push(Pending(ctx.spawn(async move {
+        let mut answer = call.run().await?;
+        // What comes back to the caller is what it had lent, less what was used.
+        answer.fuel = lent.saturating_sub(answer.fuel);
+        Ok(answer)
+    })))?;
+    store.set_fuel(fuel.saturating_sub(lent))?;
+    Ok(Ok(pending))
+}
+
+async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>) -> wasmtime::Result<Called> {
+    let pending = store.data_mut().called().table.delete(pending)?;
+    let answer = pending.0.await.map_err(|error| crate::sandbox::HostFailure::new(error))??;
+    let fuel = store.get_fuel()?;
+    store.set_fuel(fuel.saturating_add(answer.fuel))?;
+    Ok(answer.result)
+}
+
+/// A tool as the WIT shows it.
+pub fn tool(name: String, description: String, input_schema: String) -> Tool {
+    Tool { name, description, input_schema }
+}

@@ -1,0 +1,24 @@
+//! Cofferdam's runtime: the only crate that knows wasmtime. [`Runtime`] takes a submission and gives back a run;
+//! everything between is in `invoke.rs`, which reads from top to bottom.
+
+mod artifact;
+mod bindings;
+pub mod compile;
+mod dispatch;
+pub mod engine;
+mod imports;
+mod invoke;
+mod local;
+mod meter;
+mod plugin;
+mod registry;
+mod sandbox;
+mod services;
+mod wasi;
+mod workspace;
+
+pub use invoke::{AcceptError, Accepted, Runtime, RuntimeConfig, StartError, Submission};
+pub use local::{LocalError, LocalOptions, run_local};
+pub use registry::{PushError, Pushed, Registry};
+pub use sandbox::STOP_LAG;
+pub use workspace::{Chunk, Entry, EntryKind, FileError, Listing, Workspace, WorkspaceRoot};

@@ -1,0 +1,456 @@
+//! The way in for plugins: gate, compile, link, describe, keep.
+
+use crate::{
+    artifact::ArtifactError,
+    bindings,
+    compile::CompileError,
+    dispatch::FILE_FAMILY,
+    engine::{MEMORIES_MAX, MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX},
+    meter::RunMemory,
+    plugin::Plugin,
+    sandbox::{Sandbox, Stop},
+    services::Services,
+};
+use bytes::Bytes;
+use cofferdam_core::{
+    Json, UserExecutionContext,
+    context::DESCRIPTION_LIMITS,
+    fault::Fault,
+    grant::{Access, Permissions, TOOL_PATTERNS_MAX, ToolPattern, is_tool_verb},
+    identity::Operator,
+    ids::{Digest, PluginName, is_version},
+    quota::{PLUGIN_BYTES_MAX, PLUGIN_VERSIONS_MAX},
+    storage::{PluginKind, PluginVersion, StorageError, ToolDescription},
+};
+use jiff::Timestamp;
+use std::sync::Arc;
+use wasmtime::component::{Component, types::ComponentItem};
+
+/// The longest description, in bytes.
+const DESCRIPTION_BYTES_MAX: usize = 4 << 10;
+/// The largest schema, in bytes.
+const SCHEMA_BYTES_MAX: usize = 64 << 10;
+/// The longest name that a plugin gives itself, in characters.
+const TITLE_CHARS_MAX: usize = 64;
+/// The most tools that a tool plugin offers.
+const TOOLS_MAX: usize = 64;
+/// How a component begins: the magic number, and version 13 in layer 1. A core module has version 1 in layer 0.
+const COMPONENT_PREAMBLE: &[u8] = b"\0asm\x0d\0\x01\0";
+
+/// Why a plugin is not taken. Nothing of it was kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// Too many bytes.
+    #[error("the component has {bytes} bytes, at most {max} are allowed; build it in release mode and strip it")]
+    TooLarge {
+        /// How many it has.
+        bytes: usize,
+        /// How many it may have.
+        max: usize,
+    },
+    /// Not a component.
+    #[error("{0}")]
+    NotAComponent(String),
+    /// It imports what the host does not offer.
+    #[error("the component imports what this host does not offer: {}; agents may import cofferdam:agent/* and WASI 0.2 without sockets", .0.join(", "))]
+    UnknownImports(Vec<String>),
+    /// Not of either world.
+    #[error("the component is of neither world of cofferdam:agent@0.1.0: {0}")]
+    WrongWorld(String),
+    /// It asks for more than any sandbox has.
+    #[error("the component needs {what}, at most {max} are allowed in one sandbox")]
+    TooManyResources {
+        /// How many of what.
+        what: String,
+        /// How many there may be.
+        max: u64,
+    },
+    /// It does not compile.
+    #[error("the component does not compile: {0}")]
+    Compile(String),
+    /// The compiler met a limit.
+    #[error("{0}")]
+    CompileLimit(String),
+    /// It did not say what it is.
+    #[error("the plugin failed to describe itself ({}): {}", .0.reason.as_str(), .0.message)]
+    Describe(Stop),
+    /// What it said of itself cannot be.
+    #[error("the plugin's description of itself is not valid: {field} {problem}")]
+    Description {
+        /// Where.
+        field: String,
+        /// What.
+        problem: String,
+    },
+    /// The name is the host's own.
+    #[error("the name {0:?} belongs to the host's own tools; push the plugin under another")]
+    ReservedName(PluginName),
+    /// The host has as many as it may.
+    #[error("this host keeps {0} plugin versions, which is as many as it may")]
+    Full(usize),
+    /// The host failed.
+    #[error("the host cannot keep the plugin: {0}")]
+    Host(String),
+}
+
+impl PushError {
+    /// Who is to blame.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::Host(_) => Fault::Host,
+            Self::Full(_) => Fault::Exhausted,
+            _ => Fault::Caller,
+        }
+    }
+
+    /// For programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too_large",
+            Self::NotAComponent(_) => "not_a_component",
+            Self::UnknownImports(_) => "unknown_imports",
+            Self::WrongWorld(_) => "wrong_world",
+            Self::TooManyResources { .. } => "too_many_resources",
+            Self::Compile(_) => "compile_failed",
+            Self::CompileLimit(_) => "compile_limit",
+            Self::Describe(_) => "describe_failed",
+            Self::Description { .. } => "invalid_description",
+            Self::ReservedName(_) => "reserved_name",
+            Self::Full(_) => "too_many_plugins",
+            Self::Host(_) => "storage_failed",
+        }
+    }
+
+    fn storage(error: StorageError) -> Self {
+        tracing::error!(error = %error, source = ?error.source, "a plugin is not kept");
+        Self::Host(error.to_string())
+    }
+}
+
+impl From<ArtifactError> for PushError {
+    fn from(error: ArtifactError) -> Self {
+        match error {
+            ArtifactError::Compile(CompileError::Invalid(why)) => Self::Compile(why),
+            ArtifactError::Compile(limit @ CompileError::Limit(_)) => Self::CompileLimit(limit.to_string()),
+            other => {
+                tracing::error!(error = %other, "a plugin cannot be compiled");
+                Self::Host("the compile worker or the component store failed; see the host's log".into())
+            }
+        }
+    }
+}
+
+/// A plugin that was taken.
+#[derive(Debug, Clone)]
+pub struct Pushed {
+    /// What it is.
+    pub plugin: PluginVersion,
+    /// Whether it is a new version; otherwise these bytes were here under this name already.
+    pub new: bool,
+}
+
+/// All plugins of the host, for whoever manages them.
+pub struct Registry(Arc<Services>);
+
+impl Registry {
+    pub(crate) const fn new(services: Arc<Services>) -> Self {
+        Self(services)
+    }
+
+    /// Takes a plugin: checks it, compiles it, asks it what it is, keeps it, and makes it the newest of its name.
+    ///
+    /// # Errors
+    /// When it is not a plugin that this host can run.
+    pub async fn push(&self, operator: Operator, name: PluginName, bytes: Bytes) -> Result<Pushed, PushError> {
+        let plugins = &self.0.plugins;
+        if name.as_str() == FILE_FAMILY {
+            return Err(PushError::ReservedName(name));
+        }
+        gate(&bytes)?;
+        let digest = Digest::of(&bytes);
+        let known = plugins.versions(&name).into_iter().find(|version| version.digest == digest);
+        if let Some(known) = known {
+            let plugin = PluginVersion { pushed_at: Timestamp::now(), ..PluginVersion::clone(&known) };
+            self.0.storage.put_plugin(operator, &plugin).await.map_err(PushError::storage)?;
+            plugins.add(Arc::new(plugin.clone()), None);
+            return Ok(Pushed { plugin, new: false });
+        }
+        if plugins.count() >= PLUGIN_VERSIONS_MAX {
+            return Err(PushError::Full(PLUGIN_VERSIONS_MAX));
+        }
+        let component = plugins.artifacts().compiled(plugins.engine(), digest, &bytes).await?;
+        let kind = check(plugins.engine(), &component)?;
+        let linked = plugins.linkers().link(&component, kind);
+        let plugin = Arc::new(linked.map_err(|error| PushError::WrongWorld(format!("{error:#}")))?);
+        let mut version = self.describe(name, digest, kind, plugin.clone()).await?;
+        version.bytes = bytes.len() as u64;
+        plugins.artifacts().keep(digest, &bytes).map_err(|error| PushError::Host(error.to_string()))?;
+        self.0.storage.put_plugin(operator, &version).await.map_err(PushError::storage)?;
+        plugins.add(Arc::new(version.clone()), Some(plugin));
+        Ok(Pushed { plugin: version, new: true })
+    }
+
+    /// All versions of a plugin, the one pushed last at the end; none if the name is unknown.
+    #[must_use]
+    pub fn versions(&self, name: &PluginName) -> Vec<PluginVersion> {
+        self.0.plugins.versions(name).iter().map(|version| PluginVersion::clone(version)).collect()
+    }
+
+    /// The newest version of each plugin, by name.
+    #[must_use]
+    pub fn latest(&self) -> Vec<PluginVersion> {
+        self.0.plugins.latest().iter().map(|version| PluginVersion::clone(version)).collect()
+    }
+
+    /// The name most like a text, if any is like it.
+    #[must_use]
+    pub fn nearest(&self, text: &str) -> Option<PluginName> {
+        self.0.plugins.nearest(text)
+    }
+
+    /// Asks a plugin what it is, with nothing granted and small limits.
+    async fn describe(
+        &self,
+        name: PluginName,
+        digest: Digest,
+        kind: PluginKind,
+        plugin: Arc<Plugin>,
+    ) -> Result<PluginVersion, PushError> {
+        let ctx = UserExecutionContext::description(digest).map_err(|error| PushError::Host(error.to_string()))?;
+        let memory = RunMemory::new(DESCRIPTION_LIMITS.memory_bytes);
+        let sandbox = Sandbox::open(&self.0, plugin, Arc::new(ctx), None, memory, DESCRIPTION_LIMITS.fuel)
+            .map_err(|error| PushError::Host(error.to_string()))?;
+        let about = |title, version, description, needs| -> Result<PluginVersion, PushError> {
+            Ok(PluginVersion {
+                name,
+                digest,
+                kind,
+                title: checked_title(title)?,
+                version: checked_version(version)?,
+                description: bounded("description", description, DESCRIPTION_BYTES_MAX)?,
+                needs,
+                input_schema: None,
+                output_schema: None,
+                tools: Vec::new(),
+                bytes: 0,
+                pushed_at: Timestamp::now(),
+            })
+        };
+        match kind {
+            PluginKind::Agent => {
+                let said = sandbox.describe_agent().await.map_err(PushError::Describe)?;
+                let mut about = about(said.name, said.version, said.description, checked_needs(said.needs)?)?;
+                about.input_schema = Some(schema("input-schema", said.input_schema)?);
+                about.output_schema = Some(schema("output-schema", said.output_schema)?);
+                Ok(about)
+            }
+            PluginKind::Tool => {
+                let said = sandbox.describe_tool().await.map_err(PushError::Describe)?;
+                let needs = checked_needs(said.needs)?;
+                if !needs.tools().is_empty() {
+                    return Err(invalid("needs.tools", "must be empty: a tool plugin calls no other tools"));
+                }
+                let mut about = about(said.name, said.version, said.description, needs)?;
+                about.tools = checked_tools(said.tools)?;
+                Ok(about)
+            }
+        }
+    }
+}
+
+/// What can be said of the bytes without reading them through.
+fn gate(bytes: &[u8]) -> Result<(), PushError> {
+    if bytes.len() > PLUGIN_BYTES_MAX {
+        return Err(PushError::TooLarge { bytes: bytes.len(), max: PLUGIN_BYTES_MAX });
+    }
+    if bytes.starts_with(COMPONENT_PREAMBLE) {
+        return Ok(());
+    }
+    let what = if wasmtime::Engine::detect_precompiled(bytes).is_some() {
+        "these bytes are precompiled machine code; push the component itself"
+    } else if bytes.starts_with(b"\0asm\x01\0\0\0") {
+        "these bytes are a core WebAssembly module, not a component; build for the target wasm32-wasip2, as `cofferdam build` does"
+    } else if bytes.starts_with(b"\0asm") {
+        "these bytes are WebAssembly of a version that this host does not know"
+    } else if bytes.is_empty() {
+        "there are no bytes"
+    } else {
+        "these bytes are not WebAssembly: they do not begin with its magic number"
+    };
+    Err(PushError::NotAComponent(what.into()))
+}
+
+/// Whether the host offers what the component imports, and which world it is of.
+fn check(engine: &wasmtime::Engine, component: &Component) -> Result<PluginKind, PushError> {
+    let component_type = component.component_type();
+    let unknown: Vec<_> = component_type
+        .imports(engine)
+        .map(|(name, _)| name)
+        .filter(|name| !is_offered(name))
+        // What is repeated of a stranger's names is bounded.
+        .take(32)
+        .map(|name| name.chars().filter(|c| !c.is_control()).take(128).collect())
+        .collect();
+    if !unknown.is_empty() {
+        return Err(PushError::UnknownImports(unknown));
+    }
+    let exports = |name| {
+        component_type.get_export(engine, name).is_some_and(|item| matches!(item.ty, ComponentItem::ComponentFunc(_)))
+    };
+    let kind = match (exports("describe"), exports("run"), exports("call")) {
+        (true, true, false) => PluginKind::Agent,
+        (true, false, true) => PluginKind::Tool,
+        (false, ..) => return Err(PushError::WrongWorld("it exports no function \"describe\"".into())),
+        (true, false, false) => {
+            return Err(PushError::WrongWorld("it exports neither \"run\" (an agent) nor \"call\" (a tool)".into()));
+        }
+        (true, true, true) => return Err(PushError::WrongWorld("it exports both \"run\" and \"call\"".into())),
+    };
+    let too_many = |what: String, max| Err(PushError::TooManyResources { what, max });
+    match component.resources_required() {
+        None => return Err(PushError::WrongWorld("it imports core modules".into())),
+        Some(needs) if needs.num_memories > MEMORIES_MAX => {
+            return too_many(format!("{} memories", needs.num_memories), MEMORIES_MAX.into());
+        }
+        Some(needs) if needs.num_tables > TABLES_MAX => {
+            return too_many(format!("{} tables", needs.num_tables), TABLES_MAX.into());
+        }
+        Some(needs) if needs.max_initial_table_size.unwrap_or(0) > TABLE_ELEMENTS_MAX as u64 => {
+            let elements = needs.max_initial_table_size.unwrap_or(0);
+            return too_many(format!("a table of {elements} elements"), TABLE_ELEMENTS_MAX as u64);
+        }
+        Some(needs) if needs.max_initial_memory_size.unwrap_or(0) > (MEMORY_BYTES_MAX >> 16) as u64 => {
+            let pages = needs.max_initial_memory_size.unwrap_or(0);
+            return too_many(format!("a memory of {pages} pages"), (MEMORY_BYTES_MAX >> 16) as u64);
+        }
+        Some(_) => {}
+    }
+    Ok(kind)
+}
+
+/// Whether an import has a name that the host knows. Whether it also has the right type is for the linker to say.
+fn is_offered(name: &str) -> bool {
+    const OFFERED: [&str; 23] = [
+        "cofferdam:agent/types@0.1.0",
+        "cofferdam:agent/context@0.1.0",
+        "cofferdam:agent/events@0.1.0",
+        "cofferdam:agent/tools@0.1.0",
+        "cofferdam:agent/state@0.1.0",
+        "cofferdam:agent/agents@0.1.0",
+        "cofferdam:agent/tool-plugins@0.1.0",
+        "wasi:cli/environment@0.2",
+        "wasi:cli/exit@0.2",
+        "wasi:cli/stdin@0.2",
+        "wasi:cli/stdout@0.2",
+        "wasi:cli/stderr@0.2",
+        "wasi:cli/terminal-",
+        "wasi:clocks/monotonic-clock@0.2",
+        "wasi:clocks/wall-clock@0.2",
+        "wasi:filesystem/types@0.2",
+        "wasi:filesystem/preopens@0.2",
+        "wasi:io/error@0.2",
+        "wasi:io/poll@0.2",
+        "wasi:io/streams@0.2",
+        "wasi:random/random@0.2",
+        "wasi:random/insecure@0.2",
+        "wasi:random/insecure-seed@0.2",
+    ];
+    OFFERED.iter().any(|offered| name.starts_with(offered))
+}
+
+fn invalid(field: impl Into<String>, problem: impl Into<String>) -> PushError {
+    PushError::Description { field: field.into(), problem: problem.into() }
+}
+
+fn bounded(field: &str, text: String, bytes_max: usize) -> Result<String, PushError> {
+    if text.len() > bytes_max {
+        return Err(invalid(field, format!("has {} bytes, at most {bytes_max} are allowed", text.len())));
+    }
+    Ok(text)
+}
+
+fn checked_title(title: String) -> Result<String, PushError> {
+    let valid = (1..=TITLE_CHARS_MAX).contains(&title.chars().count()) && !title.chars().any(char::is_control);
+    if valid { Ok(title) } else { Err(invalid("name", format!("must be 1 to {TITLE_CHARS_MAX} printable characters"))) }
+}
+
+fn checked_version(version: String) -> Result<String, PushError> {
+    if is_version(&version) {
+        Ok(version)
+    } else {
+        Err(invalid("version", "must be 1 to 64 characters of A-Z, a-z, 0-9, '.', '-', '+' and '_'"))
+    }
+}
+
+fn schema(field: &str, text: String) -> Result<Json, PushError> {
+    let schema = Json::parse(bounded(field, text, SCHEMA_BYTES_MAX)?).map_err(|e| invalid(field, format!("is {e}")))?;
+    let begins = schema.as_str().trim_start();
+    if begins.starts_with('{') || begins == "true" || begins == "false" {
+        Ok(schema)
+    } else {
+        Err(invalid(field, "must be a JSON Schema: an object, true or false"))
+    }
+}
+
+fn checked_needs(needs: bindings::types::Needs) -> Result<Permissions, PushError> {
+    if needs.tools.len() > TOOL_PATTERNS_MAX {
+        return Err(invalid(
+            "needs.tools",
+            format!("has {} entries, at most {TOOL_PATTERNS_MAX} are allowed", needs.tools.len()),
+        ));
+    }
+    let tools = needs.tools.iter().map(|text| text.parse::<ToolPattern>());
+    let tools = tools.collect::<Result<Vec<_>, _>>().map_err(|e| invalid("needs.tools", e.to_string()))?;
+    let state = match needs.state {
+        bindings::types::Access::None => Access::None,
+        bindings::types::Access::Read => Access::Read,
+        bindings::types::Access::ReadWrite => Access::ReadWrite,
+    };
+    Ok(Permissions::new(tools, state))
+}
+
+fn checked_tools(tools: Vec<bindings::types::Tool>) -> Result<Vec<ToolDescription>, PushError> {
+    if !(1..=TOOLS_MAX).contains(&tools.len()) {
+        return Err(invalid("tools", format!("has {} entries, but must have 1 to {TOOLS_MAX}", tools.len())));
+    }
+    let mut checked: Vec<ToolDescription> = Vec::new();
+    for (i, tool) in tools.into_iter().enumerate() {
+        let field = |name: &str| format!("tools[{i}].{name}");
+        if !is_tool_verb(&tool.name) {
+            return Err(invalid(field("name"), "must be 1 to 64 characters of a-z, 0-9, '_' and '-'"));
+        }
+        if checked.iter().any(|other| other.name == tool.name) {
+            return Err(invalid(field("name"), format!("{:?} is there twice", tool.name)));
+        }
+        checked.push(ToolDescription {
+            description: bounded(&field("description"), tool.description, DESCRIPTION_BYTES_MAX)?,
+            input_schema: schema(&field("input-schema"), tool.input_schema)?,
+            name: tool.name,
+        });
+    }
+    Ok(checked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_component_is_told_what_it_is() {
+        let word = |bytes: &[u8]| gate(bytes).expect_err("refused").to_string();
+        assert!(word(b"").contains("no bytes"));
+        assert!(word(b"(component)").contains("not WebAssembly"));
+        assert!(word(b"\0asm\x01\0\0\0").contains("core WebAssembly module"));
+        assert!(word(b"\0asm\x09\0\0\0").contains("version"));
+        assert!(gate(COMPONENT_PREAMBLE).is_ok());
+    }
+
+    #[test]
+    fn sockets_and_strangers_are_not_offered() {
+        for name in ["wasi:sockets/tcp@0.2.0", "wasi:http/types@0.2.0", "example:missing/nothing", "run", ""] {
+            assert!(!is_offered(name), "{name} is offered");
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! One wasm store, opened for one context, consumed by one call. The only place where a store is made, and the place
+//! where every way a call can end becomes exactly one stop reason.
+
+use crate::{
+    bindings::{
+        agents::{AgentError, Descriptor as AgentDescriptor},
+        tool_plugins::Descriptor as ToolDescriptor,
+        types::ToolError,
+    },
+    engine::EPOCH_TICK,
+    meter::{Meter, RunMemory},
+    plugin::{Plugin, Pre},
+    services::Services,
+    wasi::Output,
+};
+use cofferdam_core::{
+    Json, UserExecutionContext,
+    context::StopCause,
+    journal::RunJournal,
+    quota::{HOST_CALL_BYTES_MAX, RUN_OUTPUT_BYTES_MAX},
+    run::StopReason,
+    storage::StorageError,
+};
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::{Duration, Instant},
+};
+use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace, component::ResourceTable};
+use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
+
+/// The most that a guest hands to the host in one crossing, in bytes. A little above the largest output, so that what is
+/// over a limit by no more than that gets the error meant for it; beyond, nothing is copied and the guest ends.
+const CROSSING_BYTES_MAX: usize = RUN_OUTPUT_BYTES_MAX + (64 << 10);
+
+/// Handles that a guest may hold at once, of all kinds together.
+const HANDLES_MAX: usize = 1_024;
+
+/// How far the fuel that is read after a stop from outside can be behind: the counter of compiled code lives in a
+/// register, and is written back at least this often.
+const FUEL_READ_INTERVAL: u64 = 10_000_000;
+
+/// The longest message kept of what a guest says about its own failure, in bytes.
+const MESSAGE_BYTES_MAX: usize = 4 << 10;
+
+/// Frames shown of a trap.
+const FRAMES_SHOWN_MAX: usize = 8;
+
+/// What the host keeps for one guest: the data of its store.
+pub struct Guest {
+    pub ctx: Arc<UserExecutionContext>,
+    pub journal: Option<RunJournal>,
+    pub services: Arc<Services>,
+    pub meter: Meter,
+    pub table: ResourceTable,
+    /// Made when the guest first looks at the machine; most small agents never do.
+    wasi: Option<(Output, WasiCtx)>,
+    host_calls: u64,
+}
+
+impl Guest {
+    /// Counts a call from the guest. Every import goes through here or through [`WasiView::ctx`].
+    pub fn called(&mut self) -> &mut Self {
+        self.host_calls += 1;
+        self
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.host_calls += 1;
+        let (_, ctx) = self.wasi.get_or_insert_with(|| {
+            let output = Output::new(&self.ctx, self.journal.as_ref());
+            let wasi = output.wasi();
+            (output, wasi)
+        });
+        WasiCtxView { ctx, table: &mut self.table }
+    }
+}
+
+/// The host failed on a guest's behalf. Ends the run as `host_error`; the client hears only that.
+#[derive(Debug, thiserror::Error)]
+#[error("the host failed: {0}")]
+pub struct HostFailure(String);
+
+impl HostFailure {
+    /// With what went wrong, for the log.
+    pub fn new(why: impl std::fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+
+    /// Storage failed.
+    pub fn storage(error: StorageError) -> Self {
+        Self(format!("{error}: {}", error.source))
+    }
+}
+
+/// The guest is being stopped from outside: ends its code from within the epoch callback.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped")]
+struct Interrupted;
+
+/// Why a call has no result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// Why.
+    pub reason: StopReason,
+    /// For programs: the stop reason, or the agent's own code.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Stop {
+    /// For a reason that is its own code.
+    pub fn new(reason: StopReason, message: impl Into<String>) -> Self {
+        Self { reason, code: reason.as_str().to_owned(), message: message.into() }
+    }
+}
+
+/// What a call took of its sandbox.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// Fuel.
+    pub fuel: u64,
+    /// Time in which the guest, or the host on its behalf, was executing.
+    pub active: Duration,
+    /// Calls from the guest to the host.
+    pub host_calls: u64,
+}
+
+/// One store, opened for one context.
+pub struct Sandbox {
+    store: Store<Guest>,
+    plugin: Arc<Plugin>,
+    fuel: u64,
+}
+
+/// What is asked of the guest.
+#[derive(Clone, Copy)]
+enum Call<'a> {
+    Run { input: &'a str },
+    DescribeAgent,
+    DescribeTool,
+    Tool { name: &'a str, arguments: &'a str },
+}
+
+/// What the guest gave back.
+enum Reply {
+    Run(Result<String, AgentError>),
+    AgentDescriptor(AgentDescriptor),
+    ToolDescriptor(ToolDescriptor),
+    Tool(Result<String, ToolError>),
+}
+
+/// How the call came to an end.
+enum End {
+    Returned(Reply),
+    Failed(wasmtime::Error),
+    /// Ended from outside, between two steps of the guest.
+    Dropped,
+    Panicked,
+}
+
+impl Sandbox {
+    /// Opens a sandbox: a fresh store with its limits set, before any of the guest's code can run.
+    ///
+    /// # Errors
+    /// When the engine refuses, which is the host's failure.
+    #[expect(clippy::disallowed_methods, reason = "the one place where a store is made")]
+    pub fn open(
+        services: &Arc<Services>,
+        plugin: Arc<Plugin>,
+        ctx: Arc<UserExecutionContext>,
+        journal: Option<RunJournal>,
+        memory: Arc<RunMemory>,
+        fuel: u64,
+    ) -> wasmtime::Result<Self> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES_MAX);
+        let guest = Guest {
+            ctx,
+            journal,
+            services: services.clone(),
+            meter: Meter::new(memory),
+            table,
+            wasi: None,
+            host_calls: 0,
+        };
+        let mut store = Store::new(services.engine.wasmtime(), guest);
+        store.limiter(|guest| &mut guest.meter);
+        store.set_fuel(fuel)?;
+        store.fuel_async_yield_interval(Some(FUEL_READ_INTERVAL))?;
+        store.set_hostcall_fuel(CROSSING_BYTES_MAX);
+        store.set_max_component_handles(HANDLES_MAX);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|store| {
+            let ctx = &store.data().ctx;
+            if ctx.stop().cause().is_some() || Instant::now() >= ctx.deadline() {
+                return Err(Interrupted.into());
+            }
+            // Others get a turn on this thread, timers and sockets among them.
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+        Ok(Self { store, plugin, fuel })
+    }
+
+    /// Runs the agent.
+    pub async fn run(self, input: &Json) -> (Result<Json, Stop>, Spent) {
+        let (reply, spent) = self.call(Call::Run { input: input.as_str() }).await;
+        let result = reply.and_then(|(reply, guest)| match reply {
+            Reply::Run(Ok(output)) => output_of(output),
+            Reply::Run(Err(error)) => Err(stop_of_agent_error(error, &guest)),
+            _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls")),
+        });
+        (result, spent)
+    }
+
+    /// Asks an agent what it is.
+    pub async fn describe_agent(self) -> Result<AgentDescriptor, Stop> {
+        match self.call(Call::DescribeAgent).await.0?.0 {
+            Reply::AgentDescriptor(descriptor) => Ok(descriptor),
+            _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls")),
+        }
+    }
+
+    /// Asks a tool plugin what it is.
+    pub async fn describe_tool(self) -> Result<ToolDescriptor, Stop> {
+        match self.call(Call::DescribeTool).await.0?.0 {
+            Reply::ToolDescriptor(descriptor) => Ok(descriptor),
+            _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls")),
+        }
+    }
+
+    /// Calls a tool of a tool plugin.
+    pub async fn call_tool(self, name: &str, arguments: &str) -> (Result<Result<String, ToolError>, Stop>, Spent) {
+        let (reply, spent) = self.call(Call::Tool { name, arguments }).await;
+        let result = reply.and_then(|(reply, _)| match reply {
+            Reply::Tool(result) => Ok(result),
+            _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls")),
+        });
+        (result, spent)
+    }
+
+    /// Makes the call, until it returns, fails, or is ended from outside. Always says what it took.
+    async fn call(mut self, call: Call<'_>) -> (Result<(Reply, Guest), Stop>, Spent) {
+        let ctx = self.store.data().ctx.clone();
+        let mut active = Duration::ZERO;
+        let end = {
+            let mut work = pin!(perform(&mut self.store, &self.plugin, call));
+            let timed = poll_fn(|cx| {
+                let begun = Instant::now();
+                // A panic in a host function must end this run and no other.
+                let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
+                active += begun.elapsed();
+                match polled {
+                    Ok(Poll::Pending) => Poll::Pending,
+                    Ok(Poll::Ready(Ok(reply))) => Poll::Ready(End::Returned(reply)),
+                    Ok(Poll::Ready(Err(error))) => Poll::Ready(End::Failed(error)),
+                    Err(_) => Poll::Ready(End::Panicked),
+                }
+            });
+            tokio::select! {
+                biased;
+                end = timed => end,
+                () = ctx.stop().stopped() => End::Dropped,
+                () = tokio::time::sleep_until(ctx.deadline().into()) => End::Dropped,
+            }
+        };
+        let fuel_left = self.store.get_fuel().unwrap_or(0);
+        let guest = self.store.data();
+        if let Some((output, _)) = &guest.wasi {
+            output.finish();
+        }
+        let spent = Spent { fuel: self.fuel.saturating_sub(fuel_left), active, host_calls: guest.host_calls };
+        let result = match end {
+            End::Returned(reply) => Ok((reply, self.store.into_data())),
+            End::Panicked => {
+                guest.services.host_panics.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(run = %ctx.spec().id, "a host function panicked");
+                Err(Stop::new(StopReason::HostError, "the host failed while it worked for this run; please report it"))
+            }
+            End::Dropped => Err(stop_of_interruption(guest)),
+            End::Failed(error) => Err(stop_of_error(&error, guest)),
+        };
+        (result, spent)
+    }
+}
+
+async fn perform(store: &mut Store<Guest>, plugin: &Plugin, call: Call<'_>) -> wasmtime::Result<Reply> {
+    match (&plugin.pre, call) {
+        (Pre::Agent(pre), Call::Run { input }) => {
+            let agent = pre.instantiate_async(&mut *store).await?;
+            Ok(Reply::Run(agent.call_run(&mut *store, &input.to_owned()).await?))
+        }
+        (Pre::Agent(pre), Call::DescribeAgent) => {
+            let agent = pre.instantiate_async(&mut *store).await?;
+            Ok(Reply::AgentDescriptor(agent.call_describe(&mut *store).await?))
+        }
+        (Pre::Tool(pre), Call::DescribeTool) => {
+            let tool = pre.instantiate_async(&mut *store).await?;
+            Ok(Reply::ToolDescriptor(tool.call_describe(&mut *store).await?))
+        }
+        (Pre::Tool(pre), Call::Tool { name, arguments }) => {
+            let tool = pre.instantiate_async(&mut *store).await?;
+            Ok(Reply::Tool(tool.call_call(&mut *store, name, &arguments.to_owned()).await?))
+        }
+        _ => Err(HostFailure::new("a plugin of one world was called as one of the other").into()),
+    }
+}
+
+fn output_of(output: String) -> Result<Json, Stop> {
+    if output.len() > RUN_OUTPUT_BYTES_MAX {
+        return Err(output_too_large(&format!("{} bytes", output.len())));
+    }
+    Json::parse(output).map_err(|error| {
+        Stop::new(StopReason::InvalidOutput, format!("the agent's output is {error}; an output must be a JSON text"))
+    })
+}
+
+fn output_too_large(size: &str) -> Stop {
+    Stop::new(
+        StopReason::OutputTooLarge,
+        format!(
+            "the output is {size}, at most {RUN_OUTPUT_BYTES_MAX} are allowed; write large results to a file with file.write"
+        ),
+    )
+}
+
+fn stop_of_agent_error(error: AgentError, guest: &Guest) -> Stop {
+    let (code, message, denied) = match error {
+        AgentError::InvalidInput(message) => ("invalid_input".to_owned(), message, false),
+        AgentError::Denied(message) => ("denied".to_owned(), message, true),
+        AgentError::Failed(failure) => {
+            let valid = (1..=64).contains(&failure.code.len())
+                && failure.code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            (if valid { failure.code } else { "failed".to_owned() }, failure.message, false)
+        }
+    };
+    let message = cut(message);
+    if guest.meter.run().was_refused() {
+        return memory_limit(guest, &message);
+    }
+    // An agent may say "denied" of its own accord; only a refusal of ours makes it one.
+    if denied && guest.ctx.was_denied() {
+        return Stop::new(StopReason::Denied, message);
+    }
+    Stop { reason: StopReason::GuestError, code, message }
+}
+
+/// At most [`MESSAGE_BYTES_MAX`] of a guest's text, on a character's edge.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
+    text
+}
+
+fn stop_of_interruption(guest: &Guest) -> Stop {
+    match guest.ctx.stop().cause() {
+        Some(StopCause::Cancelled) => Stop::new(StopReason::Cancelled, "the run was cancelled"),
+        Some(StopCause::HostShutdown) => {
+            Stop::new(StopReason::HostShutdown, "the host stopped before the run had ended; submit it again")
+        }
+        None => {
+            let ms = guest.ctx.spec().limits.deadline_ms;
+            Stop::new(
+                StopReason::Deadline,
+                format!("the run was not done after {ms} ms; raise limits.deadline_ms or do less"),
+            )
+        }
+    }
+}
+
+fn memory_limit(guest: &Guest, what: &str) -> Stop {
+    let bytes = guest.ctx.spec().limits.memory_bytes;
+    let message = format!(
+        "the agent ended after more than {bytes} bytes of memory were refused to it ({what}); raise limits.memory_bytes or hold less"
+    );
+    Stop::new(StopReason::MemoryLimit, message)
+}
+
+/// The stop reason of an error: the first that applies of cancelled, deadline, out of fuel, memory limit, trap.
+fn stop_of_error(error: &wasmtime::Error, guest: &Guest) -> Stop {
+    let late = Instant::now() >= guest.ctx.deadline();
+    if error.is::<Interrupted>() || guest.ctx.stop().cause().is_some() || late {
+        return stop_of_interruption(guest);
+    }
+    if let Some(failure) = error.downcast_ref::<HostFailure>() {
+        tracing::error!(run = %guest.ctx.spec().id, error = %failure.0, "the host failed on a guest's behalf");
+        return Stop::new(StopReason::HostError, "the host failed while it worked for this run; submit it again later");
+    }
+    let trap = error.downcast_ref::<Trap>();
+    if trap == Some(&Trap::OutOfFuel) {
+        let fuel = guest.ctx.spec().limits.fuel;
+        return Stop::new(
+            StopReason::OutOfFuel,
+            format!("the run used up its {fuel} units of fuel; raise limits.fuel or compute less"),
+        );
+    }
+    let what = match (trap, error.downcast_ref::<I32Exit>()) {
+        (Some(trap), _) => format!("{trap}{}", frames(error)),
+        (None, Some(exit)) => format!("it exited with code {}; an agent ends by returning", exit.0),
+        (None, None) => error.root_cause().to_string(),
+    };
+    if guest.meter.run().was_refused() {
+        return memory_limit(guest, &cut(what));
+    }
+    if trap.is_none() && is_crossing_too_large(error) {
+        // With frames, the guest was inside a host call; without, it had returned and this was its output.
+        if error.downcast_ref::<WasmBacktrace>().is_none() {
+            return output_too_large(&format!("more than {CROSSING_BYTES_MAX} bytes"));
+        }
+        let message = format!(
+            "the agent handed more than {CROSSING_BYTES_MAX} bytes to one host call; at most {HOST_CALL_BYTES_MAX} are allowed"
+        );
+        return Stop::new(StopReason::Trap, message);
+    }
+    Stop::new(StopReason::Trap, cut(format!("the agent's code trapped: {what}")))
+}
+
+/// Wasmtime's own type for this error is private; its text is checked by a test that makes one.
+fn is_crossing_too_large(error: &wasmtime::Error) -> bool {
+    error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
+}
+
+/// The innermost functions of a trap, by the names that the component carries.
+fn frames(error: &wasmtime::Error) -> String {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let names: Vec<_> = trace
+        .frames()
+        .iter()
+        .filter_map(|frame| frame.func_name())
+        .take(FRAMES_SHOWN_MAX)
+        .map(|name| name.chars().filter(|c| !c.is_control()).take(120).collect::<String>())
+        .collect();
+    if names.is_empty() { String::new() } else { format!(" (in {})", names.join(", called by ")) }
+}
+
+/// How long after a stop a guest's code can still be executing, bulk memory operations apart.
+pub const STOP_LAG: Duration = EPOCH_TICK;

@@ -1,0 +1,85 @@
+//! What every sandbox of the host shares: the engine, storage, plugins, grants, files.
+
+use crate::{engine::Engine, plugin::Plugins, workspace::Workspaces};
+use cofferdam_core::{
+    grant::Permissions,
+    identity::{Operator, Scope},
+    ids::{PluginName, UserId},
+    storage::{Storage, StorageError},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
+use tokio::sync::Semaphore;
+
+/// Sandboxes that tool plugins run in, at once, on the whole host. They have slots of their own in the pool, so that
+/// tools cannot take the slots that runs were admitted to.
+pub const TOOL_SANDBOXES_MAX: u32 = 128;
+
+/// How many grants are remembered, to spare storage the question at each run.
+const GRANTS_REMEMBERED_MAX: usize = 10_000;
+
+/// What every sandbox of the host shares.
+pub struct Services {
+    pub engine: Engine,
+    pub storage: Arc<dyn Storage>,
+    pub plugins: Plugins,
+    pub grants: Grants,
+    pub workspaces: Workspaces,
+    pub tool_sandboxes: Arc<Semaphore>,
+    /// Host functions that panicked. Must stay 0.
+    pub host_panics: AtomicU64,
+}
+
+/// Grants, remembered from storage. This process is storage's only writer, so what is remembered is what is stored.
+pub struct Grants {
+    storage: Arc<dyn Storage>,
+    remembered: Mutex<HashMap<(UserId, PluginName), Option<Permissions>>>,
+}
+
+impl Grants {
+    /// Over this storage.
+    pub fn new(storage: Arc<dyn Storage>) -> Self {
+        Self { storage, remembered: Mutex::default() }
+    }
+
+    /// What the user was granted for a plugin; none if nothing was ever said.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn get(&self, scope: &Scope, plugin: &PluginName) -> Result<Option<Permissions>, StorageError> {
+        let key = (scope.user().clone(), plugin.clone());
+        if let Some(grant) = self.remembered().get(&key) {
+            return Ok(grant.clone());
+        }
+        let grant = self.storage.grant(scope, plugin).await?;
+        let mut remembered = self.remembered();
+        if remembered.len() >= GRANTS_REMEMBERED_MAX {
+            remembered.clear();
+        }
+        // A grant that was put while storage was asked is the newer one.
+        Ok(remembered.entry(key).or_insert(grant).clone())
+    }
+
+    /// Grants a user something for a plugin, in place of what was granted before. Runs that are executing keep what
+    /// they were admitted with.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn put(
+        &self,
+        operator: Operator,
+        user: &UserId,
+        plugin: &PluginName,
+        grant: Permissions,
+    ) -> Result<(), StorageError> {
+        self.storage.put_grant(operator, user, plugin, &grant).await?;
+        self.remembered().insert((user.clone(), plugin.clone()), Some(grant));
+        Ok(())
+    }
+
+    fn remembered(&self) -> std::sync::MutexGuard<'_, HashMap<(UserId, PluginName), Option<Permissions>>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,193 @@
+//! What a guest sees of the machine: clocks, random numbers, and an output whose lines become `log` events. No
+//! environment, no arguments, no input, no directory, no socket.
+
+use cofferdam_core::{
+    UserExecutionContext,
+    event::{Event, LogLevel},
+    journal::RunJournal,
+    quota::LOG_LINE_BYTES_MAX,
+};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::AsyncWrite;
+use wasmtime::component::Linker;
+use wasmtime_wasi::{
+    WasiCtx, WasiView,
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamError, StreamResult},
+};
+
+/// The most random bytes a guest gets in one call. More traps.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
+
+/// How much output is taken in one go before the guest has to ask again.
+const OUTPUT_STEP_BYTES: usize = 64 << 10;
+
+/// Links what a guest may import of WASI 0.2: everything of `wasi:cli`'s world but the sockets.
+///
+/// # Errors
+/// When an interface is defined twice.
+pub fn link<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    use wasmtime_wasi::{
+        cli::{WasiCli, WasiCliView as _},
+        clocks::{WasiClocks, WasiClocksView as _},
+        filesystem::{WasiFilesystem, WasiFilesystemView as _},
+        p2::bindings::{cli, clocks, filesystem, random},
+        random::WasiRandom,
+    };
+    wasmtime_wasi_io::bindings::wasi::io::error::add_to_linker::<T, Io>(linker, |t| t.ctx().table)?;
+    wasmtime_wasi_io::bindings::wasi::io::poll::add_to_linker::<T, Io>(linker, |t| t.ctx().table)?;
+    wasmtime_wasi_io::bindings::wasi::io::streams::add_to_linker::<T, Io>(linker, |t| t.ctx().table)?;
+    clocks::wall_clock::add_to_linker::<T, WasiClocks>(linker, T::clocks)?;
+    clocks::monotonic_clock::add_to_linker::<T, WasiClocks>(linker, T::clocks)?;
+    random::random::add_to_linker::<T, WasiRandom>(linker, |t| t.ctx().ctx.random())?;
+    random::insecure::add_to_linker::<T, WasiRandom>(linker, |t| t.ctx().ctx.random())?;
+    random::insecure_seed::add_to_linker::<T, WasiRandom>(linker, |t| t.ctx().ctx.random())?;
+    cli::exit::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    cli::environment::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    cli::stdin::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    cli::stdout::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    cli::stderr::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    cli::terminal_input::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    cli::terminal_output::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    cli::terminal_stdin::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    cli::terminal_stdout::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    cli::terminal_stderr::add_to_linker::<T, WasiCli>(linker, T::cli)?;
+    // Linked so that standard libraries instantiate. No directory is open, so every path is refused.
+    filesystem::types::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
+    filesystem::preopens::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)
+}
+
+struct Io;
+
+impl wasmtime::component::HasData for Io {
+    type Data<'a> = &'a mut wasmtime::component::ResourceTable;
+}
+
+/// The output of one guest.
+pub struct Output {
+    out: Lines,
+    err: Lines,
+}
+
+impl Output {
+    /// That goes to the run's journal, or nowhere.
+    pub fn new(ctx: &Arc<UserExecutionContext>, journal: Option<&RunJournal>) -> Self {
+        let lines = |level| Lines { ctx: ctx.clone(), journal: journal.cloned(), level, line: Arc::default() };
+        Self { out: lines(LogLevel::Info), err: lines(LogLevel::Warn) }
+    }
+
+    /// What the guest sees of the machine.
+    pub fn wasi(&self) -> WasiCtx {
+        WasiCtx::builder()
+            .stdout(self.out.clone())
+            .stderr(self.err.clone())
+            .max_random_size(RANDOM_BYTES_MAX)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .build()
+    }
+
+    /// Logs what the guest wrote without ending the line.
+    pub fn finish(&self) {
+        self.out.end_line();
+        self.err.end_line();
+    }
+}
+
+/// Turns bytes into lines, and lines into `log` events.
+#[derive(Clone)]
+struct Lines {
+    ctx: Arc<UserExecutionContext>,
+    journal: Option<RunJournal>,
+    level: LogLevel,
+    line: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Lines {
+    fn take(&self, mut bytes: &[u8]) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        while !bytes.is_empty() {
+            let room = LOG_LINE_BYTES_MAX - line.len();
+            let (now, rest) = bytes.split_at(bytes.len().min(room));
+            match now.iter().position(|byte| *byte == b'\n') {
+                Some(end) => {
+                    let (now, after) = bytes.split_at(end);
+                    line.extend_from_slice(now);
+                    self.log(&mut line);
+                    bytes = after.get(1..).unwrap_or_default();
+                }
+                None => {
+                    line.extend_from_slice(now);
+                    bytes = rest;
+                    if line.len() == LOG_LINE_BYTES_MAX {
+                        self.log(&mut line);
+                    }
+                }
+            }
+        }
+    }
+
+    fn end_line(&self) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if !line.is_empty() {
+            self.log(&mut line);
+        }
+    }
+
+    /// Over budget, a line is dropped: standard output has no way to say so that guests would understand.
+    fn log(&self, line: &mut Vec<u8>) {
+        let text = String::from_utf8_lossy(line).into_owned();
+        line.clear();
+        if let Some(journal) = &self.journal
+            && self.ctx.take_event().is_ok()
+        {
+            journal.append_now(Event::Log { level: self.level, text });
+        }
+    }
+}
+
+impl IsTerminal for Lines {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Lines {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        // Only the third preview of WASI asks for this, which is not linked.
+        Box::new(tokio::io::sink())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Lines {
+    async fn ready(&mut self) {
+        if let Some(journal) = &self.journal {
+            // A failing storage ends the run at its next event or at its close; output alone does not.
+            let _ = journal.relieve().await;
+        }
+    }
+}
+
+impl OutputStream for Lines {
+    fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
+        if bytes.len() > OUTPUT_STEP_BYTES {
+            return Err(StreamError::Trap(wasmtime::Error::msg("wrote more output than was allowed at once")));
+        }
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        let full = self.journal.as_ref().is_some_and(RunJournal::is_full);
+        Ok(if full { 0 } else { OUTPUT_STEP_BYTES })
+    }
+}

@@ -1,0 +1,86 @@
+//! The description of the API (OpenAPI 3.1), made from the code of its routes.
+
+use super::rest::{events, files, grants, keys, plugins, runs};
+use axum::{http::header, response::IntoResponse};
+use bytes::Bytes;
+use std::sync::LazyLock;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Cofferdam",
+        description = "Runs untrusted agents for many users, each in a sandbox of its own. Every request carries a \
+                       bearer API key and belongs to that key's user; errors are problem documents (RFC 9457) with a \
+                       stable `code`. Every answer has an `X-Request-Id`.",
+    ),
+    paths(
+        runs::submit, runs::list, runs::get, runs::cancel, events::get,
+        plugins::push, plugins::list, plugins::get,
+        grants::get, grants::put,
+        keys::create,
+        files::list, files::get, files::put, files::remove,
+    ),
+    components(schemas(events::EventBody)),
+    modifiers(&BearerKey),
+    tags(
+        (name = "runs", description = "Executions of agents"),
+        (name = "plugins", description = "Agents and tool plugins"),
+        (name = "grants", description = "What a plugin may do for a user"),
+        (name = "keys", description = "API keys"),
+        (name = "files", description = "The user's workspace"),
+    ),
+)]
+struct Document;
+
+struct BearerKey;
+
+impl Modify for BearerKey {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("api_key", scheme);
+    }
+}
+
+/// The whole description.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// The description as it is sent: made once, because anybody may ask for it.
+static SENT: LazyLock<Bytes> = LazyLock::new(|| document().to_json().unwrap_or_default().into());
+
+pub(super) async fn serve() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-cache")], SENT.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_openapi_document_is_the_committed_one() {
+        let mut text = document().to_pretty_json().expect("serializes");
+        text.push('\n');
+        expect_test::expect_file!["../../openapi.json"].assert_eq(&text);
+    }
+
+    #[test]
+    fn the_openapi_document_says_3_1_and_has_no_dangling_reference() {
+        let document = serde_json::to_value(document()).expect("serializes");
+        assert!(
+            document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")),
+            "{}",
+            document["openapi"]
+        );
+        let text = document.to_string();
+        for reference in text.split("\"$ref\":\"#").skip(1) {
+            let pointer = reference.split('"').next().expect("a pointer");
+            assert!(document.pointer(pointer).is_some(), "{pointer} is not there");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The REST surface under `/v1`: routes, and the parts that all resources share.
+
+use super::{Api, problem::Problem};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{get, post},
+};
+use cofferdam_core::ids::PluginName;
+use std::sync::Arc;
+
+pub mod events;
+pub mod files;
+pub mod grants;
+pub mod keys;
+pub mod plugins;
+pub mod runs;
+
+/// Every route that needs a key.
+pub(crate) fn routes() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/v1/runs", get(runs::list).post(runs::submit))
+        .route("/v1/runs/{id}", get(runs::get))
+        .route("/v1/runs/{id}/cancel", post(runs::cancel))
+        .route("/v1/runs/{id}/events", get(events::get))
+        .route("/v1/plugins", get(plugins::list))
+        .route("/v1/plugins/{name}", get(plugins::get).put(plugins::push))
+        .route("/v1/users/{id}/grants/{plugin}", get(grants::get).put(grants::put))
+        .route("/v1/keys", post(keys::create))
+        .route("/v1/files", get(files::list))
+        .route("/v1/files/{*path}", get(files::get).put(files::put).delete(files::remove))
+        // Bodies are read by `api::body` only, which has limits for each route; axum's own would come before them.
+        .layer(DefaultBodyLimit::disable())
+}
+
+/// The name of a plugin in a path.
+fn plugin_name(text: &str) -> Result<PluginName, Problem> {
+    text.parse().map_err(|error| Problem::invalid_id(&error, "name"))
+}
+
+/// How many entries a page has: what was asked for, within bounds.
+fn page_size(asked: Option<u32>, default: u32, max: u32) -> Result<u32, Problem> {
+    match asked {
+        None => Ok(default),
+        Some(limit) if (1..=max).contains(&limit) => Ok(limit),
+        Some(limit) => {
+            Err(Problem::invalid_query(format!("limit is {limit}, but must be from 1 to {max}")).field("limit"))
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Runs: submit, read, list, cancel.
+
+use super::page_size;
+use crate::{
+    api::{
+        Api, Params, Segments, ThisRequest,
+        body::{JsonBody, JsonRequest, Object},
+        problem::{Problem, ProblemBody},
+    },
+    auth::Me,
+};
+use axum::{
+    Json as Answer,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use cofferdam_core::{
+    Json,
+    identity::Scope,
+    ids::{AgentRef, Digest, InvalidId, PluginName, RunId, ThreadId, UserId},
+    quota::{LimitsAsked, METADATA_BYTES_MAX, RUN_INPUT_BYTES_MAX},
+    run::{RunStatus, RunView, StopReason, Usage},
+    storage::RunQuery,
+};
+use cofferdam_runtime::{Accepted, Submission};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{Object as ObjectSchema, ObjectBuilder, schema::Type},
+};
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// The longest that a request waits for its run. More is taken as this much: clients and the boxes between us give
+/// up on longer silences anyway, and the run goes on without the request.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How many runs a page has unless the client says.
+const RUNS_PAGE: u32 = 50;
+/// The most runs on a page.
+const RUNS_PAGE_MAX: u32 = 100;
+
+/// A run to be submitted.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RunSubmission {
+    /// Which agent: `name`, `name@version` or `name@sha256:DIGEST`.
+    #[schema(example = "echo")]
+    agent: String,
+    /// What the agent gets: any JSON, at most 4 MiB.
+    #[schema(value_type = Value)]
+    input: Json,
+    /// The conversation that the run belongs to. Without it the run has a thread of its own.
+    #[serde(default)]
+    thread_id: Option<String>,
+    /// The client's own data, which the agent can read: a JSON object, at most 16 KiB.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Json>,
+    /// Limits lower than the user's own.
+    #[serde(default)]
+    #[schema(value_type = Option<Limits>)]
+    limits: Option<Object<LimitsAsked>>,
+}
+
+/// What a run may take at most. Each can be left out, and none can be higher than the user's own.
+#[derive(ToSchema)]
+#[schema(as = Limits)]
+#[allow(dead_code, reason = "the schema of LimitsAsked")]
+pub(crate) struct Limits {
+    /// About one unit per WebAssembly instruction.
+    fuel: Option<u64>,
+    /// All memories and tables together.
+    memory_bytes: Option<u64>,
+    /// From admission to the end.
+    deadline_ms: Option<u64>,
+}
+
+impl JsonRequest for RunSubmission {
+    // The largest input and metadata, with room for the other fields.
+    const BYTES_MAX: usize = RUN_INPUT_BYTES_MAX + METADATA_BYTES_MAX + (16 << 10);
+    const TOO_LARGE: &'static str = "input_too_large";
+}
+
+/// A run.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Run {
+    /// The run.
+    #[schema(value_type = String, example = "run_0199c0ffee007000a000000000000001")]
+    id: RunId,
+    /// The name that the agent was asked for by.
+    #[schema(value_type = String)]
+    agent: PluginName,
+    /// The component that is executed.
+    #[schema(value_type = String)]
+    digest: Digest,
+    /// For whom.
+    #[schema(value_type = String)]
+    user: UserId,
+    /// The conversation.
+    #[schema(value_type = String)]
+    thread_id: ThreadId,
+    /// Where it stands.
+    #[schema(schema_with = run_status)]
+    status: RunStatus,
+    /// Why it ended, once it has.
+    #[schema(schema_with = stop_reason, required = true)]
+    stop_reason: Option<StopReason>,
+    /// The output of a run that completed. Left out of lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    output: Option<Json>,
+    /// Why there is no output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<RunErrorBody>,
+    /// What it took; zeros until it has ended.
+    #[schema(value_type = UsageBody)]
+    usage: Usage,
+    /// When it was accepted.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// When it was admitted.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    started_at: Option<Timestamp>,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    finished_at: Option<Timestamp>,
+}
+
+/// Why a run has no output.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RunError)]
+pub(crate) struct RunErrorBody {
+    /// For programs. The stop reason, or the agent's own code where the agent returned an error.
+    code: String,
+    /// For people.
+    message: String,
+}
+
+/// What a run took.
+#[derive(ToSchema)]
+#[schema(as = Usage)]
+#[allow(dead_code, reason = "the schema of Usage")]
+pub(crate) struct UsageBody {
+    /// About one unit per WebAssembly instruction.
+    fuel: u64,
+    /// The most that all memories and tables held together.
+    memory_peak_bytes: u64,
+    /// From admission to the end.
+    wall_ms: u64,
+    /// Of those, the time that the agent was executing.
+    active_ms: u64,
+    /// Calls from the agent to the host.
+    host_calls: u64,
+    /// Events recorded.
+    events: u64,
+}
+
+fn words(words: impl IntoIterator<Item = &'static str>) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words))
+}
+
+fn run_status() -> ObjectSchema {
+    words(RunStatus::ALL.map(RunStatus::as_str)).build()
+}
+
+fn stop_reason() -> ObjectSchema {
+    let reasons = StopReason::ALL.map(|reason| serde_json::Value::from(reason.as_str()));
+    ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::SchemaType::from_iter([Type::String, Type::Null]))
+        .enum_values(Some(reasons.into_iter().chain([serde_json::Value::Null])))
+        .build()
+}
+
+impl From<RunView> for Run {
+    fn from(view: RunView) -> Self {
+        Self {
+            id: view.id,
+            agent: view.agent,
+            digest: view.digest,
+            user: view.user,
+            thread_id: view.thread_id,
+            status: view.status,
+            stop_reason: view.stop_reason,
+            output: view.output,
+            error: view.error.map(|error| RunErrorBody { code: error.code, message: error.message }),
+            usage: view.usage,
+            created_at: view.created_at,
+            started_at: view.started_at,
+            finished_at: view.finished_at,
+        }
+    }
+}
+
+/// Submit a run.
+///
+/// Answers 202 with the queued run once it is durable. With `Prefer: wait=N` (at most 60) it answers 200 with the
+/// finished run if it ends within N seconds.
+#[utoipa::path(
+    post, path = "/v1/runs", operation_id = "submit_run", tag = "runs", security(("api_key" = [])),
+    params(("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for the end of the run")),
+    request_body = RunSubmission,
+    responses(
+        (status = 200, description = "The finished run", body = Run),
+        (status = 202, description = "The run is queued, or still running", body = Run,
+            headers(("Location" = String, description = "Where the run is read"))),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn submit(
+    State(api): State<Arc<Api>>,
+    Me(scope): Me,
+    ThisRequest(request): ThisRequest,
+    headers: HeaderMap,
+    JsonBody { value: asked, .. }: JsonBody<RunSubmission>,
+) -> Result<Response, Problem> {
+    let agent = asked.agent.parse::<AgentRef>().map_err(|error| Problem::invalid_id(&error, "agent"))?;
+    let thread = asked.thread_id.map(|text| text.parse::<ThreadId>()).transpose();
+    let submission = Submission {
+        agent,
+        input: asked.input,
+        thread: thread.map_err(|error| Problem::invalid_id(&error, "thread_id"))?,
+        session: None,
+        metadata: asked.metadata,
+        limits: asked.limits.unwrap_or_default().0,
+        request,
+    };
+    let accepted = api.runtime.accept(&scope, submission).await?;
+    let wait = preferred_wait(&headers);
+    let view = match wait {
+        Some(wait) => ended_within(&api, &scope, &accepted, wait).await,
+        None => accepted.view,
+    };
+    let status = if view.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let location = HeaderValue::from_str(&format!("/v1/runs/{}", view.id));
+    let mut response = (status, Answer(Run::from(view))).into_response();
+    if let Ok(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    if let Some(applied) = wait.and_then(|wait| HeaderValue::from_str(&format!("wait={}", wait.as_secs())).ok()) {
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+    }
+    Ok(response)
+}
+
+/// The run as it stands when it has ended, when the time is up, or when the host goes away.
+async fn ended_within(api: &Api, scope: &Scope, accepted: &Accepted, wait: Duration) -> RunView {
+    tokio::select! {
+        view = accepted.ended() => return view,
+        () = tokio::time::sleep(wait) => {}
+        () = api.closing.cancelled() => {}
+    }
+    // It has been accepted, whatever storage says now.
+    api.runtime.storage().run(scope, accepted.view.id).await.ok().flatten().unwrap_or_else(|| accepted.view.clone())
+}
+
+/// How long the client would wait (RFC 7240). What cannot be read is not asked for.
+fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+    let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    let mut preferences = preferences.flat_map(|value| value.split(','));
+    let seconds = preferences.find_map(|preference| {
+        // What follows a semicolon are the preference's own parameters.
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        if !name.trim().eq_ignore_ascii_case("wait") {
+            return None;
+        }
+        let digits = value.trim().trim_matches('"');
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        // More digits than a number can hold mean a very long time.
+        is_number.then(|| digits.parse::<u64>().unwrap_or(u64::MAX))
+    })?;
+    Some(Duration::from_secs(seconds).min(WAIT_MAX))
+}
+
+/// Which runs to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct RunsQuery {
+    /// How many: 1 to 100, 50 if not said.
+    limit: Option<u32>,
+    /// Where the last page ended: its `next_after`.
+    after: Option<String>,
+    /// Only runs that stand so.
+    status: Option<String>,
+    /// Only runs of this agent.
+    agent: Option<String>,
+    /// Only runs of this thread.
+    thread_id: Option<String>,
+}
+
+/// Runs, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RunPage {
+    /// Without their outputs.
+    runs: Vec<Run>,
+    /// What to give as `after` for the next page; null on the last one.
+    #[schema(required = true)]
+    next_after: Option<String>,
+}
+
+/// List your runs, newest first.
+#[utoipa::path(
+    get, path = "/v1/runs", operation_id = "list_runs", tag = "runs", security(("api_key" = [])), params(RunsQuery),
+    responses(
+        (status = 200, description = "A page of runs", body = RunPage),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list(
+    State(api): State<Arc<Api>>,
+    Me(scope): Me,
+    Params(query): Params<RunsQuery>,
+) -> Result<Answer<RunPage>, Problem> {
+    let limit = page_size(query.limit, RUNS_PAGE, RUNS_PAGE_MAX)?;
+    let invalid = |error: &InvalidId, field| Problem::invalid_query(error.to_string()).field(field);
+    let asked = RunQuery {
+        before: match query.after.as_deref() {
+            None => None,
+            Some(cursor) => {
+                Some(cursor.parse().map_err(|_| Problem::invalid_cursor("after", "the next_after of a page"))?)
+            }
+        },
+        status: match query.status.as_deref() {
+            None => None,
+            Some(word) => Some(RunStatus::from_word(word).ok_or_else(|| {
+                let all = RunStatus::ALL.map(RunStatus::as_str).join(", ");
+                Problem::invalid_query(format!("status must be one of {all}")).field("status")
+            })?),
+        },
+        agent: query.agent.map(|name| name.parse().map_err(|error| invalid(&error, "agent"))).transpose()?,
+        thread: query.thread_id.map(|id| id.parse().map_err(|error| invalid(&error, "thread_id"))).transpose()?,
+        // One more than asked for, to know whether there is a next page.
+        limit: limit + 1,
+    };
+    let mut runs = api.runtime.storage().runs(&scope, &asked).await?;
+    let more = runs.len() > limit as usize;
+    runs.truncate(limit as usize);
+    let next_after = runs.last().filter(|_| more).map(|run| run.id.to_string());
+    Ok(Answer(RunPage { runs: runs.into_iter().map(Run::from).collect(), next_after }))
+}
+
+/// A run of the caller's; the same problem for what is not a run, not there, or not theirs.
+pub(super) async fn own_run(api: &Api, scope: &Scope, id: &str) -> Result<RunView, Problem> {
+    let id = id.parse::<RunId>().map_err(|_| Problem::no_such_run())?;
+    api.runtime.storage().run(scope, id).await?.ok_or_else(Problem::no_such_run)
+}
+
+/// Read a run.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}", operation_id = "get_run", tag = "runs", security(("api_key" = [])),
+    params(("id" = String, Path, description = "The run")),
+    responses(
+        (status = 200, description = "The run", body = Run),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn get(
+    State(api): State<Arc<Api>>,
+    Me(scope): Me,
+    Segments(id): Segments<String>,
+) -> Result<Answer<Run>, Problem> {
+    Ok(Answer(own_run(&api, &scope, &id).await?.into()))
+}
+
+/// Cancel a run.
+///
+/// Answers with the run, which has usually ended by then. A run that had ended before answers 409 `already_ended`.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/cancel", operation_id = "cancel_run", tag = "runs", security(("api_key" = [])),
+    params(("id" = String, Path, description = "The run")),
+    responses(
+        (status = 200, description = "The run, asked to stop", body = Run),
+        (status = 409, description = "The run had ended", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn cancel(
+    State(api): State<Arc<Api>>,
+    Me(scope): Me,
+    Segments(id): Segments<String>,
+) -> Result<Answer<Run>, Problem> {
+    let before = own_run(&api, &scope, &id).await?;
+    if before.status.is_terminal() {
+        let detail = format!("the run has ended already: {}", before.status.as_str());
+        return Err(Problem::http(StatusCode::CONFLICT, "already_ended", detail).hint("GET /v1/runs/{id} reads it"));
+    }
+    let after = api.runtime.cancel(&scope, before.id).await?.ok_or_else(Problem::no_such_run)?;
+    Ok(Answer(after.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preference_to_wait_is_found_among_others_and_bounded() {
+        for (header, seconds) in [
+            ("wait=5", Some(5)),
+            ("Wait = 5", Some(5)),
+            ("wait=\"5\"", Some(5)),
+            ("respond-async, wait=0", Some(0)),
+            ("wait=60", Some(60)),
+            ("wait=61", Some(60)),
+            ("wait=99999999999999999999999", Some(60)),
+            ("handling=lenient;wait=3, wait=7; x=y", Some(7)),
+            ("wait", None),
+            ("wait=", None),
+            ("wait=-1", None),
+            ("wait=+1", None),
+            ("wait=1.5", None),
+            ("await=3", None),
+            ("", None),
+        ] {
+            let headers = HeaderMap::from_iter([(PREFER, HeaderValue::from_static(header))]);
+            assert_eq!(preferred_wait(&headers).map(|wait| wait.as_secs()), seconds, "{header}");
+        }
+        assert_eq!(preferred_wait(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_run_is_written_as_its_schema_says() {
+        let schema = serde_json::to_value(crate::api::openapi_document()).expect("serializes");
+        let properties = schema.pointer("/components/schemas/Run/properties").and_then(|p| p.as_object()).expect("Run");
+        for field in ["id", "agent", "digest", "user", "thread_id", "status", "stop_reason", "output", "error", "usage"]
+        {
+            assert!(properties.contains_key(field), "{field}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The verbs of `cofferdam`. Exit codes: 0 it worked; 1 the run, or the build, failed; 2 the command line is wrong;
+//! 3 the server refused; 4 the server cannot be reached, or the host failed.
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use std::process::ExitCode;
+
+mod build;
+mod client;
+mod failure;
+mod files;
+mod follow;
+mod grant;
+mod key;
+mod output;
+mod plugin;
+mod run;
+mod runs;
+mod serve;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  it worked
+  1  the run, or the build, failed
+  2  the command line is wrong
+  3  the server refused (a 4xx answer)
+  4  the server cannot be reached, or the host failed
+
+Environment:
+  COFFERDAM_URL        the server, for every verb that talks to one
+  COFFERDAM_API_KEY    your key
+  COFFERDAM_ADMIN_KEY  an operator's key, for plugin push, grant and key
+  COFFERDAM_LOG        what `serve` and `run` log: error, warn, info, debug";
+
+/// Run untrusted agents, each in a sandbox of its own.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Cli {
+    /// Print JSON, one document a line, and errors as problem documents.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start the server.
+    Serve(crate::config::ServeArgs),
+    /// Run a component here and now, without a server.
+    Run(run::RunArgs),
+    /// Compile an agent or tool crate to a component.
+    Build(build::BuildArgs),
+    /// Push and look at plugins.
+    Plugin(plugin::PluginArgs),
+    /// Submit, follow and look at runs.
+    Runs(runs::RunsArgs),
+    /// Say what a plugin may do for a user.
+    Grant(grant::GrantArgs),
+    /// Make API keys.
+    Key(key::KeyArgs),
+    /// Files of your workspace on the server.
+    Files(files::FilesArgs),
+    /// Compile one component under limits. The server starts this by itself.
+    #[command(hide = true)]
+    CompileWorker,
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, too, but not to the user.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(cli.verb, cli.json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print(cli.json);
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(verb: Verb, json: bool) -> Result<(), Failure> {
+    match verb {
+        // These do without the network and its threads.
+        Verb::Build(args) => build::run(args).map_err(|error| Failure::Build(format!("{error:#}"))),
+        Verb::CompileWorker => Err(Failure::Usage("compile-worker takes no other arguments".into())),
+        Verb::Serve(args) => serve::run(args, json),
+        Verb::Run(args) => within_tokio(run::run(args, json)),
+        Verb::Plugin(args) => within_tokio(plugin::run(args, json)),
+        Verb::Runs(args) => within_tokio(runs::run(args, json)),
+        Verb::Grant(args) => within_tokio(grant::run(args, json)),
+        Verb::Key(args) => within_tokio(key::run(args, json)),
+        Verb::Files(args) => within_tokio(files::run(args, json)),
+    }
+}
+
+fn within_tokio(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::Host(format!("cannot start threads: {error}")))?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_can_stand_before_and_after_the_verb() {
+        for line in [
+            "cofferdam --json runs list",
+            "cofferdam runs --json list",
+            "cofferdam runs list --json",
+            "cofferdam build --json",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            assert!(cli.json, "{line}");
+        }
+    }
+}

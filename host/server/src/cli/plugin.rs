@@ -1,0 +1,176 @@
+//! `cofferdam plugin`: push plugins and look at them.
+
+use super::{
+    client::{As, Client, ClientArgs, file_bytes},
+    failure::Failure,
+    output::{json_line, line, note, printable, spinner},
+};
+use clap::{Args, Subcommand};
+use reqwest::{Method, StatusCode, header};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct PluginArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    #[command(subcommand)]
+    verb: PluginVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginVerb {
+    /// Push a component under a name. Needs an operator's key.
+    Push {
+        /// The name: 1 to 64 characters of a-z, 0-9 and '-'.
+        name: String,
+        /// The component, as `cofferdam build` made it.
+        file: PathBuf,
+    },
+    /// Show all plugins, the newest version of each.
+    List,
+    /// Show a plugin with its schemas, its needs and its versions.
+    Inspect {
+        /// The plugin.
+        name: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Plugin<'a> {
+    name: String,
+    digest: String,
+    version: String,
+    kind: String,
+    title: String,
+    description: String,
+    #[serde(borrow)]
+    needs: &'a RawValue,
+    #[serde(borrow)]
+    input_schema: Option<&'a RawValue>,
+    #[serde(borrow)]
+    output_schema: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tools: Vec<Tool<'a>>,
+    bytes: u64,
+    pushed_at: String,
+}
+
+#[derive(Deserialize)]
+struct Tool<'a> {
+    name: String,
+    description: String,
+    #[serde(borrow)]
+    input_schema: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct PluginPage<'a> {
+    #[serde(borrow)]
+    plugins: Vec<Plugin<'a>>,
+    next_after: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct PluginVersions<'a> {
+    #[serde(borrow)]
+    latest: Plugin<'a>,
+    versions: Vec<Version>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+    digest: String,
+    pushed_at: String,
+}
+
+pub(super) async fn run(args: PluginArgs, json: bool) -> Result<(), Failure> {
+    let client = Client::new(args.client)?;
+    match args.verb {
+        PluginVerb::Push { name, file } => push(&client, &name, file, json).await,
+        PluginVerb::List => list(&client, json).await,
+        PluginVerb::Inspect { name } => {
+            let text = client.text(client.request(As::Anyone, Method::GET, ["v1", "plugins", &name])?).await?;
+            if json { line(&json_line(&text)) } else { inspect(&client.read(&text)?) }
+        }
+    }
+}
+
+async fn push(client: &Client, name: &str, file: PathBuf, json: bool) -> Result<(), Failure> {
+    let bytes = file_bytes(&file)?;
+    let request = client.request(As::Operator, Method::PUT, ["v1", "plugins", name])?;
+    let request = request.header(header::CONTENT_TYPE, "application/wasm").body(bytes);
+    let progress = spinner(format!("compiling {name}"));
+    let response = client.send(request).await;
+    progress.finish_and_clear();
+    let response = response?;
+    let new = response.status() == StatusCode::CREATED;
+    let text = String::from_utf8_lossy(&client.body(response).await?).into_owned();
+    if json {
+        return line(&json_line(&text));
+    }
+    let plugin: Plugin<'_> = client.read(&text)?;
+    let said = if new { "pushed" } else { "was there already:" };
+    line(&format!("{said} {} {} {}", printable(&plugin.name), printable(&plugin.version), printable(&plugin.digest)))?;
+    if plugin.kind == "agent" {
+        note(&format!(
+            "it asks for {}; grant it with `cofferdam grant set USER {} JSON`, run it with `cofferdam runs submit {} --input JSON`",
+            json_line(plugin.needs.get()),
+            printable(&plugin.name),
+            printable(&plugin.name)
+        ));
+    }
+    Ok(())
+}
+
+/// Prints all pages, so that the list is whole.
+async fn list(client: &Client, json: bool) -> Result<(), Failure> {
+    let mut after: Option<String> = None;
+    loop {
+        let request = client.request(As::Anyone, Method::GET, ["v1", "plugins"])?;
+        let query: Vec<_> = after.iter().map(|after| ("after", after)).collect();
+        let text = client.text(request.query(&query)).await?;
+        let page: PluginPage<'_> = client.read(&text)?;
+        if json {
+            line(&json_line(&text))?;
+        } else {
+            for plugin in &page.plugins {
+                let parts = [&plugin.name, &plugin.version, &plugin.kind, &plugin.digest, &plugin.description];
+                line(&parts.map(|part| printable(part)).join("  "))?;
+            }
+        }
+        match page.next_after {
+            Some(next) if after.as_ref() < Some(&next) => after = Some(next),
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn inspect(plugin: &PluginVersions<'_>) -> Result<(), Failure> {
+    let latest = &plugin.latest;
+    line(&format!("name          {}", printable(&latest.name)))?;
+    line(&format!("title         {}", printable(&latest.title)))?;
+    line(&format!("description   {}", printable(&latest.description)))?;
+    line(&format!("kind          {}", printable(&latest.kind)))?;
+    line(&format!("version       {}", printable(&latest.version)))?;
+    line(&format!("digest        {}", printable(&latest.digest)))?;
+    line(&format!("bytes         {}", latest.bytes))?;
+    line(&format!("pushed at     {}", printable(&latest.pushed_at)))?;
+    line(&format!("needs         {}", json_line(latest.needs.get())))?;
+    for (name, schema) in [("input schema ", latest.input_schema), ("output schema", latest.output_schema)] {
+        if let Some(schema) = schema {
+            line(&format!("{name} {}", json_line(schema.get())))?;
+        }
+    }
+    for tool in &latest.tools {
+        line(&format!("tool          {}: {}", printable(&tool.name), printable(&tool.description)))?;
+        line(&format!("              {}", json_line(tool.input_schema.get())))?;
+    }
+    for version in &plugin.versions {
+        let parts = [&version.version, &version.digest, &version.pushed_at];
+        line(&format!("pushed        {}", parts.map(|part| printable(part)).join("  ")))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! `cofferdam runs`: submit runs, follow them, look at them, cancel them.
+
+use super::{
+    client::{As, Client, ClientArgs, text_argument, with_json},
+    failure::Failure,
+    follow::{self, RunSeen, Seen},
+    output::{json_line, line, note, printable},
+};
+use clap::{Args, Subcommand};
+use cofferdam_core::quota::LimitsAsked;
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+#[derive(Debug, Args)]
+pub(super) struct RunsArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    #[command(subcommand)]
+    verb: RunsVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunsVerb {
+    /// Submit a run.
+    Submit(SubmitArgs),
+    /// Show a run.
+    Get {
+        /// The run.
+        id: String,
+    },
+    /// Show your runs, newest first.
+    List(ListArgs),
+    /// Show a run's events.
+    Events {
+        /// The run.
+        id: String,
+        /// Print events as they come, until the run has ended.
+        #[arg(long)]
+        follow: bool,
+        /// Only events after this one.
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        after: u64,
+    },
+    /// Ask a run to stop.
+    Cancel {
+        /// The run.
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SubmitArgs {
+    /// Which agent: name, name@version or name@sha256:DIGEST.
+    agent: String,
+    /// What the agent gets: JSON, @FILE, or - for standard input.
+    #[arg(long, value_name = "JSON|@FILE|-")]
+    input: String,
+    /// The conversation that the run belongs to.
+    #[arg(long, value_name = "ID")]
+    thread: Option<String>,
+    /// Your own data, which the agent can read: a JSON object, or @FILE.
+    #[arg(long, value_name = "JSON|@FILE")]
+    metadata: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Print events as they come, then the run.
+    #[arg(long)]
+    follow: bool,
+    /// Wait up to so many seconds for the end of the run; the server waits 60 at most.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "follow")]
+    wait: Option<u64>,
+}
+
+/// Limits lower than one's own.
+#[derive(Debug, Args)]
+pub(super) struct LimitArgs {
+    /// At most so much fuel: about one unit per WebAssembly instruction.
+    #[arg(long, value_name = "UNITS")]
+    pub fuel: Option<u64>,
+    /// At most so much memory.
+    #[arg(long, value_name = "BYTES")]
+    pub memory_bytes: Option<u64>,
+    /// At most so long.
+    #[arg(long, value_name = "MS")]
+    pub deadline_ms: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// How many: 1 to 100.
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Where the last page ended.
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+    /// Only runs that stand so: queued, running, succeeded, failed, cancelled.
+    #[arg(long)]
+    status: Option<String>,
+    /// Only runs of this agent.
+    #[arg(long)]
+    agent: Option<String>,
+    /// Only runs of this thread.
+    #[arg(long, value_name = "ID")]
+    thread: Option<String>,
+}
+
+pub(super) async fn run(args: RunsArgs, json: bool) -> Result<(), Failure> {
+    let client = Client::new(args.client)?;
+    match args.verb {
+        RunsVerb::Submit(args) => submit(&client, args, json).await,
+        RunsVerb::Get { id } => show(&client, &get(&client, &id).await?, json),
+        RunsVerb::List(args) => list(&client, args, json).await,
+        RunsVerb::Events { id, follow: true, after } => follow::events(&client, &id, after, json).await,
+        RunsVerb::Events { id, follow: false, after } => events(&client, &id, after, json).await,
+        RunsVerb::Cancel { id } => {
+            let request = client.request(As::User, Method::POST, ["v1", "runs", &id, "cancel"])?;
+            show(&client, &client.text(request).await?, json)
+        }
+    }
+}
+
+/// What the server is asked for. Input and metadata are passed on as they were written.
+#[derive(Serialize)]
+struct Submission {
+    agent: String,
+    input: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thread_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Box<RawValue>>,
+    limits: LimitsAsked,
+}
+
+impl From<LimitArgs> for LimitsAsked {
+    fn from(args: LimitArgs) -> Self {
+        Self { fuel: args.fuel, memory_bytes: args.memory_bytes, deadline_ms: args.deadline_ms }
+    }
+}
+
+/// An argument that is JSON.
+fn json_argument(name: &str, argument: &str) -> Result<Box<RawValue>, Failure> {
+    RawValue::from_string(text_argument(argument)?).map_err(|error| {
+        Failure::Usage(format!("--{name} is not JSON: {error}; a text needs its own quotes: --{name} '\"text\"'"))
+    })
+}
+
+async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Failure> {
+    let submission = Submission {
+        input: json_argument("input", &args.input)?,
+        metadata: args.metadata.map(|metadata| json_argument("metadata", &metadata)).transpose()?,
+        agent: args.agent,
+        thread_id: args.thread,
+        limits: args.limits.into(),
+    };
+    let body = serde_json::to_string(&submission).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut request = with_json(client.request(As::User, Method::POST, ["v1", "runs"])?, body);
+    if let Some(seconds) = args.wait {
+        request = request.header("prefer", format!("wait={seconds}"));
+    }
+    let submitted = client.text(request).await?;
+    let run: RunSeen<'_> = client.read(&submitted)?;
+    if !args.follow {
+        show(client, &submitted, json)?;
+        return run.result();
+    }
+    if !json {
+        line(&run.shown())?;
+    }
+    follow::events(client, &run.id, 0, json).await?;
+    let ended = get(client, &run.id).await?;
+    show(client, &ended, json)?;
+    client.read::<RunSeen<'_>>(&ended)?.result()
+}
+
+async fn get(client: &Client, id: &str) -> Result<String, Failure> {
+    client.text(client.request(As::User, Method::GET, ["v1", "runs", id])?).await
+}
+
+fn show(client: &Client, run: &str, json: bool) -> Result<(), Failure> {
+    line(&if json { json_line(run) } else { client.read::<RunSeen<'_>>(run)?.shown() })
+}
+
+#[derive(Deserialize)]
+struct RunPage<'a> {
+    #[serde(borrow)]
+    runs: Vec<RunSeen<'a>>,
+    next_after: Option<String>,
+}
+
+async fn list(client: &Client, args: ListArgs, json: bool) -> Result<(), Failure> {
+    let limit = args.limit.map(|limit| limit.to_string());
+    let query = [
+        ("limit", limit),
+        ("after", args.after),
+        ("status", args.status),
+        ("agent", args.agent),
+        ("thread_id", args.thread),
+    ];
+    let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let text = client.text(client.request(As::User, Method::GET, ["v1", "runs"])?.query(&query)).await?;
+    if json {
+        return line(&json_line(&text));
+    }
+    let page: RunPage<'_> = client.read(&text)?;
+    for run in &page.runs {
+        line(&run.short())?;
+    }
+    if let Some(cursor) = page.next_after {
+        note(&format!("more: --after {}", printable(&cursor)));
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct EventPage<'a> {
+    #[serde(borrow)]
+    events: Vec<&'a RawValue>,
+    next_after: Option<u64>,
+}
+
+/// Prints the events that are there now, a page at a time.
+async fn events(client: &Client, id: &str, mut after: u64, json: bool) -> Result<(), Failure> {
+    loop {
+        let request = client.request(As::User, Method::GET, ["v1", "runs", id, "events"])?;
+        let text = client.text(request.query(&[("after", after)])).await?;
+        let page: EventPage<'_> = client.read(&text)?;
+        for event in &page.events {
+            line(&if json { json_line(event.get()) } else { client.read::<Seen<'_>>(event.get())?.shown() })?;
+        }
+        match page.next_after {
+            Some(next) if next > after => after = next,
+            _ => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The sockets: accepts connections, bounds how many there are and how slow they may be, and ends them when told.
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use std::{future::poll_fn, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Connections of one listener at once. More wait in the system's queue, so that open sockets cannot use up the
+/// host's file descriptors and memory.
+const CONNECTIONS_MAX: usize = 4_096;
+
+/// The longest time for the head of a request, and the longest that a connection may be idle between two. A client
+/// that sends a header a byte at a time, or nothing at all, gives its connection back.
+const HEAD_READ_MAX: Duration = Duration::from_secs(30);
+
+/// How much of a request's head is read at most.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// How long a client that is still sending a body which was refused may go on, so that it gets to read the refusal:
+/// closing at once would reset the connection under the answer.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// The pause after the system refused a connection, usually for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How the connections of a server come to their end.
+#[derive(Debug, Clone)]
+pub(crate) struct Ending {
+    /// No new connections, no new requests on the old ones.
+    pub closing: CancellationToken,
+    /// Now.
+    pub aborting: CancellationToken,
+    /// Every task of the server.
+    pub tasks: TaskTracker,
+}
+
+/// Serves a listener until it is told to close.
+pub(crate) async fn serve(listener: TcpListener, routes: Router, ending: Ending) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            accepted = async {
+                // The semaphore is never closed.
+                let place = places.clone().acquire_owned().await.ok()?;
+                Some((listener.accept().await, place))
+            } => accepted,
+            () = ending.closing.cancelled() => return,
+        };
+        match accepted {
+            None => return,
+            Some((Ok((socket, _)), place)) => {
+                let (routes, end) = (routes.clone(), ending.clone());
+                ending.tasks.spawn(async move {
+                    tokio::select! {
+                        () = connection(socket, routes, &end) => {}
+                        () = end.aborting.cancelled() => {}
+                    }
+                    drop(place);
+                });
+            }
+            Some((Err(error), _)) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(socket: TcpStream, routes: Router, ending: &Ending) {
+    // Answers are small and events should not wait for the next one. A socket without the option works, too.
+    let _ = socket.set_nodelay(true);
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_READ_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
+    let mut closing = false;
+    let served = loop {
+        tokio::select! {
+            served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
+            () = ending.closing.cancelled(), if !closing => {
+                closing = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended early");
+    }
+    let mut socket = connection.into_parts().io.into_inner();
+    let linger = async {
+        let _ = socket.shutdown().await;
+        let mut unread = [0_u8; 4096];
+        while socket.read(&mut unread).await.is_ok_and(|bytes| bytes > 0) {}
+    };
+    if !closing {
+        let _ = timeout(LINGER_MAX, linger).await;
+    }
+}

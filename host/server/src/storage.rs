@@ -1,0 +1,5 @@
+//! Durable storage for a host of its own.
+
+pub mod sqlite;
+
+pub use sqlite::{SqliteError, SqliteStorage};

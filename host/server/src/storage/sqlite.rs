@@ -1,0 +1,413 @@
+//! Storage in one SQLite file: nothing to install, and every acknowledged write survives a crash.
+//!
+//! One thread writes and commits whatever has been asked for meanwhile in one go; a few read-only connections answer
+//! questions beside it. What has been committed is seen by every read that begins after it.
+
+mod readers;
+mod rows;
+mod state;
+mod writer;
+mod writes;
+
+#[cfg(test)]
+mod tests;
+
+use async_trait::async_trait;
+use cofferdam_core::{
+    context::StateSpace,
+    event::Envelope,
+    grant::Permissions,
+    identity::{Identity, Operator, Role, Scope},
+    ids::{Digest, PluginName, RunId, UserId},
+    run::{RunEnd, RunSpec, RunView},
+    storage::{
+        ApiKey, EVENTS_PAGE_BYTES_MAX, PluginVersion, Result, RunBatch, RunQuery, StateEntry, StateRefused, StateWrite,
+        Storage, StorageError, UnfinishedRun,
+    },
+};
+use jiff::Timestamp;
+use readers::Readers;
+use sqlx::{
+    ConnectOptions, Connection,
+    migrate::{MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
+};
+use state::{SetState, StateKey};
+use std::{error::Error, fs, io, path::Path, time::Duration};
+use writer::Writer;
+use writes::Row;
+
+/// The schema, from the first version to this host's, in the binary.
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// How long a statement waits while another process holds the file, for instance to copy it. Then it fails, and the
+/// one who asked may ask again.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// The pages that each connection keeps in memory, in KiB. The hot part of the tables is the runs under way, which
+/// is far smaller; what is read besides comes from the system's cache.
+const CACHE_KIB: u32 = 16 << 10;
+
+/// How many pages the write-ahead log grows to before the writer moves them into the database (16 MiB). Large enough
+/// that this wait, of some milliseconds, meets few commits; small enough that a start after a crash is quick.
+const WAL_PAGES: u32 = 4096;
+
+/// How many prepared statements each connection keeps. More than there are, so that none is prepared twice.
+const STATEMENTS_KEPT: usize = 64;
+
+/// How many rows may be on their way from a connection to their reader. An event is up to 1 MiB, and each is held in
+/// memory twice on this way.
+const ROWS_READ_AHEAD: usize = 16;
+
+/// Why SQLite could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum SqliteError {
+    /// The file could not be made.
+    #[error("the database file cannot be made; give the host a directory that exists and that it may write to")]
+    File(#[source] io::Error),
+    /// The file is somebody else's.
+    #[error(
+        "the database cannot be opened for writing; give its file and its directory to the user that the host runs as"
+    )]
+    Access(#[source] sqlx::Error),
+    /// Written by a newer Cofferdam.
+    #[error(
+        "the database has schema {found}, this host knows schemas up to {known}; start the Cofferdam that last used this database, or a newer one"
+    )]
+    NewerSchema {
+        /// The schema of the database.
+        found: i64,
+        /// The newest schema of this host.
+        known: i64,
+    },
+    /// The schema could not be brought up to date.
+    #[error("the schema of the database cannot be brought up to date; restore the database from a backup")]
+    Schema(#[source] MigrateError),
+    /// There is no room.
+    #[error("the disk that holds the database is full; free some space there and try again, the host need not restart")]
+    Full(#[source] sqlx::Error),
+    /// Somebody else holds the file.
+    #[error("another process holds the database; end it and try again")]
+    Busy(#[source] sqlx::Error),
+    /// The file is no database, or is damaged.
+    #[error("the file is not a sound database; restore it from a backup")]
+    Damaged(#[source] sqlx::Error),
+    /// A record that cannot be read.
+    #[error("a stored record is not of the form that this host writes; restore the database from a backup")]
+    Record(#[source] Box<dyn Error + Send + Sync>),
+    /// A value that cannot be written.
+    #[error("the value cannot be stored")]
+    Value(#[source] Box<dyn Error + Send + Sync>),
+    /// The writer's thread could not be started.
+    #[error("the host cannot start one more thread; raise its limit of processes")]
+    Thread(#[source] io::Error),
+    /// The storage was closed, or its thread is gone.
+    #[error("the storage has been closed; start the host again")]
+    Closed,
+    /// Anything else.
+    #[error("the database refused a statement")]
+    Sql(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for SqliteError {
+    fn from(error: sqlx::Error) -> Self {
+        // The low byte of SQLite's result codes is the kind, the rest its details: FULL; BUSY, LOCKED; PERM, READONLY,
+        // CANTOPEN, AUTH; CORRUPT, NOTADB.
+        let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<u32>().ok());
+        match code.map(|code| code & 0xff) {
+            Some(13) => Self::Full(error),
+            Some(5 | 6) => Self::Busy(error),
+            Some(3 | 8 | 14 | 23) => Self::Access(error),
+            Some(11 | 26) => Self::Damaged(error),
+            _ => Self::Sql(error),
+        }
+    }
+}
+
+/// Says what was being done when it failed.
+fn while_doing<E: Error + Send + Sync + 'static>(doing: &'static str) -> impl FnOnce(E) -> StorageError {
+    move |error| StorageError { doing, source: Box::new(error) }
+}
+
+/// Storage in one SQLite file.
+pub struct SqliteStorage {
+    writer: Writer,
+    readers: Readers,
+}
+
+impl SqliteStorage {
+    /// Opens the database in a file, and makes both if there is none. Only the owner may read the file. One process at a
+    /// time.
+    ///
+    /// # Errors
+    /// When the file cannot be made or is not a sound database, or was last used by a newer Cofferdam.
+    pub async fn open(path: &Path) -> Result<Self> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("wal_autocheckpoint", WAL_PAGES.to_string());
+        Self::open_with(path, options).await.map_err(while_doing("open the database"))
+    }
+
+    async fn open_with(path: &Path, options: SqliteConnectOptions) -> Result<Self, SqliteError> {
+        create_private(path).map_err(SqliteError::File)?;
+        let options = options
+            .foreign_keys(true)
+            .busy_timeout(BUSY_WAIT)
+            .pragma("temp_store", "MEMORY")
+            .pragma("cache_size", format!("-{CACHE_KIB}"))
+            .statement_cache_capacity(STATEMENTS_KEPT)
+            .row_buffer_size(ROWS_READ_AHEAD)
+            .disable_statement_logging();
+        let mut connection = options.connect().await?;
+        if let Err(error) = update_schema(&mut connection).await {
+            // The error to tell is the first.
+            let _ = connection.close().await;
+            return Err(error);
+        }
+        let readers = Readers::open(options.clone().read_only(true)).await?;
+        Ok(Self { writer: Writer::start(options, connection)?, readers })
+    }
+
+    /// Waits for the writes that were asked for, then closes the file. What is asked for later fails.
+    pub async fn close(&self) {
+        // The last connection to close moves the write-ahead log into the database, and only the writer may write.
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    async fn write(&self, doing: &'static str, rows: Vec<Row>) -> Result<()> {
+        self.writer.write(rows).await.map_err(while_doing(doing))
+    }
+}
+
+/// Makes the file, for its owner only. SQLite gives its other files the same mode.
+fn create_private(path: &Path) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn update_schema(connection: &mut SqliteConnection) -> Result<(), SqliteError> {
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    MIGRATIONS.run(connection).await.map_err(|error| match error {
+        MigrateError::VersionMissing(found) if found > known => SqliteError::NewerSchema { found, known },
+        MigrateError::Execute(error) => error.into(),
+        other => SqliteError::Schema(other),
+    })
+}
+
+/// The rows of events, encoded by the caller, so that the writer does not have to.
+fn event_rows(scope: &Scope, batch: &RunBatch, more: usize) -> Result<Vec<Row>, SqliteError> {
+    let mut rows = Vec::with_capacity(batch.events.len() + more);
+    let run = batch.run.to_string();
+    for envelope in &batch.events {
+        rows.push(Row::event(scope, &run, envelope)?);
+    }
+    Ok(rows)
+}
+
+#[async_trait]
+impl Storage for SqliteStorage {
+    async fn insert_run(&self, scope: &Scope, spec: &RunSpec) -> Result<()> {
+        self.write("keep a new run", vec![Row::run(scope, spec)]).await
+    }
+
+    async fn append(&self, scope: &Scope, batch: RunBatch) -> Result<()> {
+        let doing = "add to the log of a run";
+        let mut rows = event_rows(scope, &batch, 1).map_err(while_doing(doing))?;
+        if batch.started_at.is_some() || batch.effects {
+            rows.push(Row::progress(scope, &batch));
+        }
+        self.write(doing, rows).await
+    }
+
+    async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()> {
+        let doing = "keep the end of a run";
+        let mut rows = event_rows(scope, &batch, 1).map_err(while_doing(doing))?;
+        rows.push(Row::end(scope, &batch, &end));
+        self.write(doing, rows).await
+    }
+
+    async fn run(&self, scope: &Scope, id: RunId) -> Result<Option<RunView>> {
+        let query =
+            sqlx::query(concat!("SELECT ", rows::view_columns!(), ", output FROM runs WHERE user = ?1 AND id = ?2"));
+        let query = query.bind(scope.user().as_str().to_owned()).bind(id.to_string());
+        self.readers.first(query, |columns| columns.run_view()).await.map_err(while_doing("read a run"))
+    }
+
+    async fn run_spec(&self, scope: &Scope, id: RunId) -> Result<Option<RunSpec>> {
+        let query = sqlx::query(
+            "SELECT id, user, agent, digest, request_id, thread_id, session_id, parent_id,
+                limit_fuel, limit_memory_bytes, limit_deadline_ms, created_at, metadata, input
+            FROM runs WHERE user = ?1 AND id = ?2",
+        );
+        let query = query.bind(scope.user().as_str().to_owned()).bind(id.to_string());
+        self.readers.first(query, |columns| columns.run_spec()).await.map_err(while_doing("read a run"))
+    }
+
+    async fn runs(&self, scope: &Scope, query: &RunQuery) -> Result<Vec<RunView>> {
+        // Ids have one length and one case, so that the order of their texts is their order in time. `~` is after
+        // every id.
+        let sql = sqlx::query(concat!(
+            "SELECT ",
+            rows::view_columns!(),
+            ", NULL FROM runs
+            WHERE user = ?1 AND id < coalesce(?2, '~') AND (?3 IS NULL OR status = ?3)
+                AND (?4 IS NULL OR agent = ?4) AND (?5 IS NULL OR thread_id = ?5)
+            ORDER BY id DESC LIMIT ?6"
+        ));
+        let sql = sql
+            .bind(scope.user().as_str().to_owned())
+            .bind(query.before.map(|id| id.to_string()))
+            .bind(query.status.map(|status| status.as_str()))
+            .bind(query.agent.as_ref().map(|agent| agent.as_str().to_owned()))
+            .bind(query.thread.as_ref().map(|thread| thread.as_str().to_owned()))
+            .bind(i64::from(query.limit));
+        self.readers.all(sql, |columns| columns.run_view()).await.map_err(while_doing("list runs"))
+    }
+
+    async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Result<Vec<Envelope>> {
+        let query = sqlx::query(
+            "SELECT seq, at, payload FROM events
+            WHERE run = (SELECT number FROM runs WHERE user = ?1 AND id = ?2) AND seq > ?3 ORDER BY seq LIMIT ?4",
+        );
+        let query = query
+            .bind(scope.user().as_str().to_owned())
+            .bind(id.to_string())
+            .bind(i64::try_from(after).unwrap_or(i64::MAX))
+            .bind(i64::from(limit));
+        let mut bytes = 0;
+        let page = self.readers.all_while(query, |columns| {
+            let envelope = columns.envelope(id)?;
+            let first = bytes == 0;
+            bytes += envelope.event.bytes();
+            Ok(Some(envelope).filter(|_| first || bytes <= EVENTS_PAGE_BYTES_MAX))
+        });
+        page.await.map_err(while_doing("read the log of a run"))
+    }
+
+    async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
+        let query = sqlx::query(
+            "SELECT id, user, status, effects, started_at,
+                coalesce((SELECT max(seq) FROM events WHERE events.run = runs.number), 0)
+            FROM runs WHERE finished_at IS NULL ORDER BY id",
+        );
+        self.readers.all(query, |columns| columns.unfinished_run()).await.map_err(while_doing("list unfinished runs"))
+    }
+
+    async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>> {
+        let query = sqlx::query(
+            "SELECT version, value FROM state WHERE user = ?1 AND plugin = ?2 AND thread = ?3 AND key = ?4
+                AND (expires_at IS NULL OR expires_at > ?5)",
+        );
+        let query = query
+            .bind(space.scope().user().as_str().to_owned())
+            .bind(space.plugin().as_str().to_owned())
+            .bind(space.thread().to_owned())
+            .bind(key.to_owned())
+            .bind(Timestamp::now().as_microsecond());
+        self.readers.first(query, |columns| columns.state_entry()).await.map_err(while_doing("read a state key"))
+    }
+
+    async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused> {
+        let set = SetState {
+            key: StateKey::new(space, write.key),
+            value: write.value,
+            expires_at: write.expires_at,
+            expected: write.expected,
+            user_bytes_max: write.user_bytes_max,
+        };
+        self.writer.set_state(set).await.map_err(while_doing("set a state key"))?
+    }
+
+    async fn state_delete(&self, space: &StateSpace, key: &str) -> Result<bool> {
+        let key = StateKey::new(space, key.to_owned());
+        self.writer.delete_state(key).await.map_err(while_doing("remove a state key"))
+    }
+
+    async fn state_keys(
+        &self,
+        space: &StateSpace,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<String>> {
+        // Keys with the prefix stand together, from the prefix on; the first other key ends them.
+        let query = sqlx::query(
+            "SELECT key FROM state WHERE user = ?1 AND plugin = ?2 AND thread = ?3 AND key >= ?4
+                AND (?5 IS NULL OR key > ?5) AND (expires_at IS NULL OR expires_at > ?6)
+            ORDER BY key LIMIT ?7",
+        );
+        let query = query
+            .bind(space.scope().user().as_str().to_owned())
+            .bind(space.plugin().as_str().to_owned())
+            .bind(space.thread().to_owned())
+            .bind(prefix.max(after.unwrap_or("")).to_owned())
+            .bind(after.map(str::to_owned))
+            .bind(Timestamp::now().as_microsecond())
+            .bind(i64::from(limit));
+        let keys = self
+            .readers
+            .all_while(query, |columns| Ok(Some(columns.take::<String>()?).filter(|key| key.starts_with(prefix))));
+        keys.await.map_err(while_doing("list state keys"))
+    }
+
+    async fn put_plugin(&self, _operator: Operator, plugin: &PluginVersion) -> Result<()> {
+        let doing = "keep a plugin";
+        let row = Row::plugin(plugin).map_err(while_doing(doing))?;
+        self.write(doing, vec![row]).await
+    }
+
+    async fn plugins(&self, _operator: Operator) -> Result<Vec<PluginVersion>> {
+        let query = sqlx::query("SELECT document FROM plugins ORDER BY position");
+        self.readers.all(query, |columns| columns.document()).await.map_err(while_doing("list plugins"))
+    }
+
+    async fn grant(&self, scope: &Scope, plugin: &PluginName) -> Result<Option<Permissions>> {
+        let query = sqlx::query("SELECT document FROM grants WHERE user = ?1 AND plugin = ?2");
+        let query = query.bind(scope.user().as_str().to_owned()).bind(plugin.as_str().to_owned());
+        self.readers.first(query, |columns| columns.document()).await.map_err(while_doing("read a grant"))
+    }
+
+    async fn put_grant(
+        &self,
+        _operator: Operator,
+        user: &UserId,
+        plugin: &PluginName,
+        grant: &Permissions,
+    ) -> Result<()> {
+        let doing = "keep a grant";
+        let row = Row::grant(user, plugin, grant).map_err(while_doing(doing))?;
+        self.write(doing, vec![row]).await
+    }
+
+    async fn insert_key(&self, _operator: Operator, key: &ApiKey) -> Result<()> {
+        self.write("keep an API key", vec![Row::key(key)]).await
+    }
+
+    async fn keys_count(&self, _operator: Operator) -> Result<u64> {
+        let query = sqlx::query("SELECT count(*) FROM keys");
+        let count = self.readers.first(query, |columns| columns.unsigned()).await;
+        Ok(count.map_err(while_doing("count the API keys"))?.unwrap_or(0))
+    }
+
+    async fn authenticate(&self, secret_digest: Digest) -> Result<Option<Identity>> {
+        let query = sqlx::query("SELECT user, role FROM keys WHERE secret_digest = ?1").bind(secret_digest.to_string());
+        self.readers.first(query, |columns| columns.identity()).await.map_err(while_doing("look up an API key"))
+    }
+}
+
+/// The word for a role in storage.
+const fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::User => "user",
+        Role::Operator => "operator",
+    }
+}

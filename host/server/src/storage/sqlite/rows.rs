@@ -1,0 +1,163 @@
+//! From rows to what they mean. Everything is checked: the file may have been changed by somebody else.
+
+use super::SqliteError;
+use cofferdam_core::{
+    Json, codec,
+    event::Envelope,
+    identity::{Identity, Role},
+    ids::RunId,
+    quota::RunLimits,
+    run::{RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
+    storage::{StateEntry, UnfinishedRun},
+};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use sqlx::{Row as _, Sqlite, sqlite::SqliteRow};
+use std::{error::Error, str::FromStr};
+
+/// The columns of a [`RunView`] in the order of [`Columns::run_view`], but for the output.
+macro_rules! view_columns {
+    () => {
+        "id, agent, digest, user, thread_id, status, stop_reason, error_code, error_message, used_fuel,
+        used_memory_peak_bytes, used_wall_ms, used_active_ms, used_host_calls, used_events, created_at, started_at,
+        finished_at"
+    };
+}
+pub(super) use view_columns;
+
+/// The columns of a row, taken in their order.
+pub(super) struct Columns<'r> {
+    row: &'r SqliteRow,
+    next: usize,
+}
+
+fn unreadable(error: impl Into<Box<dyn Error + Send + Sync>>) -> SqliteError {
+    SqliteError::Record(error.into())
+}
+
+impl<'r> Columns<'r> {
+    pub(super) const fn of(row: &'r SqliteRow) -> Self {
+        Self { row, next: 0 }
+    }
+
+    /// The next column.
+    pub(super) fn take<T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>>(&mut self) -> Result<T, SqliteError> {
+        let column = self.next;
+        self.next += 1;
+        self.row.try_get(column).map_err(unreadable)
+    }
+
+    pub(super) fn unsigned(&mut self) -> Result<u64, SqliteError> {
+        self.take::<i64>().map(i64::cast_unsigned)
+    }
+
+    fn parsed<T: FromStr<Err: Error + Send + Sync + 'static>>(&mut self) -> Result<T, SqliteError> {
+        self.take::<&str>()?.parse().map_err(unreadable)
+    }
+
+    fn parsed_if_there<T: FromStr<Err: Error + Send + Sync + 'static>>(&mut self) -> Result<Option<T>, SqliteError> {
+        self.take::<Option<&str>>()?.map(str::parse).transpose().map_err(unreadable)
+    }
+
+    fn json(&mut self) -> Result<Json, SqliteError> {
+        Json::parse(self.take::<&str>()?).map_err(unreadable)
+    }
+
+    fn time(&mut self) -> Result<Timestamp, SqliteError> {
+        Timestamp::from_microsecond(self.take()?).map_err(unreadable)
+    }
+
+    fn time_if_there(&mut self) -> Result<Option<Timestamp>, SqliteError> {
+        self.take::<Option<i64>>()?.map(Timestamp::from_microsecond).transpose().map_err(unreadable)
+    }
+
+    fn status(&mut self) -> Result<RunStatus, SqliteError> {
+        RunStatus::from_word(self.take()?).ok_or_else(|| unreadable("the run's status is unknown"))
+    }
+
+    /// See [`view_columns`].
+    pub(super) fn run_view(&mut self) -> Result<RunView, SqliteError> {
+        let (id, agent, digest, user) = (self.parsed()?, self.parsed()?, self.parsed()?, self.parsed()?);
+        let (thread_id, status) = (self.parsed()?, self.status()?);
+        let stop_reason = match self.take::<Option<&str>>()? {
+            None => None,
+            Some(word) => Some(StopReason::from_word(word).ok_or_else(|| unreadable("the stop reason is unknown"))?),
+        };
+        let (code, message) = (self.take::<Option<String>>()?, self.take::<Option<String>>()?);
+        Ok(RunView {
+            id,
+            agent,
+            digest,
+            user,
+            thread_id,
+            status,
+            stop_reason,
+            error: code.zip(message).map(|(code, message)| RunError { code, message }),
+            usage: Usage {
+                fuel: self.unsigned()?,
+                memory_peak_bytes: self.unsigned()?,
+                wall_ms: self.unsigned()?,
+                active_ms: self.unsigned()?,
+                host_calls: self.unsigned()?,
+                events: self.unsigned()?,
+            },
+            created_at: self.time()?,
+            started_at: self.time_if_there()?,
+            finished_at: self.time_if_there()?,
+            output: self.take::<Option<&str>>()?.map(Json::parse).transpose().map_err(unreadable)?,
+        })
+    }
+
+    pub(super) fn run_spec(&mut self) -> Result<RunSpec, SqliteError> {
+        Ok(RunSpec {
+            id: self.parsed()?,
+            user: self.parsed()?,
+            agent: self.parsed()?,
+            digest: self.parsed()?,
+            request: self.parsed()?,
+            thread: self.parsed()?,
+            session: self.parsed_if_there()?,
+            parent: self.parsed_if_there()?,
+            limits: RunLimits { fuel: self.unsigned()?, memory_bytes: self.unsigned()?, deadline_ms: self.unsigned()? },
+            created_at: self.time()?,
+            metadata: self.json()?,
+            input: self.json()?,
+        })
+    }
+
+    pub(super) fn unfinished_run(&mut self) -> Result<UnfinishedRun, SqliteError> {
+        Ok(UnfinishedRun {
+            id: self.parsed()?,
+            user: self.parsed()?,
+            status: self.status()?,
+            effects: self.take()?,
+            started_at: self.time_if_there()?,
+            last_seq: self.unsigned()?,
+        })
+    }
+
+    pub(super) fn envelope(&mut self, run_id: RunId) -> Result<Envelope, SqliteError> {
+        Ok(Envelope {
+            seq: self.unsigned()?,
+            run_id,
+            at: self.time()?,
+            event: codec::decode(self.take()?).map_err(unreadable)?,
+        })
+    }
+
+    pub(super) fn state_entry(&mut self) -> Result<StateEntry, SqliteError> {
+        Ok(StateEntry { version: self.unsigned()?, value: self.take()? })
+    }
+
+    /// A JSON document of one of our types.
+    pub(super) fn document<T: DeserializeOwned>(&mut self) -> Result<T, SqliteError> {
+        serde_json::from_str(self.take()?).map_err(unreadable)
+    }
+
+    pub(super) fn identity(&mut self) -> Result<Identity, SqliteError> {
+        let user = self.parsed()?;
+        let word = self.take::<&str>()?;
+        let role = [Role::User, Role::Operator].into_iter().find(|role| super::role_word(*role) == word);
+        Ok(Identity::authenticated(user, role.ok_or_else(|| unreadable("the key's role is unknown"))?))
+    }
+}

@@ -1,0 +1,293 @@
+use super::*;
+use cofferdam_core::{
+    Json, UserExecutionContext,
+    context::{Effect, StopSignal},
+    event::Event,
+    grant::Access,
+    ids::{RequestId, ThreadId},
+    quota::{Quota, RunLimits},
+    run::{StopReason, Usage},
+    storage::{Expected, conformance},
+};
+use std::{path::PathBuf, pin::pin, sync::Arc};
+use tempfile::TempDir;
+
+struct Place {
+    path: PathBuf,
+    _dir: TempDir,
+}
+
+fn place() -> Place {
+    let dir = tempfile::tempdir().expect("a directory");
+    Place { path: dir.path().join("cofferdam.db"), _dir: dir }
+}
+
+async fn open(place: &Place) -> SqliteStorage {
+    SqliteStorage::open(&place.path).await.expect("opens")
+}
+
+fn scope(user: &str) -> Scope {
+    Operator::host().on_behalf_of(&user.parse().expect("a user id"))
+}
+
+fn spec(user: &str, input_bytes: usize) -> RunSpec {
+    let id = RunId::generate();
+    RunSpec {
+        id,
+        user: scope(user).user().clone(),
+        agent: "echo".parse().expect("a name"),
+        digest: Digest::of(b"a component"),
+        request: RequestId::generate(),
+        thread: ThreadId::of_run(id),
+        session: None,
+        parent: None,
+        metadata: Json::empty_object(),
+        input: Json::of(&"x".repeat(input_bytes)),
+        limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
+        created_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn batch(run: RunId, events: u64) -> RunBatch {
+    let event = |seq| Envelope {
+        seq,
+        run_id: run,
+        at: Timestamp::UNIX_EPOCH,
+        event: Event::AgentThinking { text: "about it".into() },
+    };
+    RunBatch { run, started_at: None, effects: false, events: (1..=events).map(event).collect() }
+}
+
+fn end() -> RunEnd {
+    RunEnd {
+        stop_reason: StopReason::Completed,
+        output: Some(Json::empty_object()),
+        error: None,
+        usage: Usage::default(),
+        started_at: None,
+        finished_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn space(user: &str) -> StateSpace {
+    let permissions = Permissions::new([], Access::ReadWrite);
+    let quota = Quota::default();
+    let ctx = UserExecutionContext::rest(Arc::new(spec(user, 0)), permissions, &quota, StopSignal::default());
+    ctx.authorize(Effect::StateWrite).expect("it was granted").state_space(false)
+}
+
+fn state_write(key: &str, value_bytes: usize) -> StateWrite {
+    StateWrite {
+        key: key.into(),
+        value: vec![1; value_bytes],
+        expires_at: None,
+        expected: Expected::Any,
+        user_bytes_max: 1 << 30,
+    }
+}
+
+/// The innermost words of an error, which are for the operator.
+fn cause(error: StorageError) -> String {
+    error.source.to_string()
+}
+
+#[tokio::test]
+async fn storage_in_a_file_keeps_its_promises_also_over_a_restart() {
+    let place = place();
+    let storage = open(&place).await;
+    let kept = conformance::check(&storage).await;
+    storage.close().await;
+    let files: Vec<_> = fs::read_dir(place.path.parent().expect("a directory")).expect("lists").collect();
+    assert_eq!(files.len(), 1, "after a close, all is in the one file: {files:?}");
+
+    let storage = open(&place).await;
+    conformance::check_reopened(&storage, &kept).await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_crash() {
+    let (place, copy) = (place(), self::place());
+    let storage = open(&place).await;
+    let kept = conformance::check(&storage).await;
+    // The files as a crash would leave them: nobody has closed anything.
+    for suffix in ["", "-wal"] {
+        let file = |place: &Place| format!("{}{suffix}", place.path.display());
+        fs::copy(file(&place), file(&copy)).expect("copies");
+    }
+    conformance::check_reopened(&open(&copy).await, &kept).await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn only_the_owner_may_read_the_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = place();
+    let storage = open(&place).await;
+    storage.insert_run(&scope("ann"), &spec("ann", 0)).await.expect("inserts");
+    let mut files = 0;
+    for file in fs::read_dir(place.path.parent().expect("a directory")).expect("lists") {
+        let file = file.expect("lists");
+        assert_eq!(file.metadata().expect("is there").permissions().mode() & 0o777, 0o600, "{file:?}");
+        files += 1;
+    }
+    assert_eq!(files, 3, "the database, the log and its index");
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_schema_is_refused() {
+    let place = place();
+    open(&place).await.close().await;
+    let mut connection = SqliteConnectOptions::new().filename(&place.path).connect().await.expect("connects");
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+        VALUES (9999, 'from the future', TRUE, x'00', 0)";
+    sqlx::query(newer).execute(&mut connection).await.expect("writes");
+    connection.close().await.expect("closes");
+    let error = SqliteStorage::open(&place.path).await.map(drop).expect_err("it is newer");
+    assert_eq!(
+        cause(error),
+        "the database has schema 9999, this host knows schemas up to 1; start the Cofferdam that last used this database, or a newer one"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused() {
+    let place = place();
+    fs::write(&place.path, "hello ".repeat(1000)).expect("writes");
+    let error = SqliteStorage::open(&place.path).await.map(drop).expect_err("it is no database");
+    assert_eq!(cause(error), "the file is not a sound database; restore it from a backup");
+    let nowhere = place.path.with_file_name("nowhere").join("cofferdam.db");
+    let error = SqliteStorage::open(&nowhere).await.map(drop).expect_err("it cannot be made");
+    assert!(cause(error).ends_with("give the host a directory that exists and that it may write to"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_writers_are_all_served() {
+    let place = place();
+    let storage = Arc::new(open(&place).await);
+    let work = (0..200).map(|n| {
+        let storage = storage.clone();
+        tokio::spawn(async move {
+            let (user, spec) = (scope(&format!("u{}", n % 10)), spec(&format!("u{}", n % 10), n));
+            storage.insert_run(&user, &spec).await.expect("inserts");
+            // Some of what shares a commit is refused; its neighbours are not.
+            let write = StateWrite { expected: Expected::Absent, ..state_write("once", n) };
+            let won = storage.state_set(&space(user.user().as_str()), write).await.is_ok();
+            storage.append(&user, batch(spec.id, 2)).await.expect("appends");
+            // Some write more than fits into one statement.
+            storage.finish(&user, batch(spec.id, if n % 20 == 0 { 700 } else { 4 }), end()).await.expect("finishes");
+            (user, spec.id, won)
+        })
+    });
+    let mut winners = 0;
+    for work in work.collect::<Vec<_>>() {
+        let (user, id, won) = work.await.expect("does not panic");
+        winners += u32::from(won);
+        let view = storage.run(&user, id).await.expect("reads").expect("is there");
+        let log = storage.events(&user, id, 0, u32::MAX).await.expect("reads");
+        assert_eq!(view.stop_reason, Some(StopReason::Completed));
+        assert!([4, 700].contains(&log.len()), "{} events", log.len());
+        assert!(log.iter().map(|envelope| envelope.seq).eq(1..=log.len() as u64));
+    }
+    assert_eq!(winners, 10, "each of ten users has one winner");
+}
+
+#[tokio::test]
+async fn a_write_whose_caller_went_away_does_not_stop_the_writer() {
+    let place = place();
+    let storage = open(&place).await;
+    let (ann, specs) = (scope("ann"), [spec("ann", 0), spec("ann", 1), spec("ann", 2)]);
+    for spec in &specs {
+        let mut insert = pin!(storage.insert_run(&ann, spec));
+        let first = std::future::poll_fn(|cx| std::task::Poll::Ready(insert.as_mut().poll(cx).is_ready())).await;
+        assert!(!first, "the commit takes longer than a poll");
+        let mut set = pin!(async { storage.state_set(&space("ann"), state_write("key", 9)).await.is_ok() });
+        let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(set.as_mut().poll(cx).is_ready())).await;
+        // The writes have been asked for; the callers go.
+    }
+    storage.append(&ann, batch(specs[2].id, 1)).await.expect("appends");
+    // Writes happen in the order in which they were asked for, so the earlier ones are done.
+    assert_eq!(storage.runs(&ann, &RunQuery { limit: 9, ..RunQuery::default() }).await.expect("lists").len(), 3);
+    assert!(storage.state_get(&space("ann"), "key").await.expect("reads").is_some());
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_write_and_nothing_else() {
+    let place = place();
+    let options = SqliteConnectOptions::new().filename(&place.path).journal_mode(SqliteJournalMode::Wal);
+    let storage = SqliteStorage::open_with(&place.path, options.pragma("max_page_count", "200")).await.expect("opens");
+    let (ann, first) = (scope("ann"), spec("ann", 0));
+    storage.insert_run(&ann, &first).await.expect("inserts");
+    storage.state_set(&space("ann"), state_write("large", 400_000)).await.expect("sets");
+
+    let large = spec("ann", 700_000);
+    let insert = storage.insert_run(&ann, &large);
+    let (refused, _) = tokio::join!(insert, storage.append(&ann, batch(first.id, 1)));
+    let told = cause(refused.expect_err("there is no room"));
+    assert!(told.starts_with("the disk that holds the database is full; free some space"), "{told}");
+    assert_eq!(storage.run(&ann, large.id).await.expect("reads"), None, "a failed write has left something");
+    storage.append(&ann, batch(first.id, 1)).await.expect("a small write still fits");
+    let refused = storage.state_set(&space("ann"), state_write("too much", 700_000)).await;
+    assert!(matches!(refused, Err(StateRefused::Storage(_))), "{refused:?}");
+    assert!(storage.state_get(&space("ann"), "too much").await.expect("reads").is_none());
+
+    // As soon as there is room, all goes on.
+    assert!(storage.state_delete(&space("ann"), "large").await.expect("deletes"));
+    storage.insert_run(&ann, &spec("ann", 300_000)).await.expect("inserts");
+    storage.finish(&ann, batch(first.id, 2), end()).await.expect("finishes");
+    assert_eq!(storage.events(&ann, first.id, 0, 9).await.expect("reads").len(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_transaction_of_several_statements_leaves_nothing() {
+    let place = place();
+    let options = SqliteConnectOptions::new().filename(&place.path).journal_mode(SqliteJournalMode::Wal);
+    let storage = SqliteStorage::open_with(&place.path, options.pragma("max_page_count", "60")).await.expect("opens");
+    let (ann, spec) = (scope("ann"), spec("ann", 0));
+    storage.insert_run(&ann, &spec).await.expect("inserts");
+    let told = cause(storage.append(&ann, batch(spec.id, 20_000)).await.expect_err("there is no room"));
+    assert!(told.starts_with("the disk that holds the database is full"), "{told}");
+    assert_eq!(storage.events(&ann, spec.id, 0, 9).await.expect("reads"), []);
+    storage.finish(&ann, batch(spec.id, 300), end()).await.expect("finishes");
+    assert_eq!(storage.events(&ann, spec.id, 0, 999).await.expect("reads").len(), 300);
+}
+
+#[tokio::test]
+async fn more_expired_keys_than_one_commit_removes_make_room_all_the_same() {
+    let place = place();
+    let storage = open(&place).await;
+    let ann = space("ann");
+    let mut keys = Vec::new();
+    let soon = Timestamp::now() + Duration::from_secs(3600);
+    for n in 0..2500 {
+        let write = StateWrite { expires_at: Some(soon), ..state_write(&format!("{n:04}"), 6) };
+        keys.push(storage.state_set(&ann, write));
+        if keys.len() == 100 {
+            for set in futures_util::future::join_all(keys.drain(..)).await {
+                set.expect("sets");
+            }
+        }
+    }
+    // An hour later, as far as the database knows.
+    let mut connection = SqliteConnectOptions::new().filename(&place.path).connect().await.expect("connects");
+    sqlx::query("UPDATE state SET expires_at = 0").execute(&mut connection).await.expect("writes");
+    connection.close().await.expect("closes");
+
+    let write = |key, user_bytes_max| StateWrite { user_bytes_max, ..state_write(key, 99) };
+    let refused = storage.state_set(&ann, write("k", 99)).await;
+    assert!(matches!(refused, Err(StateRefused::Full(99))), "{refused:?}");
+    storage.state_set(&ann, write("k", 100)).await.expect("nothing else counts");
+    assert_eq!(storage.state_keys(&ann, "", None, 9).await.expect("lists"), ["k"]);
+    let refused = storage.state_set(&ann, write("l", 199)).await;
+    assert!(matches!(refused, Err(StateRefused::Full(199))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_closed_storage_says_so() {
+    let place = place();
+    let storage = open(&place).await;
+    storage.close().await;
+    storage.close().await;
+    let told = "the storage has been closed; start the host again";
+    assert_eq!(cause(storage.insert_run(&scope("ann"), &spec("ann", 0)).await.expect_err("it is closed")), told);
+    assert_eq!(cause(storage.run(&scope("ann"), RunId::generate()).await.expect_err("it is closed")), told);
+}

@@ -1,0 +1,315 @@
+//! The one writer: a thread that commits together what many callers asked for.
+//!
+//! The price of a write is the disk's answer to a commit, and the way to the connection's own thread and back, which
+//! each statement goes once. Both are paid once for all that was waiting: everything that is written is a row, and a
+//! commit is one `INSERT` of rows into the view `writes` (see the schema). The thread is not one of those that execute
+//! guests, so that a busy guest does not hold up storage.
+
+use super::{
+    SqliteError,
+    state::{SetState, StateKey},
+    writes::{ROW_COLUMNS, Row},
+};
+use cofferdam_core::{ids::UserId, storage::StateRefused};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _, SqlStr,
+    sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection},
+};
+use std::{collections::VecDeque, sync::Arc, thread};
+use tokio::sync::{mpsc, oneshot};
+
+/// How many writes wait for the writer; whoever asks for one more waits for room. The callers hold what they want to
+/// write in any case, so this bounds how long a write waits, not the memory.
+const WRITES_QUEUED_MAX: usize = 1024;
+
+/// How many writes share a commit. Many more would make the first of them wait for the last.
+const COMMIT_WRITES_MAX: usize = 128;
+
+/// How many bytes share a commit, about: the largest run has an input of 4 MiB, and no small write should wait for more
+/// than a few of those. A single write may be larger.
+const COMMIT_BYTES_MAX: usize = 16 << 20;
+
+/// How many rows an `INSERT` takes. Those that are not used are null, so a few sizes do, each prepared once.
+const INSERT_ROWS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, COMMIT_ROWS_MAX];
+
+/// How many rows share a commit. A single write may have more; then it takes more than one `INSERT`.
+const COMMIT_ROWS_MAX: usize = 256;
+
+/// The way to the writer. The thread ends when this is dropped.
+pub(super) struct Writer(mpsc::Sender<Write>);
+
+/// What somebody wants written, and who waits for it.
+struct Write {
+    bytes: usize,
+    change: Change,
+}
+
+enum Change {
+    Rows(Vec<Row>, Pending<()>),
+    SetState(SetState, Pending<Result<u64, StateRefused>>),
+    DeleteState(StateKey, Pending<bool>),
+    /// Nothing more will be asked for; the answer comes when the file is closed.
+    Close(oneshot::Sender<()>),
+}
+
+type Reply<T> = Result<T, Arc<SqliteError>>;
+
+/// Somebody who waits, and what to tell them once it is durable. They may have gone away; the write happens anyway.
+struct Pending<T> {
+    outcome: Option<T>,
+    reply: oneshot::Sender<Reply<T>>,
+}
+
+impl<T> Pending<T> {
+    fn answer(self, committed: &Reply<()>) {
+        let answer = match (committed, self.outcome) {
+            (Ok(()), Some(outcome)) => Ok(outcome),
+            (Ok(()), None) => Err(Arc::new(SqliteError::Closed)),
+            (Err(error), _) => Err(error.clone()),
+        };
+        // Nobody waits any more: that is theirs to decide.
+        let _ = self.reply.send(answer);
+    }
+}
+
+impl Writer {
+    /// Starts the thread with its connection.
+    pub(super) fn start(options: SqliteConnectOptions, connection: SqliteConnection) -> Result<Self, SqliteError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(SqliteError::Thread)?;
+        let (sender, queue) = mpsc::channel(WRITES_QUEUED_MAX);
+        let file = File { options, connection: Some(connection), inserts: INSERT_ROWS.map(insert_statement) };
+        thread::Builder::new()
+            .name("storage-writer".into())
+            .spawn(move || runtime.block_on(write_all(file, queue)))
+            .map_err(SqliteError::Thread)?;
+        Ok(Self(sender))
+    }
+
+    /// Writes these rows, all or none.
+    pub(super) async fn write(&self, rows: Vec<Row>) -> Reply<()> {
+        let bytes = rows.iter().map(Row::bytes).sum();
+        self.ask(bytes, |pending| Change::Rows(rows, Pending { outcome: Some(()), ..pending })).await
+    }
+
+    /// Sets a state key under its conditions.
+    pub(super) async fn set_state(&self, set: SetState) -> Reply<Result<u64, StateRefused>> {
+        self.ask(set.value.len(), |pending| Change::SetState(set, pending)).await
+    }
+
+    /// Removes a state key. Says whether it was there.
+    pub(super) async fn delete_state(&self, key: StateKey) -> Reply<bool> {
+        self.ask(0, |pending| Change::DeleteState(key, pending)).await
+    }
+
+    /// Waits until all that was asked for is written and the file is closed.
+    pub(super) async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.0.send(Write { bytes: 0, change: Change::Close(reply) }).await.is_ok() {
+            // An error means that the thread has ended, and with it the connection.
+            let _ = closed.await;
+        }
+    }
+
+    async fn ask<T>(&self, bytes: usize, change: impl FnOnce(Pending<T>) -> Change) -> Reply<T> {
+        let closed = || Arc::new(SqliteError::Closed);
+        let (reply, answer) = oneshot::channel();
+        let write = Write { bytes, change: change(Pending { outcome: None, reply }) };
+        self.0.send(write).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+/// Writes until there is nobody left to ask for it.
+async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>) {
+    let mut waiting = VecDeque::new();
+    let mut closed = None;
+    loop {
+        if waiting.is_empty() {
+            match queue.recv().await {
+                Some(write) => waiting.push_back(write),
+                None => break,
+            }
+        }
+        let mut batch = Batch::default();
+        while let Some(write) = waiting.pop_front().or_else(|| queue.try_recv().ok()) {
+            match batch.take(write) {
+                Taken::Yes => {}
+                Taken::NoRoom(write) => {
+                    waiting.push_front(write);
+                    break;
+                }
+                Taken::Close(reply) => {
+                    queue.close();
+                    closed = Some(reply);
+                }
+            }
+        }
+        let committed = file.commit(&mut batch).await.map_err(Arc::new);
+        for write in batch.writes.into_iter().rev() {
+            // What could not be decided yet goes first in the next commit.
+            if let Some(again) = write.answer(&committed) {
+                waiting.push_front(again);
+            }
+        }
+    }
+    file.close().await;
+    if let Some(reply) = closed {
+        // The one who closes may have gone away.
+        let _ = reply.send(());
+    }
+}
+
+/// What is committed together.
+#[derive(Default)]
+struct Batch {
+    writes: Vec<Write>,
+    bytes: usize,
+    rows: usize,
+}
+
+enum Taken {
+    Yes,
+    NoRoom(Write),
+    Close(oneshot::Sender<()>),
+}
+
+impl Batch {
+    fn take(&mut self, write: Write) -> Taken {
+        if let Change::Close(reply) = write.change {
+            return Taken::Close(reply);
+        }
+        let rows = write.rows();
+        let room = self.writes.len() < COMMIT_WRITES_MAX
+            && self.bytes + write.bytes <= COMMIT_BYTES_MAX
+            && self.rows + rows <= COMMIT_ROWS_MAX;
+        // The conditions of a state write are checked against what is committed, so there is one per user at a time.
+        let decided = write.state_user().is_none_or(|user| self.writes.iter().all(|w| w.state_user() != Some(user)));
+        if !(self.writes.is_empty() || room && decided) {
+            return Taken::NoRoom(write);
+        }
+        self.bytes += write.bytes;
+        self.rows += rows;
+        self.writes.push(write);
+        Taken::Yes
+    }
+}
+
+impl Write {
+    /// How many rows it may come to.
+    fn rows(&self) -> usize {
+        match &self.change {
+            Change::Rows(rows, _) => rows.len(),
+            // The sweep and the key.
+            Change::SetState(..) => 2,
+            Change::DeleteState(..) => 1,
+            Change::Close(_) => 0,
+        }
+    }
+
+    fn state_user(&self) -> Option<&UserId> {
+        match &self.change {
+            Change::SetState(SetState { key, .. }, _) | Change::DeleteState(key, _) => Some(&key.user),
+            Change::Rows(..) | Change::Close(_) => None,
+        }
+    }
+
+    /// The rows to write, after a look at what its conditions are about.
+    async fn decide(&mut self, connection: &mut SqliteConnection, rows: &mut Vec<Row>) -> Result<(), SqliteError> {
+        match &mut self.change {
+            Change::Rows(own, _) => rows.append(own),
+            Change::SetState(set, pending) => pending.outcome = set.decide(connection, rows).await?,
+            Change::DeleteState(key, pending) => pending.outcome = Some(key.decide_delete(connection, rows).await?),
+            Change::Close(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Tells the one who waits. Gives the write back if it needs another commit.
+    fn answer(self, committed: &Reply<()>) -> Option<Self> {
+        match self.change {
+            Change::SetState(_, Pending { outcome: None, .. }) if committed.is_ok() => return Some(self),
+            Change::Rows(_, pending) => pending.answer(committed),
+            Change::SetState(_, pending) => pending.answer(committed),
+            Change::DeleteState(_, pending) => pending.answer(committed),
+            Change::Close(_) => {}
+        }
+        None
+    }
+}
+
+/// The file, open for writing.
+struct File {
+    options: SqliteConnectOptions,
+    /// None after an error that says nothing about the state of the connection.
+    connection: Option<SqliteConnection>,
+    inserts: [SqlStr; INSERT_ROWS.len()],
+}
+
+/// An `INSERT` of this many rows.
+fn insert_statement(rows: usize) -> SqlStr {
+    let row = format!("({})", ["?"; ROW_COLUMNS].join(","));
+    AssertSqlSafe(format!("INSERT INTO writes VALUES {}", vec![row; rows].join(","))).into_sql_str()
+}
+
+impl File {
+    /// Makes all of it durable, or nothing.
+    async fn commit(&mut self, batch: &mut Batch) -> Result<(), SqliteError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        let connection = self.connection.insert(connection);
+        let done = write(connection, &self.inserts, batch).await;
+        if done.is_err() {
+            // One `INSERT` that failed has left nothing behind, but several may have left a transaction open, and other
+            // errors anything. A new connection is cheap beside the error.
+            if let Some(connection) = self.connection.take() {
+                // The error to tell is the first.
+                let _ = connection.close().await;
+            }
+        }
+        done
+    }
+
+    async fn close(self) {
+        if let Some(connection) = self.connection
+            && let Err(error) = connection.close().await
+        {
+            // All that was acknowledged is in the write-ahead log; the next start moves it into the database.
+            tracing::warn!(%error, "the database was not closed in order");
+        }
+    }
+}
+
+async fn write(
+    connection: &mut SqliteConnection,
+    inserts: &[SqlStr; INSERT_ROWS.len()],
+    batch: &mut Batch,
+) -> Result<(), SqliteError> {
+    let mut rows = Vec::with_capacity(batch.rows);
+    for write in &mut batch.writes {
+        write.decide(connection, &mut rows).await?;
+    }
+    // A statement alone is its own transaction.
+    let alone = rows.len() <= COMMIT_ROWS_MAX;
+    if !alone {
+        connection.execute("BEGIN IMMEDIATE").await?;
+    }
+    let mut rows = rows.into_iter();
+    while rows.len() > 0 {
+        let sizes = || INSERT_ROWS.iter().zip(inserts);
+        let Some((size, insert)) = sizes().find(|(size, _)| **size >= rows.len()).or_else(|| sizes().next_back())
+        else {
+            break;
+        };
+        let mut arguments = SqliteArguments::default();
+        for row in rows.by_ref().take(*size) {
+            row.bind(&mut arguments).map_err(SqliteError::Value)?;
+        }
+        sqlx::query_with(insert.clone(), arguments).execute(&mut *connection).await?;
+    }
+    if !alone {
+        connection.execute("COMMIT").await?;
+    }
+    Ok(())
+}

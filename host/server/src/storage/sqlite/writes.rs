@@ -1,0 +1,209 @@
+//! From what is to be written to the rows of the view `writes`.
+
+use super::{
+    SqliteError, role_word,
+    state::{SWEEP_KEYS_MAX, SetState, StateKey},
+};
+use cofferdam_core::{
+    Json, codec,
+    event::Envelope,
+    grant::Permissions,
+    identity::Scope,
+    ids::{PluginName, SessionId, UserId},
+    run::{RunEnd, RunSpec, RunStatus},
+    storage::{ApiKey, PluginVersion, RunBatch},
+};
+use jiff::Timestamp;
+use sqlx::{Arguments as _, sqlite::SqliteArguments};
+
+/// The columns of the view `writes`: kind, user, id and v1 to v14.
+pub(super) const ROW_COLUMNS: usize = 17;
+
+/// A row of the view `writes`. The triggers of the schema say what its columns are.
+pub(super) struct Row(Vec<Value>);
+
+enum Value {
+    Null,
+    Number(i64),
+    Word(&'static str),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Number(number.cast_signed())
+    }
+}
+
+impl From<Timestamp> for Value {
+    fn from(at: Timestamp) -> Self {
+        Self::Number(at.as_microsecond())
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+impl Row {
+    pub(super) fn run(scope: &Scope, spec: &RunSpec) -> Self {
+        Self(vec![
+            Value::Word("run"),
+            scope.user().as_str().into(),
+            spec.id.to_string().into(),
+            Value::Word(RunStatus::Queued.as_str()),
+            spec.agent.as_str().into(),
+            spec.digest.to_string().into(),
+            spec.request.as_str().into(),
+            spec.thread.as_str().into(),
+            spec.session.as_ref().map(SessionId::as_str).into(),
+            spec.parent.map(|parent| parent.to_string()).into(),
+            spec.limits.fuel.into(),
+            spec.limits.memory_bytes.into(),
+            spec.limits.deadline_ms.into(),
+            spec.created_at.into(),
+            spec.metadata.as_str().into(),
+            spec.input.as_str().into(),
+        ])
+    }
+
+    pub(super) fn event(scope: &Scope, run: &str, envelope: &Envelope) -> Result<Self, SqliteError> {
+        Ok(Self(vec![
+            Value::Word("event"),
+            scope.user().as_str().into(),
+            run.into(),
+            envelope.seq.into(),
+            envelope.at.into(),
+            Value::Blob(codec::encode(&envelope.event).map_err(|error| SqliteError::Value(error.into()))?),
+        ]))
+    }
+
+    pub(super) fn progress(scope: &Scope, batch: &RunBatch) -> Self {
+        Self(vec![
+            Value::Word("progress"),
+            scope.user().as_str().into(),
+            batch.run.to_string().into(),
+            batch.started_at.map_or(Value::Null, |_| Value::Word(RunStatus::Running.as_str())),
+            batch.started_at.into(),
+            Value::Number(batch.effects.into()),
+        ])
+    }
+
+    pub(super) fn end(scope: &Scope, batch: &RunBatch, end: &RunEnd) -> Self {
+        Self(vec![
+            Value::Word("end"),
+            scope.user().as_str().into(),
+            batch.run.to_string().into(),
+            Value::Word(end.stop_reason.status().as_str()),
+            Value::Word(end.stop_reason.as_str()),
+            end.started_at.into(),
+            end.finished_at.into(),
+            Value::Number(batch.effects.into()),
+            end.usage.fuel.into(),
+            end.usage.memory_peak_bytes.into(),
+            end.usage.wall_ms.into(),
+            end.usage.active_ms.into(),
+            end.usage.host_calls.into(),
+            end.usage.events.into(),
+            end.error.as_ref().map(|error| error.code.as_str()).into(),
+            end.error.as_ref().map(|error| error.message.as_str()).into(),
+            end.output.as_ref().map(Json::as_str).into(),
+        ])
+    }
+
+    pub(super) fn state(set: &mut SetState, version: u64) -> Self {
+        Self(vec![
+            Value::Word("state"),
+            set.key.user.as_str().into(),
+            set.key.plugin.as_str().into(),
+            std::mem::take(&mut set.key.thread).into(),
+            std::mem::take(&mut set.key.key).into(),
+            version.into(),
+            set.expires_at.into(),
+            Value::Blob(std::mem::take(&mut set.value)),
+        ])
+    }
+
+    pub(super) fn state_delete(key: &StateKey) -> Self {
+        Self(vec![
+            Value::Word("state_delete"),
+            key.user.as_str().into(),
+            key.plugin.as_str().into(),
+            key.thread.as_str().into(),
+            key.key.as_str().into(),
+        ])
+    }
+
+    pub(super) fn state_sweep(user: &UserId, now: Timestamp) -> Self {
+        let kind = Value::Word("state_sweep");
+        Self(vec![kind, user.as_str().into(), Value::Null, now.into(), Value::Number(SWEEP_KEYS_MAX)])
+    }
+
+    pub(super) fn plugin(plugin: &PluginVersion) -> Result<Self, SqliteError> {
+        let document = serde_json::to_string(plugin).map_err(|error| SqliteError::Value(error.into()))?;
+        let (name, digest) = (plugin.name.as_str().into(), plugin.digest.to_string().into());
+        Ok(Self(vec![Value::Word("plugin"), Value::Null, name, digest, document.into()]))
+    }
+
+    pub(super) fn grant(user: &UserId, plugin: &PluginName, grant: &Permissions) -> Result<Self, SqliteError> {
+        let document = serde_json::to_string(grant).map_err(|error| SqliteError::Value(error.into()))?;
+        Ok(Self(vec![Value::Word("grant"), user.as_str().into(), plugin.as_str().into(), document.into()]))
+    }
+
+    pub(super) fn key(key: &ApiKey) -> Self {
+        Self(vec![
+            Value::Word("key"),
+            key.user.as_str().into(),
+            key.id.as_str().into(),
+            key.secret_digest.to_string().into(),
+            Value::Word(role_word(key.role)),
+            key.created_at.into(),
+        ])
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(Value::bytes).sum()
+    }
+
+    pub(super) fn bind(self, arguments: &mut SqliteArguments) -> Result<(), sqlx::error::BoxDynError> {
+        let nulls = ROW_COLUMNS.saturating_sub(self.0.len());
+        for value in self.0 {
+            match value {
+                Value::Null => arguments.add(None::<i64>)?,
+                Value::Number(number) => arguments.add(number)?,
+                Value::Word(word) => arguments.add(word)?,
+                Value::Text(text) => arguments.add(text)?,
+                Value::Blob(blob) => arguments.add(blob)?,
+            }
+        }
+        for _ in 0..nulls {
+            arguments.add(None::<i64>)?;
+        }
+        Ok(())
+    }
+}
+
+impl Value {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Null | Self::Number(_) | Self::Word(_) => 8,
+            Self::Text(text) => text.len(),
+            Self::Blob(blob) => blob.len(),
+        }
+    }
+}

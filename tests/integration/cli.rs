@@ -1,0 +1,170 @@
+//! The command line, as its users type it.
+
+use crate::server::{User, guest_path, run, worker};
+use serde_json::{Value, json};
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+};
+
+/// A server in a process of its own.
+pub struct Process {
+    child: Child,
+    ready: Value,
+}
+
+impl Process {
+    pub async fn serve(data_dir: &Path) -> Self {
+        let mut child = Command::new(worker())
+            .args(["serve", "--dev", "--json", "--data-dir"])
+            .arg(data_dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("started");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let line = lines.next_line().await.expect("a line").expect("the server says that it is ready");
+        Self { child, ready: serde_json::from_str(&line).expect("JSON") }
+    }
+
+    fn text(&self, name: &str) -> &str {
+        self.ready[name].as_str().unwrap_or_else(|| panic!("no {name} in {}", self.ready))
+    }
+
+    pub fn operator(&self) -> User {
+        User::new("operator", self.text("url"), self.text("admin_key"))
+    }
+
+    pub fn dev(&self) -> User {
+        User::new("dev", self.text("url"), self.text("api_key"))
+    }
+
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("killed");
+    }
+
+    /// Asks it to stop, and gives its exit code.
+    async fn terminate(mut self) -> Option<i32> {
+        let id = self.child.id().expect("alive").to_string();
+        Command::new("kill").args(["-TERM", &id]).status().await.expect("signalled");
+        self.child.wait().await.expect("ended").code()
+    }
+
+    /// A verb, against this server.
+    async fn cofferdam(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(worker());
+        command.args(args).env("COFFERDAM_URL", self.text("url")).env("COFFERDAM_API_KEY", self.text("api_key"));
+        command.env("COFFERDAM_ADMIN_KEY", self.text("admin_key")).output().await.expect("run")
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn json_of(output: &Output) -> Value {
+    let text = stdout(output);
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn the_walk_from_push_to_result_works_by_command_line_alone() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Process::serve(dir.path()).await;
+        let probe = guest_path("probe");
+        let pushed = server.cofferdam(&["plugin", "push", "probe", probe.to_str().unwrap(), "--json"]).await;
+        assert_eq!(json_of(&pushed)["name"], "probe");
+        let listed = json_of(&server.cofferdam(&["plugin", "list", "--json"]).await);
+        assert!(listed.to_string().contains("probe"), "{listed}");
+        let inspected = json_of(&server.cofferdam(&["plugin", "inspect", "probe", "--json"]).await);
+        assert!(inspected.to_string().contains("file.*"), "{inspected}");
+        let granted = server.cofferdam(&["grant", "set", "dev", "probe", r#"{"tools":["file.*"]}"#, "--json"]).await;
+        assert!(granted.status.success(), "{}", String::from_utf8_lossy(&granted.stderr));
+        let grant = json_of(&server.cofferdam(&["grant", "get", "dev", "probe", "--json"]).await);
+        assert!(grant.to_string().contains("file.*"), "{grant}");
+
+        let file = dir.path().join("local.txt");
+        std::fs::write(&file, "from here").expect("written");
+        stdout(&server.cofferdam(&["files", "put", file.to_str().unwrap(), "in.txt"]).await);
+        let input = r#"{"do":"seq","steps":[{"do":"thinking","text":"hm"},{"do":"file_read","path":"in.txt"}]}"#;
+        let followed = stdout(&server.cofferdam(&["runs", "submit", "probe", "--input", input, "--follow"]).await);
+        let first = followed.lines().next().expect("a line");
+        let id = first.strip_prefix("run ").and_then(|rest| rest.split_whitespace().next()).expect("the id").to_owned();
+        for word in ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed", "from here"] {
+            assert!(followed.contains(word), "{word} in {followed}");
+        }
+        let run = json_of(&server.cofferdam(&["runs", "get", &id, "--json"]).await);
+        assert_eq!(run["stop_reason"], "completed");
+        assert!(stdout(&server.cofferdam(&["runs", "list"]).await).contains(&id));
+        let events = stdout(&server.cofferdam(&["runs", "events", &id, "--json"]).await);
+        assert!(events.contains("agent_completed"), "{events}");
+        assert_eq!(stdout(&server.cofferdam(&["files", "get", "in.txt", "-"]).await), "from here");
+
+        // Exit codes: 1 the run failed, 2 usage, 3 refused by the server.
+        let failing = ["runs", "submit", "probe", "--input", r#"{"do":"fail","code":"c","message":"m"}"#, "--follow"];
+        assert_eq!(server.cofferdam(&failing).await.status.code(), Some(1));
+        assert_eq!(server.cofferdam(&["runs", "submit", "probe"]).await.status.code(), Some(2));
+        assert_eq!(server.cofferdam(&["no-such-verb"]).await.status.code(), Some(2));
+        let refused = server.cofferdam(&["runs", "submit", "prob", "--input", "1"]).await;
+        assert_eq!(refused.status.code(), Some(3));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("probe"), "the nearest name is told");
+
+        let slow = server.cofferdam(&["runs", "submit", "probe", "--input", r#"{"do":"sleep","ms":30000}"#, "--json"]).await;
+        let slow = json_of(&slow)["id"].as_str().expect("an id").to_owned();
+        let cancelled = json_of(&server.cofferdam(&["runs", "cancel", &slow, "--json"]).await);
+        assert_eq!(cancelled["stop_reason"], "cancelled");
+        assert_eq!(server.terminate().await, Some(0), "a drained server ends well");
+    });
+}
+
+#[test]
+fn run_needs_no_server_and_has_the_same_limits_and_output() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("in.txt"), "from a directory").expect("written");
+        let probe = guest_path("probe");
+        let local = async |args: &[&str]| {
+            let mut command = Command::new(worker());
+            command.arg("run").arg(&probe).args(args).env("XDG_CACHE_HOME", dir.path().join("cache"));
+            command.output().await.expect("run")
+        };
+        let budget = local(&["--input", r#"{"do":"budget"}"#, "--json"]).await;
+        let run = json_of(&budget);
+        assert_eq!((&run["stop_reason"], &run["output"]["tool_calls"]), (&json!("completed"), &json!(1_000)));
+        let workspace = dir.path().to_str().unwrap();
+        let read = r#"{"do":"must_call","name":"file.read","args":{"path":"in.txt"}}"#;
+        let denied = local(&["--input", read, "--workspace", workspace]).await;
+        assert_eq!(denied.status.code(), Some(1), "nothing is granted that was not said");
+        let grant = ["--grant", r#"{"tools":["file.read"]}"#];
+        let granted = local(&[&["--input", read, "--workspace", workspace, "--json"][..], &grant].concat()).await;
+        assert_eq!(json_of(&granted)["output"]["text"], "from a directory");
+        let spinning = local(&["--input", r#"{"do":"sleep","ms":60000}"#, "--deadline-ms", "100", "--json"]).await;
+        assert_eq!(spinning.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&spinning.stdout).contains("deadline"));
+    });
+}
+
+#[test]
+fn errors_say_what_to_do_next() {
+    run(async {
+        let command = async |args: &[&str], key: &str| {
+            let mut command = Command::new(worker());
+            command.args(args).env("COFFERDAM_URL", "http://127.0.0.1:9").env("COFFERDAM_API_KEY", key);
+            let output = command.output().await.expect("run");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let (code, text) = command(&["runs", "list"], "cof_x").await;
+        assert_eq!(code, Some(4), "{text}");
+        assert!(text.contains("cofferdam serve"), "{text}");
+        let (code, text) = command(&["run", "/no/such/file.wasm", "--input", "1"], "").await;
+        assert_ne!(code, Some(0));
+        assert!(text.contains("/no/such/file.wasm"), "{text}");
+    });
+}

@@ -1,0 +1,87 @@
+//! What a plugin may do for a user: declared and granted, or denied.
+
+use crate::server::{run, shared};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+#[test]
+fn nothing_is_granted_until_somebody_grants_it() {
+    run(async {
+        let server = shared().await;
+        let ann = server.stranger().await;
+        let path = format!("/v1/users/{}/grants/probe", ann.name);
+        assert_eq!(ann.get(&path).await.is(StatusCode::OK)["grant"], json!({"tools": [], "state": "none"}));
+        assert_eq!(ann.probe(&json!({"do": "list_tools"})).await, json!([]));
+        let call = json!({"do": "call", "name": "file.list"});
+        assert_eq!(ann.probe(&call).await["error"]["kind"], "denied");
+        for step in [
+            json!({"do": "state_get", "scope": "user", "key": "k"}),
+            json!({"do": "state_set", "scope": "user", "key": "k", "text": "v"}),
+            json!({"do": "state_list", "scope": "user"}),
+            json!({"do": "state_delete", "scope": "user", "key": "k"}),
+            json!({"do": "state_cas", "scope": "user", "key": "k", "expected": null, "text": "v"}),
+        ] {
+            assert_eq!(ann.probe(&step).await["error"]["kind"], "denied", "{step}");
+        }
+        let run = ann.finish(&json!({"agent": "probe", "input": {"do": "must_call", "name": "file.list"}})).await;
+        assert_eq!((&run["status"], &run["stop_reason"]), (&json!("failed"), &json!("denied")), "{run}");
+        let run = ann.finish(&json!({"agent": "probe", "input": {"do": "fail_denied", "text": "of my own"}})).await;
+        assert_eq!(run["stop_reason"], "guest_error", "an agent's own word is not a denial: {run}");
+    });
+}
+
+#[test]
+fn a_grant_gives_no_more_than_was_declared_and_a_declaration_no_more_than_was_granted() {
+    run(async {
+        let server = shared().await;
+        let ann = server.stranger().await;
+        server.grant(&ann, "probe", &json!({"tools": ["file.read"], "state": "read"})).await;
+        let kind = async |step: serde_json::Value| ann.probe(&step).await["error"]["kind"].clone();
+        let write = json!({"do": "call", "name": "file.write", "args": {"path": "a", "text": "b"}});
+        assert_eq!(kind(write.clone()).await, "denied");
+        assert_eq!(kind(json!({"do": "call", "name": "file.read", "args": {"path": "none"}})).await, "not_found");
+        assert_eq!(kind(json!({"do": "state_get", "scope": "user", "key": "k"})).await, serde_json::Value::Null);
+        assert_eq!(kind(json!({"do": "state_set", "scope": "user", "key": "k", "text": "v"})).await, "denied");
+        let tools = ann.probe(&json!({"do": "list_tools"})).await;
+        assert_eq!(tools.as_array().map(Vec::len), Some(1), "{tools}");
+
+        // `echo` declares nothing, so a grant of everything gives it nothing.
+        let path = format!("/v1/users/{}/grants/echo", ann.name);
+        let all = json!({"tools": ["*"], "state": "read_write"});
+        let answer = server.operator.send(Method::PUT, &path, Some(&all)).await.is(StatusCode::OK);
+        assert_eq!(answer["grant"], json!({"tools": ["*"], "state": "read_write"}));
+        assert_eq!(answer["effective"], json!({"tools": [], "state": "none"}));
+
+        // A grant is live at the next run, and taken back as quickly.
+        server.grant(&ann, "probe", &json!({"tools": ["file.*"]})).await;
+        assert_eq!(kind(write.clone()).await, serde_json::Value::Null);
+        server.grant(&ann, "probe", &json!({})).await;
+        assert_eq!(kind(write).await, "denied");
+    });
+}
+
+#[test]
+fn only_an_operator_grants_and_a_user_sees_only_their_own() {
+    run(async {
+        let server = shared().await;
+        let (ann, bob) = (server.stranger().await, server.stranger().await);
+        let path = format!("/v1/users/{}/grants/probe", ann.name);
+        let all = json!({"tools": ["*"], "state": "read_write"});
+        for user in [&ann, &bob] {
+            assert_eq!(user.send(Method::PUT, &path, Some(&all)).await.status, StatusCode::FORBIDDEN);
+        }
+        assert_eq!(bob.get(&path).await.status, StatusCode::FORBIDDEN);
+        assert_eq!(server.operator.get(&path).await.is(StatusCode::OK)["grant"], json!({"tools": [], "state": "none"}));
+        for bad in [json!([]), json!({"tools": ["FILE"]}), json!({"state": "all"}), json!({"tolls": []}), json!({"tools": "*"})] {
+            let answer = server.operator.send(Method::PUT, &path, Some(&bad)).await;
+            assert!(answer.status.is_client_error(), "{bad}: {}", answer.text);
+        }
+        let many = json!({"tools": (0..65).map(|n| format!("file.t{n}")).collect::<Vec<_>>()});
+        assert!(server.operator.send(Method::PUT, &path, Some(&many)).await.status.is_client_error());
+        assert_eq!(server.operator.get(&path).await.is(StatusCode::OK)["grant"]["tools"], json!([]), "nothing was stored");
+        let unknown = format!("/v1/users/{}/grants/prob", ann.name);
+        let problem = server.operator.send(Method::PUT, &unknown, Some(&all)).await;
+        assert_eq!(problem.status, StatusCode::NOT_FOUND);
+        assert!(problem.text.contains("probe"), "the nearest name is told: {}", problem.text);
+    });
+}

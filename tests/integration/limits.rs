@@ -1,0 +1,195 @@
+//! What the sandbox decides: every way a run can end, each with its own stop reason and one terminal event.
+
+use crate::server::{Server, User, run, shared};
+use cofferdam_core::quota::Quota;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// Runs an attack and checks that it ended so, with one terminal event and with usage.
+async fn attack(user: &User, input: Value, limits: Value, stop_reason: &str) -> Value {
+    let run = user.finish(&json!({"agent": "hostile", "input": input, "limits": limits})).await;
+    assert_eq!(run["stop_reason"], stop_reason, "{input}: {run}");
+    let events = user.events(run["id"].as_str().expect("an id")).await;
+    let ends: Vec<_> =
+        events.iter().filter(|event| ["agent_completed", "agent_error"].contains(&event["type"].as_str().unwrap())).collect();
+    assert_eq!(ends.len(), 1, "{input}: one terminal event");
+    assert_eq!(ends[0]["seq"].as_u64(), Some(events.len() as u64), "{input}: and it is the last, without holes");
+    assert_eq!(ends[0]["payload"]["stop_reason"], stop_reason);
+    assert_eq!(run["usage"], ends[0]["payload"]["usage"]);
+    assert!(run["usage"]["fuel"].as_u64().is_some_and(|fuel| fuel > 0), "{input}: usage is reported: {run}");
+    if stop_reason != "completed" {
+        assert!(run["error"]["message"].as_str().is_some_and(|text| !text.is_empty()), "{run}");
+    }
+    run
+}
+
+#[test]
+fn every_end_has_its_own_stop_reason() {
+    run(async {
+        let server = shared().await;
+        let ann = server.trusted().await;
+        let none = json!({});
+        let mib16 = json!({"memory_bytes": 16 << 20});
+        attack(&ann, json!({"scenario": "trap"}), none.clone(), "trap").await;
+        attack(&ann, json!({"scenario": "panic"}), none.clone(), "trap").await;
+        attack(&ann, json!({"scenario": "exit", "code": 0}), none.clone(), "trap").await;
+        attack(&ann, json!({"scenario": "exit", "code": 3}), none.clone(), "trap").await;
+        attack(&ann, json!({"scenario": "overflow_stack"}), none.clone(), "trap").await;
+        attack(&ann, json!({"scenario": "not_utf8"}), none.clone(), "trap").await;
+        attack(&ann, json!({"scenario": "forged_handle"}), none.clone(), "trap").await;
+        attack(&ann, json!({"scenario": "spin"}), json!({"fuel": 10_000_000}), "out_of_fuel").await;
+        attack(&ann, json!({"scenario": "grow_until_abort"}), mib16.clone(), "memory_limit").await;
+        attack(&ann, json!({"scenario": "small_allocations"}), mib16.clone(), "memory_limit").await;
+        attack(&ann, json!({"scenario": "sleep_long"}), json!({"deadline_ms": 100}), "deadline").await;
+        attack(&ann, json!({"scenario": "giant_output", "bytes": (4 << 20) + 1}), none.clone(), "output_too_large").await;
+        attack(&ann, json!({"scenario": "giant_output", "bytes": 64 << 20}), none.clone(), "output_too_large").await;
+        attack(&ann, json!({"scenario": "not_json"}), none.clone(), "invalid_output").await;
+        attack(&ann, json!({"scenario": "deep_output"}), none.clone(), "invalid_output").await;
+        attack(&ann, json!({"scenario": "no such"}), none.clone(), "guest_error").await;
+        let exact = attack(&ann, json!({"scenario": "giant_output", "bytes": 4 << 20}), none.clone(), "completed").await;
+        assert_eq!(exact["output"].as_str().map(str::len), Some((4 << 20) - 2));
+        assert_eq!(server.app.runtime().host_panics(), 0);
+        assert_eq!(server.app.panics(), 0);
+    });
+}
+
+#[test]
+fn a_guest_that_spins_is_ended_at_its_deadline_and_its_fuel_is_reported() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        for scenario in ["spin", "spin_in_host_calls"] {
+            let limits = json!({"deadline_ms": 150});
+            let run = attack(&ann, json!({"scenario": scenario}), limits, "deadline").await;
+            let wall = run["usage"]["wall_ms"].as_u64().expect("a number");
+            assert!((150..250).contains(&wall), "{scenario} was ended after {wall} ms");
+            assert!(run["usage"]["active_ms"].as_u64().is_some_and(|ms| ms > 50), "{run}");
+            assert!(run["usage"]["fuel"].as_u64().is_some_and(|fuel| fuel > 1_000_000), "{run}");
+        }
+    });
+}
+
+#[test]
+fn the_memory_limit_is_on_the_sum_and_a_polite_guest_goes_on() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        for mib in [2_u64, 16, 256] {
+            let limits = json!({"memory_bytes": mib << 20});
+            let input = json!({"scenario": "grow", "step_bytes": 65_536});
+            let run = attack(&ann, input, limits, "completed").await;
+            let peak = run["usage"]["memory_peak_bytes"].as_u64().expect("a number");
+            assert!(peak <= mib << 20, "{peak} bytes under a limit of {mib} MiB");
+            assert!(peak > (mib << 20) - (2 << 16), "and all of it can be had: {peak}");
+        }
+    });
+}
+
+#[test]
+fn a_guest_error_after_a_refused_growth_is_a_memory_limit() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        let run = attack(&ann, json!({"scenario": "grow_until_abort"}), json!({"memory_bytes": 4 << 20}), "memory_limit").await;
+        assert!(run["error"]["message"].as_str().is_some_and(|text| text.contains("memory_bytes")), "{run}");
+    });
+}
+
+#[test]
+fn floods_meet_their_budgets_and_hurt_nobody() {
+    run(async {
+        let server = Server::start_with(Quota {
+            events_per_run: 100,
+            tool_calls_per_run: 20,
+            state_bytes: 1 << 20,
+            ..Quota::default()
+        })
+        .await;
+        let ann = server.trusted().await;
+        let none = json!({});
+        for scenario in ["event_flood", "log_flood"] {
+            let run = attack(&ann, json!({"scenario": scenario, "count": 5_000}), none.clone(), "completed").await;
+            assert_eq!(run["usage"]["events"], 102, "its hundred, the first and the last: {run}");
+        }
+        let run = attack(&ann, json!({"scenario": "stdout_flood", "bytes": 1 << 20, "line_bytes": 100}), none.clone(), "completed").await;
+        assert_eq!(run["usage"]["events"], 102, "{run}");
+        let run = attack(&ann, json!({"scenario": "tool_flood", "count": 1_000}), none.clone(), "completed").await;
+        assert_eq!(run["usage"]["events"], 42, "twenty calls, two events each: {run}");
+        attack(&ann, json!({"scenario": "pending_flood", "count": 1_000}), none.clone(), "completed").await;
+        attack(&ann, json!({"scenario": "state_flood", "keys": 50, "bytes": 100_000}), none.clone(), "completed").await;
+        attack(&ann, json!({"scenario": "giant_events"}), none.clone(), "completed").await;
+        attack(&ann, json!({"scenario": "giant_arguments"}), none.clone(), "completed").await;
+        attack(&ann, json!({"scenario": "giant_events", "bytes": 64 << 20}), none.clone(), "trap").await;
+        attack(&ann, json!({"scenario": "random_flood"}), none.clone(), "trap").await;
+        attack(&ann, json!({"scenario": "timer_flood"}), none.clone(), "trap").await;
+        for scenario in ["forged_keys", "forged_events", "forged_tools", "forged_json"] {
+            attack(&ann, json!({"scenario": scenario}), none.clone(), "completed").await;
+        }
+        let run = attack(&ann, json!({"scenario": "giant_error"}), none.clone(), "guest_error").await;
+        assert_eq!(run["error"]["code"], "failed", "a code that is none is not passed on");
+        assert!(run["error"]["message"].as_str().is_some_and(|text| text.len() <= 4 << 10));
+        let run = ann.finish(&json!({"agent": "echo", "input": "still here"})).await;
+        assert_eq!(run["output"], "still here");
+        assert_eq!(server.app.runtime().host_panics(), 0);
+        assert_eq!((server.app.runtime().runs_live(), server.app.runtime().runs_queued()), (0, 0));
+    });
+}
+
+#[test]
+fn budgets_are_told_to_the_guest_and_limits_asked_for_are_the_ones_in_force() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        let limits = json!({"fuel": 50_000_000, "memory_bytes": 32 << 20, "deadline_ms": 5_000});
+        let run = ann.finish(&json!({"agent": "probe", "input": {"do": "budget"}, "limits": limits})).await;
+        let left = &run["output"];
+        assert!(left["fuel"].as_u64().is_some_and(|fuel| fuel < 50_000_000 && fuel > 49_000_000), "{left}");
+        assert!(left["memory_bytes"].as_u64().is_some_and(|bytes| bytes < 32 << 20), "{left}");
+        assert!(left["wall_ms"].as_u64().is_some_and(|ms| ms <= 5_000 && ms > 4_000), "{left}");
+        assert_eq!((&left["tool_calls"], &left["events"]), (&json!(1_000), &json!(10_000)));
+    });
+}
+
+#[test]
+fn limits_out_of_range_name_their_field() {
+    run(async {
+        let ann = shared().await.stranger().await;
+        let cases = [
+            ("fuel", json!(0)),
+            ("fuel", json!(99_999)),
+            ("fuel", json!(10_000_000_001_u64)),
+            ("memory_bytes", json!(0)),
+            ("memory_bytes", json!((2 << 20) - 1)),
+            ("memory_bytes", json!((256 << 20) + 1)),
+            ("deadline_ms", json!(9)),
+            ("deadline_ms", json!(60_001)),
+            ("deadline_ms", json!(u64::MAX)),
+        ];
+        for (field, value) in cases {
+            let body = json!({"agent": "echo", "input": 1, "limits": {field: value}});
+            let problem = ann.post("/v1/runs", &body).await.problem(422, "limit_out_of_range");
+            assert!(problem["detail"].as_str().is_some_and(|text| text.contains(field)), "{problem}");
+        }
+        for edge in [json!({"fuel": 100_000}), json!({"memory_bytes": 256 << 20}), json!({"deadline_ms": 60_000})] {
+            ann.post("/v1/runs", &json!({"agent": "echo", "input": 1, "limits": edge})).await.is(StatusCode::ACCEPTED);
+        }
+    });
+}
+
+#[test]
+fn one_users_spinning_guests_do_not_stop_another() {
+    run(async {
+        let server = shared().await;
+        let (ann, bob) = (server.trusted().await, server.trusted().await);
+        let mut spinning = Vec::new();
+        for _ in 0..5 {
+            let body = json!({"agent": "hostile", "input": {"scenario": "spin_in_host_calls"}, "limits": {"deadline_ms": 3_000}});
+            spinning.push(ann.submit(&body).await);
+        }
+        for _ in 0..10 {
+            let begun = Instant::now();
+            bob.finish(&json!({"agent": "echo", "input": 1})).await;
+            assert!(begun.elapsed() < Duration::from_secs(1), "took {:?}", begun.elapsed());
+        }
+        for id in spinning {
+            ann.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await;
+        }
+    });
+}

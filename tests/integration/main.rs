@@ -1,0 +1,25 @@
+//! The host as its users meet it: a real server on a free port, real components, a real client.
+//!
+//! Most tests share one server, as users do, each with users of its own; those that restart a server, or set its
+//! quotas, start theirs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: a surprise is a failure"
+)]
+
+mod bad_input;
+mod cli;
+mod events;
+mod grants;
+mod invariants;
+mod isolation;
+mod limits;
+mod plugins;
+mod restart;
+mod runs;
+mod server;
+mod tools;

@@ -1,0 +1,137 @@
+//! Pushing plugins: what is taken, what is refused and why.
+
+use crate::server::{Server, guest, run, shared};
+use cofferdam_core::{ids::Digest, quota::Quota};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+#[test]
+fn a_plugin_is_pushed_described_and_listed() {
+    run(async {
+        let server = shared().await;
+        let component = guest("probe");
+        let digest = Digest::of(&component).to_string();
+        let first = server.operator.push("pushed-twice", component.clone()).await.is(StatusCode::CREATED);
+        assert_eq!((&first["name"], &first["digest"]), (&json!("pushed-twice"), &json!(digest)));
+        assert_eq!((&first["kind"], &first["bytes"]), (&json!("agent"), &json!(component.len())));
+        assert_eq!(first["needs"], json!({"tools": ["file.*", "units.*"], "state": "read_write"}));
+        assert!(first["input_schema"].is_object() && first["description"].is_string(), "{first}");
+        server.operator.push("pushed-twice", component).await.is(StatusCode::OK);
+        let ann = server.stranger().await;
+        let listed = ann.get("/v1/plugins/pushed-twice").await.is(StatusCode::OK);
+        assert_eq!(listed["versions"].as_array().map(Vec::len), Some(1));
+        assert_eq!(listed["latest"]["digest"], digest.as_str());
+        let all = ann.get("/v1/plugins").await.is(StatusCode::OK);
+        let names: Vec<_> = all["plugins"].as_array().expect("plugins").iter().map(|p| p["name"].clone()).collect();
+        assert!(names.contains(&json!("echo")) && names.contains(&json!("pushed-twice")), "{names:?}");
+    });
+}
+
+#[test]
+fn an_agent_is_named_by_its_latest_a_version_or_a_digest() {
+    run(async {
+        let server = shared().await;
+        let ann = server.stranger().await;
+        let (echo, probe) = (guest("echo"), guest("probe"));
+        server.operator.push("two-versions", echo.clone()).await.is(StatusCode::CREATED);
+        server.operator.push("two-versions", probe.clone()).await.is(StatusCode::CREATED);
+        let digest_of = async |agent: String| {
+            let run = ann.finish(&json!({"agent": agent, "input": {"do": "context"}})).await;
+            assert_eq!(run["stop_reason"], "completed", "{run}");
+            run["digest"].as_str().expect("a digest").to_owned()
+        };
+        let (echo, probe) = (Digest::of(&echo).to_string(), Digest::of(&probe).to_string());
+        assert_eq!(digest_of("two-versions".into()).await, probe);
+        assert_eq!(digest_of(format!("two-versions@{echo}")).await, echo);
+        assert_eq!(digest_of("two-versions@0.1.0".into()).await, probe, "of one version, the one pushed last");
+        let post = async |agent: &str| ann.post("/v1/runs", &json!({"agent": agent, "input": 1})).await;
+        let problem = post("two-version").await.problem(404, "unknown_agent");
+        assert!(problem.to_string().contains("two-versions"), "the nearest name is told: {problem}");
+        post("two-versions@9.9.9").await.problem(404, "unknown_agent");
+        post(&format!("two-versions@{}", Digest::of(b"none"))).await.problem(404, "unknown_agent");
+        assert!(post("Two Versions").await.status.is_client_error());
+    });
+}
+
+#[test]
+fn what_is_not_a_plugin_is_refused_and_told_why() {
+    run(async {
+        let server = shared().await;
+        let component = guest("echo");
+        let refused = async |bytes: Vec<u8>, code: &str, word: &str| {
+            let problem = server.operator.push("refused", bytes).await.problem(422, code);
+            assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(word)), "{word}: {problem}");
+        };
+        refused(Vec::new(), "not_a_component", "no bytes").await;
+        refused(b"(component)".to_vec(), "not_a_component", "not WebAssembly").await;
+        refused(b"\0asm\x01\0\0\0".to_vec(), "not_a_component", "core WebAssembly module").await;
+        refused(component[..component.len() / 2].to_vec(), "compile_failed", "compile").await;
+        refused(b"\0asm\x0d\0\x01\0".to_vec(), "wrong_world", "describe").await;
+        refused(guest("mute-imports"), "unknown_imports", "example:missing").await;
+        refused(guest("undescribed"), "describe_failed", "trap").await;
+        let mut flipped = 0;
+        for at in (8..component.len()).step_by(component.len() / 12) {
+            let mut bytes = component.clone();
+            bytes[at] ^= 0x55;
+            let answer = server.operator.push("flipped", bytes).await;
+            assert!(answer.status.is_client_error() || answer.status.is_success(), "{}: {}", answer.status, answer.text);
+            flipped += u32::from(answer.status.is_client_error());
+        }
+        assert!(flipped > 0, "most changed bytes make it invalid");
+        let name = server.operator.push("file", component.clone()).await;
+        name.problem(422, "reserved_name");
+        let answer = server.operator.push("Not A Name", component.clone()).await;
+        assert!(answer.status.is_client_error(), "{}", answer.text);
+        assert_eq!(server.stranger().await.get("/v1/plugins/refused").await.status, StatusCode::NOT_FOUND);
+    });
+}
+
+#[test]
+fn only_an_operator_pushes_and_only_wasm() {
+    run(async {
+        let server = shared().await;
+        let ann = server.stranger().await;
+        assert_eq!(ann.push("mine", guest("echo")).await.status, StatusCode::FORBIDDEN);
+        let put = server.operator.request(Method::PUT, "/v1/plugins/mine").header("content-type", "text/plain");
+        let answer = put.body(guest("echo")).send().await.expect("answered");
+        assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(ann.get("/v1/plugins/mine").await.status, StatusCode::NOT_FOUND);
+    });
+}
+
+#[test]
+fn an_upload_over_the_limit_is_refused_before_it_is_read() {
+    run(async {
+        let server = shared().await;
+        let request = server.operator.request(Method::PUT, "/v1/plugins/large").header("content-type", "application/wasm");
+        let large = crate::server::Answer::of(request.body(vec![0_u8; (64 << 20) + 1]).send().await.expect("answered")).await;
+        assert_eq!(large.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", large.text);
+    });
+}
+
+#[test]
+fn an_artifact_that_was_tampered_with_is_compiled_anew() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let artifacts = server.dir.path().join("artifacts");
+        let files: Vec<_> = std::fs::read_dir(&artifacts).expect("a directory").map(|f| f.expect("a file").path()).collect();
+        assert_eq!(files.len(), 4);
+        for file in &files {
+            let mut bytes = std::fs::read(file).expect("read");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(file, bytes).expect("written");
+        }
+        let server = server.restart().await;
+        let ann = server.stranger().await;
+        let run = ann.finish(&json!({"agent": "echo", "input": "again"})).await;
+        assert_eq!(run["output"], "again", "{run}");
+        let digest = Digest::of(&guest("echo"));
+        // The artifact was written again, and is good this time.
+        let kept = std::fs::read(artifacts.join(format!("{}.cwasm", digest.hex()))).expect("read");
+        let server = server.restart().await;
+        let run = server.stranger().await.finish(&json!({"agent": "echo", "input": "still"})).await;
+        assert_eq!(run["output"], "still");
+        assert_eq!(std::fs::read(artifacts.join(format!("{}.cwasm", digest.hex()))).expect("read"), kept);
+    });
+}

@@ -1,0 +1,70 @@
+//! Developer commands of this repository: `cargo xtask demo`, `test`, `guests`, `bench`, `openapi`.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command talks to the terminal")]
+
+mod bench;
+mod demo;
+mod guests;
+mod openapi;
+mod step;
+mod test;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of this repository")]
+enum Task {
+    /// Build the host and run the example agent on it, from upload to report.
+    Demo {
+        /// Run the agent on this CSV file instead of the ones that come with it.
+        #[arg(long, value_name = "FILE.csv")]
+        input: Option<PathBuf>,
+    },
+    /// Everything that must hold before a change is merged: format, lints, docs, tests.
+    Test {
+        /// Only this half of it.
+        #[arg(long)]
+        only: Option<test::Half>,
+        /// Arguments for `cargo test`, after `--`: a test's name, for example.
+        #[arg(last = true)]
+        cargo_test: Vec<String>,
+    },
+    /// Build every guest under `plugins` and `tests/guests` to `target/guests/NAME.wasm`.
+    Guests,
+    /// Run the benchmarks.
+    Bench {
+        /// Only this benchmark.
+        #[arg(long, value_name = "NAME", default_value = "*")]
+        bench: String,
+        /// Arguments for the benchmark itself, after `--`: `--quick`, for example.
+        #[arg(last = true)]
+        harness: Vec<String>,
+    },
+    /// Write host/server/openapi.json anew from the code.
+    Openapi,
+}
+
+fn main() -> ExitCode {
+    let task = Task::parse();
+    let done = Workspace::find().and_then(|workspace| match task {
+        Task::Demo { input } => demo::run(&workspace, input.as_deref()),
+        Task::Test { only, cargo_test } => test::run(&workspace, only, &cargo_test),
+        Task::Guests => guests::build_all(&workspace),
+        Task::Bench { bench, harness } => bench::run(&workspace, &bench, &harness),
+        Task::Openapi => openapi::run(&workspace),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Where things are: the root, the target folder, the host's binary, the guests.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, ensure};
+use serde_json::Value;
+
+use crate::step::{Step, timed};
+
+/// The workspaces whose crates are compiled to components. They are apart from the host's because they are for another
+/// target.
+pub const GUEST_WORKSPACES: [&str; 2] = ["plugins", "tests/guests"];
+
+pub struct Workspace {
+    pub root: PathBuf,
+    /// Cargo's target folder, wherever the user's environment and configuration put it.
+    pub target: PathBuf,
+}
+
+/// How much optimizing the host's binary gets.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Profile {
+    Dev,
+    Release,
+}
+
+impl Workspace {
+    pub fn find() -> anyhow::Result<Self> {
+        // A step that is not in a workspace yet: cargo looks upwards from the current folder, as it did to run us.
+        let here = Workspace { root: std::env::current_dir()?, target: PathBuf::new() };
+        let metadata = Step::cargo(&here, ["metadata", "--no-deps", "--format-version", "1"]).output()?;
+        let metadata: Value = serde_json::from_slice(&metadata).context("`cargo metadata` did not print JSON")?;
+        let path = |name: &str| {
+            metadata
+                .get(name)
+                .and_then(Value::as_str)
+                .map(PathBuf::from)
+                .with_context(|| format!("`cargo metadata` names no {name}: run this from the repository's root"))
+        };
+        Ok(Workspace { root: path("workspace_root")?, target: path("target_directory")? })
+    }
+
+    /// A cargo command for a workspace of guests, with a target folder of its own beside the host's.
+    pub fn guest_cargo<const N: usize>(&self, args: [&str; N]) -> Step {
+        Step::cargo(self, args).env("CARGO_TARGET_DIR", self.shown(&self.guests_dir()))
+    }
+
+    /// Where the finished components are: `NAME.wasm`, for the tests, the benchmarks and the demo.
+    pub fn guests_dir(&self) -> PathBuf {
+        self.target.join("guests")
+    }
+
+    /// Builds the host and gives the path of its binary.
+    pub fn build_host(&self, profile: Profile) -> anyhow::Result<PathBuf> {
+        // Not `-p cofferdam-server`: the workspace's other members turn on features of shared dependencies, so cargo
+        // would build the engine a second time for the tests.
+        let mut step = Step::cargo(self, ["build", "--workspace", "--bin", "cofferdam"]);
+        if profile == Profile::Release {
+            step = step.args(["--release"]);
+        }
+        timed("host", || {
+            println!("   {step}");
+            if !self.target.join(if profile == Profile::Dev { "debug" } else { "release" }).join("cofferdam").exists() {
+                println!("   (the first time it compiles the WebAssembly engine: some ten minutes on two cores)");
+            }
+            let messages = step
+                .clone()
+                .args(["--message-format=json-render-diagnostics"])
+                .output()
+                .with_context(|| format!("the host does not build; once it is mended, repeat it with: {step}"))?;
+            executable(&String::from_utf8_lossy(&messages))
+                .ok_or_else(|| anyhow!("cargo did not say where it put the host's binary: run `{step}` and look"))
+        })
+    }
+
+    /// The folders of all guests.
+    pub fn guests(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut guests = Vec::new();
+        for workspace in GUEST_WORKSPACES {
+            let dir = self.root.join(workspace);
+            for entry in std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
+                let guest = entry?.path();
+                if guest.join("Cargo.toml").is_file() && guest.join("src").is_dir() {
+                    guests.push(guest);
+                }
+            }
+        }
+        guests.sort();
+        // The component is named after its folder, so one of two would silently stand for both.
+        let mut names: Vec<_> = guests.iter().filter_map(|guest| guest.file_name()).collect();
+        names.sort();
+        for pair in names.windows(2) {
+            ensure!(pair.first() != pair.last(), "two guests are named {:?}: rename the folder of one", pair.first());
+        }
+        Ok(guests)
+    }
+
+    /// A path as it is shown: from the root where it lies under it, since that is where commands run.
+    pub fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
+    }
+}
+
+/// The binary that cargo reports among its messages.
+fn executable(messages: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message.pointer("/target/name").is_some_and(|name| name == "cofferdam"))
+        .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+}
