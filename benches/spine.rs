@@ -210,7 +210,8 @@ async fn live_memory(host: &Host) {
 
 fn main() {
     let tokio = tokio::runtime::Runtime::new().expect("a runtime");
-    let (memory_dir, sqlite_dir) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (memory_dir, sqlite_dir) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let bare = Bare::new(&guest("echo"));
     let (memory, sqlite) = tokio.block_on(async {
         let sqlite = SqliteStorage::open(&sqlite_dir.path().join("bench.db")).await.expect("opened");

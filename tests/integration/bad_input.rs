@@ -118,12 +118,21 @@ fn routes_methods_and_queries_that_do_not_exist_are_problems_too() {
         for id in ["x", "run_", "run_zz", "..", "%2e%2e", "RUN_00000000000070008000000000000000"] {
             assert_eq!(ann.get(&format!("/v1/runs/{id}")).await.status, StatusCode::NOT_FOUND, "{id}");
         }
-        for user in [json!({"user": "../x"}), json!({"user": ""}), json!({"user": 1}), json!({}), json!({"user": "a", "role": "operator"})] {
+        for user in [
+            json!({"user": "../x"}),
+            json!({"user": ""}),
+            json!({"user": 1}),
+            json!({}),
+            json!({"user": "a", "role": "operator"}),
+        ] {
             let answer = server.operator.post("/v1/keys", &user).await;
             assert!(answer.status.is_client_error(), "{user}: {}", answer.text);
         }
         assert_eq!(ann.post("/v1/keys", &json!({"user": "ann"})).await.status, StatusCode::FORBIDDEN);
-        assert_eq!(server.operator.post("/v1/runs", &json!({"agent": "echo", "input": 1})).await.status, StatusCode::FORBIDDEN);
+        assert_eq!(
+            server.operator.post("/v1/runs", &json!({"agent": "echo", "input": 1})).await.status,
+            StatusCode::FORBIDDEN
+        );
         for path in ["..%2f..%2fetc%2fpasswd", "%2e%2e/x", "a%00b", "a//b"] {
             let answer = ann.get(&format!("/v1/files/{path}")).await;
             assert!(answer.status.is_client_error(), "{path}: {}", answer.status);

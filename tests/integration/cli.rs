@@ -97,7 +97,9 @@ fn the_walk_from_push_to_result_works_by_command_line_alone() {
         let followed = stdout(&server.cofferdam(&["runs", "submit", "probe", "--input", input, "--follow"]).await);
         let first = followed.lines().next().expect("a line");
         let id = first.strip_prefix("run ").and_then(|rest| rest.split_whitespace().next()).expect("the id").to_owned();
-        for word in ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed", "from here"] {
+        for word in
+            ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed", "from here"]
+        {
             assert!(followed.contains(word), "{word} in {followed}");
         }
         let run = json_of(&server.cofferdam(&["runs", "get", &id, "--json"]).await);
@@ -116,7 +118,8 @@ fn the_walk_from_push_to_result_works_by_command_line_alone() {
         assert_eq!(refused.status.code(), Some(3));
         assert!(String::from_utf8_lossy(&refused.stderr).contains("probe"), "the nearest name is told");
 
-        let slow = server.cofferdam(&["runs", "submit", "probe", "--input", r#"{"do":"sleep","ms":30000}"#, "--json"]).await;
+        let slow =
+            server.cofferdam(&["runs", "submit", "probe", "--input", r#"{"do":"sleep","ms":30000}"#, "--json"]).await;
         let slow = json_of(&slow)["id"].as_str().expect("an id").to_owned();
         let cancelled = json_of(&server.cofferdam(&["runs", "cancel", &slow, "--json"]).await);
         assert_eq!(cancelled["stop_reason"], "cancelled");
@@ -160,7 +163,7 @@ fn errors_say_what_to_do_next() {
             let output = command.output().await.expect("run");
             (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
         };
-        let (code, text) = command(&["runs", "list"], "cof_x").await;
+        let (code, text) = command(&["runs", "list"], &format!("cof_{}", "A".repeat(43))).await;
         assert_eq!(code, Some(4), "{text}");
         assert!(text.contains("cofferdam serve"), "{text}");
         let (code, text) = command(&["run", "/no/such/file.wasm", "--input", "1"], "").await;

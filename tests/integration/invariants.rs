@@ -63,12 +63,14 @@ fn no_channel_is_unbounded() {
 #[test]
 fn core_does_no_io_and_server_is_the_only_crate_that_knows_http_and_sql() {
     for (name, text) in sources("host/core/src") {
-        let reaches_out = code(&text).any(|line| ["std::fs", "std::net", "tokio::fs", "tokio::net"].iter().any(|io| line.contains(io)));
+        let reaches_out = code(&text)
+            .any(|line| ["std::fs", "std::net", "tokio::fs", "tokio::net"].iter().any(|io| line.contains(io)));
         assert!(!reaches_out, "{name} does I/O");
     }
     for folder in ["host/core/src", "host/runtime/src"] {
         for (name, text) in sources(folder) {
-            let foreign = code(&text).any(|line| ["axum", "hyper", "reqwest", "sqlx"].iter().any(|word| line.contains(word)));
+            let foreign =
+                code(&text).any(|line| ["axum", "hyper", "reqwest", "sqlx"].iter().any(|word| line.contains(word)));
             assert!(!foreign, "{name} knows HTTP or SQL");
         }
     }
@@ -83,7 +85,8 @@ fn every_storage_method_asks_for_the_right_to_act() {
     for method in methods {
         let name = method.split('(').next().unwrap_or_default();
         let first = method.split("&self,").nth(1).unwrap_or_default().trim_start();
-        let right = ["scope: &Scope", "operator: Operator", "space: &StateSpace"].iter().any(|right| first.starts_with(right));
+        let right =
+            ["scope: &Scope", "operator: Operator", "space: &StateSpace"].iter().any(|right| first.starts_with(right));
         // Before there is an identity there is only the key.
         assert!(right || name == "authenticate", "{name} asks for no right: {first}");
     }

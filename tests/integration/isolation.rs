@@ -35,7 +35,8 @@ fn another_users_stream_cannot_be_followed() {
         let (ann, bob) = (server.trusted().await, server.stranger().await);
         let id = ann.submit(&json!({"agent": "probe", "input": {"do": "sleep", "ms": 2_000}})).await;
         let path = format!("/v1/runs/{id}/events");
-        let stream = bob.request(Method::GET, &path).header("accept", "text/event-stream").send().await.expect("answered");
+        let stream =
+            bob.request(Method::GET, &path).header("accept", "text/event-stream").send().await.expect("answered");
         assert_eq!(stream.status(), StatusCode::NOT_FOUND);
         bob.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await.problem(404, "unknown_run");
         assert_eq!(ann.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK)["finished_at"], Value::Null);
@@ -118,8 +119,10 @@ fn a_guest_is_told_only_who_it_runs_for() {
     run(async {
         let ann = shared().await.trusted().await;
         let body = json!({"agent": "probe", "input": {"do": "context"}, "metadata": {"k": [1]}});
-        let request = ann.request(Method::POST, "/v1/runs").header("prefer", "wait=30").header("x-request-id", "asked-by-me");
-        let run = crate::server::Answer::of(request.json(&body).send().await.expect("answered")).await.is(StatusCode::OK);
+        let request =
+            ann.request(Method::POST, "/v1/runs").header("prefer", "wait=30").header("x-request-id", "asked-by-me");
+        let run =
+            crate::server::Answer::of(request.json(&body).send().await.expect("answered")).await.is(StatusCode::OK);
         let info = &run["output"];
         assert_eq!(info["user_id"], ann.name.as_str());
         assert_eq!((&info["run_id"], &info["thread_id"]), (&run["id"], &run["thread_id"]));

@@ -74,7 +74,12 @@ fn what_is_not_a_plugin_is_refused_and_told_why() {
             let mut bytes = component.clone();
             bytes[at] ^= 0x55;
             let answer = server.operator.push("flipped", bytes).await;
-            assert!(answer.status.is_client_error() || answer.status.is_success(), "{}: {}", answer.status, answer.text);
+            assert!(
+                answer.status.is_client_error() || answer.status.is_success(),
+                "{}: {}",
+                answer.status,
+                answer.text
+            );
             flipped += u32::from(answer.status.is_client_error());
         }
         assert!(flipped > 0, "most changed bytes make it invalid");
@@ -103,8 +108,10 @@ fn only_an_operator_pushes_and_only_wasm() {
 fn an_upload_over_the_limit_is_refused_before_it_is_read() {
     run(async {
         let server = shared().await;
-        let request = server.operator.request(Method::PUT, "/v1/plugins/large").header("content-type", "application/wasm");
-        let large = crate::server::Answer::of(request.body(vec![0_u8; (64 << 20) + 1]).send().await.expect("answered")).await;
+        let request =
+            server.operator.request(Method::PUT, "/v1/plugins/large").header("content-type", "application/wasm");
+        let large =
+            crate::server::Answer::of(request.body(vec![0_u8; (64 << 20) + 1]).send().await.expect("answered")).await;
         assert_eq!(large.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", large.text);
     });
 }
@@ -114,7 +121,8 @@ fn an_artifact_that_was_tampered_with_is_compiled_anew() {
     run(async {
         let server = Server::start_with(Quota::default()).await;
         let artifacts = server.dir.path().join("artifacts");
-        let files: Vec<_> = std::fs::read_dir(&artifacts).expect("a directory").map(|f| f.expect("a file").path()).collect();
+        let files: Vec<_> =
+            std::fs::read_dir(&artifacts).expect("a directory").map(|f| f.expect("a file").path()).collect();
         assert_eq!(files.len(), 4);
         for file in &files {
             let mut bytes = std::fs::read(file).expect("read");

@@ -101,7 +101,12 @@ fn a_killed_server_tells_what_became_of_each_run() {
         let changed = dev.submit(&json!({"agent": "probe", "input": {"do": "seq", "steps": [write, sleep]}})).await;
         let mut queued = Vec::new();
         for n in 0..8 {
-            queued.push(dev.submit(&json!({"agent": "probe", "input": {"do": "seq", "steps": [{"do": "sleep", "ms": 50 * n}]}})).await);
+            queued.push(
+                dev.submit(
+                    &json!({"agent": "probe", "input": {"do": "seq", "steps": [{"do": "sleep", "ms": 50 * n}]}}),
+                )
+                .await,
+            );
         }
         while dev.get("/v1/files/a").await.text != "b"
             || dev.get(&format!("/v1/runs/{harmless}")).await.is(StatusCode::OK)["status"] != "running"

@@ -67,7 +67,11 @@ fn input_comes_back_with_the_digits_and_the_order_it_was_sent_with() {
         let request = ann.request(Method::POST, "/v1/runs").header("prefer", "wait=30");
         let sent = request.header("content-type", "application/json").body(body).send().await.expect("answered");
         let answer = Answer::of(sent).await;
-        assert!(answer.text.contains(r#""output":{"b":1.50,"a":12345678901234567890123,"c":[1E2]}"#), "{}", answer.text);
+        assert!(
+            answer.text.contains(r#""output":{"b":1.50,"a":12345678901234567890123,"c":[1E2]}"#),
+            "{}",
+            answer.text
+        );
     });
 }
 
@@ -168,7 +172,11 @@ fn runs_beyond_what_a_user_may_at_once_wait_their_turn_in_order() {
         }
         let starts: Vec<_> = ended.iter().map(|run| run["started_at"].as_str().expect("started").to_owned()).collect();
         assert!(starts.is_sorted(), "{starts:?}");
-        assert_eq!(ann.get("/v1/runs").await.is(StatusCode::OK)["runs"].as_array().map(Vec::len), Some(4), "none was stored for the refused one");
+        assert_eq!(
+            ann.get("/v1/runs").await.is(StatusCode::OK)["runs"].as_array().map(Vec::len),
+            Some(4),
+            "none was stored for the refused one"
+        );
     });
 }
 

@@ -16,9 +16,8 @@ use std::{
 use tempfile::TempDir;
 
 /// One async runtime for all tests, because the shared server lives on it.
-static TOKIO: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
-});
+static TOKIO: LazyLock<tokio::runtime::Runtime> =
+    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime"));
 
 pub fn run<T>(test: impl Future<Output = T>) -> T {
     TOKIO.block_on(test)
@@ -49,6 +48,8 @@ pub fn config(data_dir: &Path, quota: Quota) -> Config {
         drain_wait: Duration::from_secs(10),
         compile_worker: worker(),
         quota,
+        // Each engine reserves address space for so many; many servers share this process.
+        runs_live_max: 64,
     }
 }
 
@@ -225,7 +226,8 @@ impl User {
                 return run;
             }
             // Following the stream is the wait: it ends when the run does.
-            let stream = self.request(Method::GET, &format!("/v1/runs/{id}/events")).header("accept", "text/event-stream");
+            let stream =
+                self.request(Method::GET, &format!("/v1/runs/{id}/events")).header("accept", "text/event-stream");
             let _ = stream.send().await.expect("answered").text().await;
         }
     }

@@ -22,7 +22,10 @@ fn files_are_listed_read_and_written_within_the_workspace() {
             json!({"text": "two", "bytes": 3, "next_offset": 7, "size": 8})
         );
         assert_eq!(call("file.write", json!({"path": "out/é.txt", "text": "é"})).await["ok"], json!({"bytes": 2}));
-        assert_eq!(call("file.write", json!({"path": "out/é.txt", "text": "e", "append": true})).await["ok"], json!({"bytes": 3}));
+        assert_eq!(
+            call("file.write", json!({"path": "out/é.txt", "text": "e", "append": true})).await["ok"],
+            json!({"bytes": 3})
+        );
         assert_eq!(ann.get("/v1/files/out/%C3%A9.txt").await.text, "ée");
         // A part that would end inside a character ends before it.
         assert_eq!(call("file.read", json!({"path": "out/é.txt", "length": 2})).await["ok"]["text"], "é");
@@ -40,7 +43,10 @@ fn files_are_listed_read_and_written_within_the_workspace() {
         }
         assert_eq!(kind("file.write", json!({"path": "a", "text": "x", "base64": "eA=="})).await, "invalid_arguments");
         assert_eq!(kind("file.reed", json!({})).await, "unknown_tool");
-        assert!(ann.finish(&json!({"agent": "hostile", "input": {"scenario": "forged_paths"}})).await["stop_reason"] == "completed");
+        assert!(
+            ann.finish(&json!({"agent": "hostile", "input": {"scenario": "forged_paths"}})).await["stop_reason"]
+                == "completed"
+        );
     });
 }
 
@@ -68,7 +74,7 @@ fn a_plugins_tool_runs_in_a_sandbox_of_its_own_and_spends_the_callers_budget() {
         let ann = server.trusted().await;
         let tools = ann.probe(&json!({"do": "list_tools"})).await;
         let names: Vec<_> = tools.as_array().expect("tools").iter().map(|tool| tool["name"].clone()).collect();
-        assert_eq!(names, ["file.list", "file.read", "file.write", "units.convert"]);
+        assert_eq!(names, ["file.list", "file.read", "file.write", "units.convert", "units.list"]);
         let convert = json!({"name": "units.convert", "args": {"value": 1.0, "from": "km", "to": "m"}});
         let without = ann.finish(&json!({"agent": "probe", "input": {"do": "context"}})).await;
         let mut input = convert.clone();

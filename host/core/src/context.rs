@@ -1,6 +1,7 @@
 //! The execution context: everything one execution may know and use. Born in one constructor per origin, dies by drop.
 
 use crate::{
+    clock,
     fault::Fault,
     grant::{Access, Permissions},
     identity::Scope,
@@ -9,7 +10,6 @@ use crate::{
     quota::{Quota, RunLimits},
     run::{RunSpec, StopReason},
 };
-use jiff::Timestamp;
 use std::{
     future::Future,
     sync::{
@@ -276,7 +276,7 @@ impl UserExecutionContext {
             metadata: Json::empty_object(),
             input: Json::empty_object(),
             limits: DESCRIPTION_LIMITS,
-            created_at: Timestamp::now(),
+            created_at: clock::now(),
         };
         let quota = Quota { tool_calls_per_run: 0, events_per_run: 0, ..Quota::default() };
         Ok(Self::new(Origin::Description, Arc::new(spec), Permissions::none(), &quota, StopSignal::default()))

@@ -6,6 +6,7 @@
 //! Followers are told only what is durable, and read it from storage.
 
 use crate::{
+    clock,
     context::UserExecutionContext,
     event::{Envelope, Event},
     identity::Scope,
@@ -210,7 +211,7 @@ impl RunJournal {
         let seq = log.next_seq;
         log.next_seq += 1;
         log.unsaved.bytes += event.bytes();
-        log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: Timestamp::now(), event });
+        log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: clock::now(), event });
         let bytes = log.unsaved.bytes;
         if !std::mem::replace(&mut log.listed, true) {
             drop(log);

@@ -21,19 +21,24 @@ pub enum InvalidJson {
     /// Nested too deep.
     #[error("JSON nested deeper than {JSON_DEPTH_MAX} levels")]
     TooDeep,
+    /// A number that no common parser can hold.
+    #[error("JSON with a number beyond ±1.8e308, at byte {0}")]
+    NumberOutOfRange(usize),
+    /// Half of a character.
+    #[error("JSON with an unpaired surrogate (\\uD800 to \\uDFFF), at byte {0}")]
+    UnpairedSurrogate(usize),
 }
 
 impl Json {
     /// Checks a text.
     ///
     /// # Errors
-    /// When it is not JSON, or nested deeper than [`JSON_DEPTH_MAX`].
+    /// When it is not JSON, or JSON that common parsers refuse: a guest's text must not make what it is part of
+    /// unreadable for the client.
     pub fn parse(text: impl Into<Arc<str>>) -> Result<Self, InvalidJson> {
         let text = text.into();
-        // The check for depth comes first: it is a plain loop, and what follows may not be.
-        if depth(&text) > JSON_DEPTH_MAX {
-            return Err(InvalidJson::TooDeep);
-        }
+        // This comes first: it is a plain loop, and what follows may not be.
+        readable(&text)?;
         serde_json::from_str::<&RawValue>(&text).map_err(|e| InvalidJson::Syntax(e.to_string()))?;
         Ok(Self(text))
     }
@@ -66,24 +71,59 @@ impl Json {
     }
 }
 
-/// The deepest nesting of brackets outside strings. Right for valid JSON; for anything else some number.
-fn depth(text: &str) -> usize {
-    let (mut now, mut deepest, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
-    for byte in text.bytes() {
+/// Whether common parsers can read a text that is valid JSON: nesting, numbers and surrogates are within their bounds.
+/// Of a text that is not JSON this says nothing.
+fn readable(text: &str) -> Result<(), InvalidJson> {
+    let (mut depth, mut in_string) = (0_usize, false);
+    let mut bytes = text.bytes().enumerate().peekable();
+    while let Some((at, byte)) = bytes.next() {
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
             b'"' => in_string = !in_string,
+            b'\\' if in_string => {
+                let unpaired = || InvalidJson::UnpairedSurrogate(at);
+                if bytes.next().is_some_and(|(_, escape)| escape == b'u') {
+                    match code_unit(text, at) {
+                        Some(0xD800..=0xDBFF) => {
+                            let second = code_unit(text, at + 6).filter(|unit| (0xDC00..=0xDFFF).contains(unit));
+                            second.ok_or_else(unpaired)?;
+                            // Both escapes, of which two bytes are behind us.
+                            bytes.nth(9);
+                        }
+                        Some(0xDC00..=0xDFFF) => return Err(unpaired()),
+                        _ => {}
+                    }
+                }
+            }
             _ if in_string => {}
             b'[' | b'{' => {
-                now += 1;
-                deepest = deepest.max(now);
+                depth += 1;
+                if depth > JSON_DEPTH_MAX {
+                    return Err(InvalidJson::TooDeep);
+                }
             }
-            b']' | b'}' => now = now.saturating_sub(1),
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'0'..=b'9' => {
+                let mut end = at + 1;
+                while let Some((next, _)) = bytes.next_if(|(_, b)| b.is_ascii_digit() || b".eE+-".contains(b)) {
+                    end = next + 1;
+                }
+                // Fewer than 300 digits without an exponent always fit.
+                let number = text.get(at..end).unwrap_or_default();
+                let may_be_large = number.len() >= 300 || number.bytes().any(|b| matches!(b, b'e' | b'E'));
+                if may_be_large && number.parse::<f64>().is_ok_and(f64::is_infinite) {
+                    return Err(InvalidJson::NumberOutOfRange(at));
+                }
+            }
             _ => {}
         }
     }
-    deepest
+    Ok(())
+}
+
+/// The UTF-16 code unit of an escape `\\uXXXX` at a place, if there is one.
+fn code_unit(text: &str, at: usize) -> Option<u32> {
+    let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+    u32::from_str_radix(digits, 16).ok()
 }
 
 impl Serialize for Json {
@@ -96,9 +136,7 @@ impl Serialize for Json {
 impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
-        if depth(raw.get()) > JSON_DEPTH_MAX {
-            return Err(serde::de::Error::custom(InvalidJson::TooDeep));
-        }
+        readable(raw.get()).map_err(serde::de::Error::custom)?;
         Ok(Self(raw.get().into()))
     }
 }
@@ -142,7 +180,33 @@ mod tests {
         for text in ["", "{", "01", "nul", "{\"a\":1,}", "\"\u{1}\"", "1 2"] {
             assert!(matches!(Json::parse(text), Err(InvalidJson::Syntax(_))), "{text:?} was taken");
         }
-        let text = "{\"b\":1.000000000000000000000001,\"a\":1e400}";
+        let text = "{\"b\":1.000000000000000000000001,\"a\":1e300}";
         assert_eq!(serde_json::to_string(&Json::parse(text).expect("valid")).expect("serializes"), text);
+    }
+
+    proptest::proptest! {
+        /// What is taken can be read by a parser that builds the whole value; what such a parser reads is taken.
+        #[test]
+        fn a_text_is_taken_exactly_if_a_common_parser_reads_it(
+            text in r#"(\[|\{"a":|[0-9]{1,4}|-|e|E|\+|\.|"|\\\\|\\\\u[dD][89abAB-F][0-9]{2}|\\\\u00e9|,|\]|\}|null| ){1,14}"#
+        ) {
+            let read = serde_json::from_str::<serde_json::Value>(&text);
+            proptest::prop_assert_eq!(Json::parse(text.as_str()).is_ok(), read.is_ok(), "{} {:?}", text, read);
+        }
+    }
+
+    #[test]
+    fn numbers_and_surrogates_are_within_what_parsers_hold() {
+        for text in ["1e308", "-1.7976931348623157e308", "1e-999", "\"1e999\"", "\"\\ud83d\\ude00\"", "\"\\\\ud83d\""] {
+            assert!(Json::parse(text).is_ok(), "{text} was refused");
+            assert!(serde_json::from_str::<serde_json::Value>(text).is_ok());
+        }
+        let digits = "9".repeat(400);
+        for text in
+            ["1e309", "[-1e999]", digits.as_str(), "\"\\ud83d\"", "\"\\ude00\"", "\"\\ud83dx\"", "\"\\ud83d\\u0041\""]
+        {
+            assert!(Json::parse(text).is_err(), "{text} was taken");
+            assert!(serde_json::from_str::<serde_json::Value>(text).is_err());
+        }
     }
 }

@@ -26,6 +26,10 @@ pub const LOG_LINE_BYTES_MAX: usize = 8 << 10;
 pub const PLUGIN_BYTES_MAX: usize = 64 << 20;
 /// How many versions of all plugins together a host keeps. Protects its disk and the registry in memory.
 pub const PLUGIN_VERSIONS_MAX: usize = 10_000;
+/// Runs executing at once on a host, of all users.
+pub const RUNS_LIVE_MAX: u32 = 1_024;
+/// Runs waiting for a slot on a host, of all users.
+pub const RUNS_QUEUED_MAX: u32 = 10_000;
 /// How many keys a host keeps. Protects its storage.
 pub const API_KEYS_MAX: u64 = 1_000_000;
 

@@ -23,6 +23,9 @@ const GUEST_STACK_BYTES: usize = 1 << 20;
 pub const INSTANCES_MAX: u32 = 64;
 /// Memories of one sandbox. Every toolchain in use needs 1.
 pub const MEMORIES_MAX: u32 = 4;
+/// Memories in the pool for each sandbox in it. Each takes 4 GiB of address space, of which a process has 128 TiB, so
+/// the pool does not hold the most that every sandbox could have.
+const MEMORIES_PER_SANDBOX: u32 = 2;
 /// Tables of one sandbox.
 pub const TABLES_MAX: u32 = 16;
 /// Elements of one table. Python needs about 10,000.
@@ -83,7 +86,7 @@ impl Engine {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(sandboxes_max)
             .total_core_instances(sandboxes_max.saturating_mul(INSTANCES_MAX))
-            .total_memories(sandboxes_max.saturating_mul(MEMORIES_MAX))
+            .total_memories(sandboxes_max.saturating_mul(MEMORIES_PER_SANDBOX))
             .total_tables(sandboxes_max.saturating_mul(TABLES_MAX))
             .total_stacks(sandboxes_max)
             .max_core_instances_per_component(INSTANCES_MAX)

@@ -15,7 +15,7 @@ use crate::{
     workspace::{Workspace, WorkspaceRoot, Workspaces},
 };
 use cofferdam_core::{
-    Json, UserExecutionContext,
+    Json, UserExecutionContext, clock,
     context::{StopCause, StopSignal},
     event::Event,
     fault::Fault,
@@ -24,7 +24,8 @@ use cofferdam_core::{
     ids::{AgentRef, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     journal::{Journal, RunJournal},
     quota::{
-        Admission, LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Place, Quota, RUN_INPUT_BYTES_MAX, Refused, Slot,
+        Admission, LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Place, Quota, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
+        RUNS_QUEUED_MAX, Refused, Slot,
     },
     run::{RunEnd, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
     storage::{PluginKind, PluginVersion, Storage, StorageError, UnfinishedRun},
@@ -72,7 +73,14 @@ impl RuntimeConfig {
         let (data_dir, compile_worker) = (data_dir.into(), compile_worker.into());
         let workspaces = WorkspaceRoot::PerUser(data_dir.join("workspaces"));
         let quota = Quota::default();
-        Self { data_dir, workspaces, compile_worker, quota, runs_live_max: 1_024, runs_queued_max: 10_000 }
+        Self {
+            data_dir,
+            workspaces,
+            compile_worker,
+            quota,
+            runs_live_max: RUNS_LIVE_MAX,
+            runs_queued_max: RUNS_QUEUED_MAX,
+        }
     }
 }
 
@@ -403,7 +411,7 @@ impl Runtime {
             metadata,
             input: asked.input,
             limits,
-            created_at: Timestamp::now(),
+            created_at: clock::now(),
         };
         Ok((about, spec))
     }
@@ -608,7 +616,7 @@ impl RunTask {
     /// The spine: grant, context, journal, sandbox, journal.
     async fn execute(&self, _slot: &Slot, spec: Arc<RunSpec>, about: &PluginVersion) -> RunView {
         let services = &self.runtime.0.services;
-        let (started, started_at) = (Instant::now(), Timestamp::now());
+        let (started, started_at) = (Instant::now(), clock::now());
         let granted = services.grants.get(&self.scope, &spec.agent).await;
         let permissions = granted.map(|granted| about.needs.intersect(&granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
@@ -684,8 +692,7 @@ impl Ending {
                 (reason, None, Some(RunError { code, message }), event)
             }
         };
-        let end =
-            RunEnd { stop_reason, output, error, usage, started_at: self.started_at, finished_at: Timestamp::now() };
+        let end = RunEnd { stop_reason, output, error, usage, started_at: self.started_at, finished_at: clock::now() };
         journal.close(event, end.clone()).await;
         end
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use cofferdam_core::{
-    Json, UserExecutionContext,
+    Json, UserExecutionContext, clock,
     context::DESCRIPTION_LIMITS,
     fault::Fault,
     grant::{Access, Permissions, TOOL_PATTERNS_MAX, ToolPattern, is_tool_verb},
@@ -22,7 +22,6 @@ use cofferdam_core::{
     quota::{PLUGIN_BYTES_MAX, PLUGIN_VERSIONS_MAX},
     storage::{PluginKind, PluginVersion, StorageError, ToolDescription},
 };
-use jiff::Timestamp;
 use std::sync::Arc;
 use wasmtime::component::{Component, types::ComponentItem};
 
@@ -172,7 +171,7 @@ impl Registry {
         let digest = Digest::of(&bytes);
         let known = plugins.versions(&name).into_iter().find(|version| version.digest == digest);
         if let Some(known) = known {
-            let plugin = PluginVersion { pushed_at: Timestamp::now(), ..PluginVersion::clone(&known) };
+            let plugin = PluginVersion { pushed_at: clock::now(), ..PluginVersion::clone(&known) };
             self.0.storage.put_plugin(operator, &plugin).await.map_err(PushError::storage)?;
             plugins.add(Arc::new(plugin.clone()), None);
             return Ok(Pushed { plugin, new: false });
@@ -235,7 +234,7 @@ impl Registry {
                 output_schema: None,
                 tools: Vec::new(),
                 bytes: 0,
-                pushed_at: Timestamp::now(),
+                pushed_at: clock::now(),
             })
         };
         match kind {

@@ -13,7 +13,6 @@ use cofferdam_core::{
     ids::{Digest, KeyId, UserId},
     storage::{ApiKey, Storage, StorageError},
 };
-use jiff::Timestamp;
 use std::{
     collections::HashMap,
     fmt,
@@ -83,8 +82,13 @@ pub async fn keep_key(
     user: UserId,
     role: Role,
 ) -> Result<KeyId, StorageError> {
-    let key =
-        ApiKey { id: KeyId::generate(), user, role, secret_digest: secret.digest(), created_at: Timestamp::now() };
+    let key = ApiKey {
+        id: KeyId::generate(),
+        user,
+        role,
+        secret_digest: secret.digest(),
+        created_at: cofferdam_core::clock::now(),
+    };
     if storage.authenticate(key.secret_digest).await?.is_none() {
         storage.insert_key(operator, &key).await?;
     }

@@ -58,6 +58,8 @@ pub struct Config {
     pub compile_worker: PathBuf,
     /// What each user may take.
     pub quota: Quota,
+    /// Runs executing at once, of all users.
+    pub runs_live_max: u32,
 }
 
 /// A configuration that does not hold.
@@ -92,6 +94,7 @@ impl Config {
             drain_wait: Duration::from_secs(30),
             compile_worker,
             quota: Quota::default(),
+            runs_live_max: cofferdam_core::quota::RUNS_LIVE_MAX,
         }
     }
 

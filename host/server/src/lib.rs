@@ -115,8 +115,11 @@ impl App {
         let (listener, address) = bind(config.listen, "--listen").await?;
         let (admin_listener, admin_address) = bind(config.admin_listen, "--admin-listen").await?;
         let (dev_keys, admin_key_file) = keys(&data_dir, &*storage, config.dev).await?;
-        let runtime =
-            RuntimeConfig { quota: config.quota, ..RuntimeConfig::new(data_dir.path(), config.compile_worker) };
+        let runtime = RuntimeConfig {
+            quota: config.quota,
+            runs_live_max: config.runs_live_max,
+            ..RuntimeConfig::new(data_dir.path(), config.compile_worker)
+        };
         let runtime = Runtime::start(runtime, storage).await?;
 
         let ending =

@@ -5,6 +5,7 @@ use crate::{
     sandbox::{Guest, HostFailure},
 };
 use cofferdam_core::{
+    clock,
     context::{Effect, StateSpace},
     quota::HOST_CALL_BYTES_MAX,
     storage::{Expected, StateRefused, StateWrite, StorageError},
@@ -32,7 +33,7 @@ fn expiry(ttl_ms: Option<u64>) -> Result<Option<Timestamp>, StateError> {
     let Some(ttl_ms) = ttl_ms else { return Ok(None) };
     let invalid = || StateError::Invalid(format!("ttl-ms is {ttl_ms}, but must be from 1 to {TTL_MS_MAX}"));
     let ms = i64::try_from(ttl_ms).ok().filter(|_| (1..=TTL_MS_MAX).contains(&ttl_ms)).ok_or_else(invalid)?;
-    Timestamp::now().checked_add(ms.milliseconds()).map(Some).map_err(|_| invalid())
+    clock::now().checked_add(ms.milliseconds()).map(Some).map_err(|_| invalid())
 }
 
 fn unavailable(error: &StorageError) -> StateError {

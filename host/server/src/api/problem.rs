@@ -25,6 +25,9 @@ const DETAIL_CHARS_MAX: usize = 1_000;
 const HOST_FAILED_HINT: &str =
     "try again; if it lasts, give the X-Request-Id of this answer to whoever runs the host, whose log says more";
 
+/// The next step for a plugin or agent that is not there.
+const PLUGINS_HINT: &str = "GET /v1/plugins lists the plugins; an operator pushes one with PUT /v1/plugins/{name}";
+
 /// A problem document.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[schema(as = Problem)]
@@ -135,12 +138,9 @@ impl Problem {
     }
 
     /// A plugin that nobody pushed.
-    pub fn no_such_plugin(asked: &str, nearest: Option<&PluginName>) -> Self {
-        let problem = Self::new(Fault::Absent, "unknown_plugin", format!("there is no plugin {asked:?}"));
-        problem.hint(match nearest {
-            Some(nearest) => format!("did you mean {nearest:?}? GET /v1/plugins lists the plugins"),
-            None => "GET /v1/plugins lists the plugins; an operator pushes one with PUT /v1/plugins/{name}".into(),
-        })
+    pub fn no_such_plugin(asked: &PluginName, nearest: Option<&PluginName>) -> Self {
+        let nearest = nearest.map(|name| format!("; the nearest name is {name:?}")).unwrap_or_default();
+        Self::new(Fault::Absent, "unknown_plugin", format!("there is no plugin {asked:?}{nearest}")).hint(PLUGINS_HINT)
     }
 
     /// An identifier that is not one.
@@ -208,9 +208,7 @@ impl From<AcceptError> for Problem {
     fn from(error: AcceptError) -> Self {
         let problem = logged(error.fault(), error.code(), &error);
         match error {
-            AcceptError::UnknownAgent { .. } => problem
-                .field("agent")
-                .hint("GET /v1/plugins lists the agents; an operator pushes one with PUT /v1/plugins/{name}"),
+            AcceptError::UnknownAgent { .. } => problem.field("agent").hint(PLUGINS_HINT),
             AcceptError::NotAnAgent(_) => problem.field("agent"),
             AcceptError::InvalidMetadata(_) => problem.field("metadata"),
             AcceptError::InputTooLarge { .. } => problem.field("input"),

@@ -64,7 +64,7 @@ fn next_step(problem: &ProblemBody) -> Option<String> {
         "unknown_run" => "`cofferdam runs list` shows your runs",
         "already_ended" => "`cofferdam runs get ID` shows how it ended",
         "limit_out_of_range" => "leave the limit out to have your own, or choose one within the bounds",
-        "unknown_agent" | "unknown_plugin" if problem.hint.is_none() => "`cofferdam plugin list` shows the plugins",
+        "unknown_agent" | "unknown_plugin" => "`cofferdam plugin list` shows the plugins",
         _ => return problem.hint.clone(),
     };
     Some(here.into())

@@ -6,6 +6,7 @@ use super::{
     output::{json_line, line, note, printable, spinner},
 };
 use clap::{Args, Subcommand};
+use cofferdam_core::{Json, grant::Permissions};
 use reqwest::{Method, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -45,8 +46,7 @@ struct Plugin<'a> {
     kind: String,
     title: String,
     description: String,
-    #[serde(borrow)]
-    needs: &'a RawValue,
+    needs: Permissions,
     #[serde(borrow)]
     input_schema: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -114,13 +114,13 @@ async fn push(client: &Client, name: &str, file: PathBuf, json: bool) -> Result<
     let plugin: Plugin<'_> = client.read(&text)?;
     let said = if new { "pushed" } else { "was there already:" };
     line(&format!("{said} {} {} {}", printable(&plugin.name), printable(&plugin.version), printable(&plugin.digest)))?;
+    let name = printable(&plugin.name);
+    if plugin.needs != Permissions::none() {
+        let needs = Json::of(&plugin.needs);
+        note(&format!("it asks for {}; grant it with `cofferdam grant set USER {name} JSON`", needs.as_str()));
+    }
     if plugin.kind == "agent" {
-        note(&format!(
-            "it asks for {}; grant it with `cofferdam grant set USER {} JSON`, run it with `cofferdam runs submit {} --input JSON`",
-            json_line(plugin.needs.get()),
-            printable(&plugin.name),
-            printable(&plugin.name)
-        ));
+        note(&format!("run it with `cofferdam runs submit {name} --input JSON`"));
     }
     Ok(())
 }
@@ -158,7 +158,7 @@ fn inspect(plugin: &PluginVersions<'_>) -> Result<(), Failure> {
     line(&format!("digest        {}", printable(&latest.digest)))?;
     line(&format!("bytes         {}", latest.bytes))?;
     line(&format!("pushed at     {}", printable(&latest.pushed_at)))?;
-    line(&format!("needs         {}", json_line(latest.needs.get())))?;
+    line(&format!("needs         {}", Json::of(&latest.needs).as_str()))?;
     for (name, schema) in [("input schema ", latest.input_schema), ("output schema", latest.output_schema)] {
         if let Some(schema) = schema {
             line(&format!("{name} {}", json_line(schema.get())))?;

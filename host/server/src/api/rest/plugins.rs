@@ -276,7 +276,7 @@ pub(super) fn known_plugin(api: &Api, name: &PluginName) -> Result<(Vec<PluginVe
         Some(latest) => Ok((versions, latest)),
         None => {
             let nearest = api.runtime.registry().nearest(name.as_str());
-            Err(Problem::no_such_plugin(name.as_str(), nearest.as_ref()))
+            Err(Problem::no_such_plugin(name, nearest.as_ref()))
         }
     }
 }
