@@ -19,6 +19,7 @@ mod invariants;
 mod isolation;
 mod limits;
 mod plugins;
+mod readme;
 mod restart;
 mod runs;
 mod server;

@@ -187,7 +187,12 @@ impl User<'_> {
         self.types(self.cofferdam(["plugin", "push", "analyst", &self.workspace.shown(analyst)]))?;
         self.types(self.cofferdam(["grant", "set", "dev", "analyst", r#"{"tools":["file.*"]}"#]))?;
 
-        let input = json!({ "files": names }).to_string();
+        // One table by its name; several, as every table of the workspace.
+        let input = match names.as_slice() {
+            [name] => json!({ "path": name }),
+            _ => json!({}),
+        };
+        let input = input.to_string();
         let run = self.types(self.cofferdam(["runs", "submit", "analyst", "--input", &input, "--follow"]))?;
         let run = run_id(&run).ok_or_else(|| anyhow!("`runs submit --follow` did not begin with the line `run ID`"))?;
         self.types(self.cofferdam(["runs", "get", run]))?;

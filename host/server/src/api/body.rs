@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn any_json_is_an_input_and_keeps_its_digits() {
-        for input in ["null", "1e400", "\"a\"", "[1, 2]", "{\"b\":0.10}"] {
+        for input in ["null", "1.10e300", "\"a\"", "[1, 2]", "{\"b\":0.10}"] {
             let read: Asked = parse_object(format!("{{\"agent\":\"a\",\"input\":{input}}}").as_bytes()).expect(input);
             assert_eq!(read.input.as_str(), input);
         }

@@ -1,0 +1,112 @@
+//! The README says what is true: its walk works as printed, its table has the numbers of the code.
+
+use crate::server::run;
+use cofferdam_core::quota::{
+    HOST_CALL_BYTES_MAX, LOG_LINE_BYTES_MAX, METADATA_BYTES_MAX, PLUGIN_BYTES_MAX, Quota, RUN_INPUT_BYTES_MAX,
+    RUN_OUTPUT_BYTES_MAX, RUNS_LIVE_MAX, RUNS_QUEUED_MAX,
+};
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the root")
+}
+
+fn readme() -> String {
+    std::fs::read_to_string(root().join("README.md")).expect("a README")
+}
+
+#[test]
+fn the_walk_with_curl_works_word_for_word() {
+    run(async {
+        let readme = readme();
+        let walk = readme.split("<!-- walk:").nth(1).and_then(|rest| rest.split("```sh\n").nth(1));
+        let walk = walk.and_then(|rest| rest.split("```").next()).expect("the walk");
+        // The README speaks of the default target directory; the tests may use another.
+        let dir = tempfile::tempdir().expect("a directory");
+        let target = Path::new(env!("CARGO_BIN_EXE_cofferdam")).parent().and_then(Path::parent).expect("a directory");
+        for name in ["plugins", "target"] {
+            let there = if name == "target" { target.to_owned() } else { root().join(name) };
+            std::os::unix::fs::symlink(there, dir.path().join(name)).expect("linked");
+        }
+        let mut bash = tokio::process::Command::new("bash");
+        bash.args(["-euo", "pipefail", "-m", "-c", walk]).current_dir(dir.path()).kill_on_drop(true);
+        let walked = tokio::time::timeout(std::time::Duration::from_secs(120), bash.output()).await.expect("in time");
+        let walked = walked.expect("bash is there");
+        let (out, err) = (String::from_utf8_lossy(&walked.stdout), String::from_utf8_lossy(&walked.stderr));
+        assert!(walked.status.success(), "{}\n{out}\n{err}", walked.status);
+        for word in
+            ["event: agent_started", "event: progress", "event: agent_completed", r#""stop_reason":"completed""#, "# "]
+        {
+            assert!(out.contains(word), "{word} is not in\n{out}\n{err}");
+        }
+    });
+}
+
+#[test]
+fn the_agent_shown_is_the_one_that_the_sdk_compiles() {
+    let sdk = std::fs::read_to_string(root().join("guest-sdk/src/lib.rs")).expect("the SDK");
+    let docs =
+        sdk.lines().filter_map(|line| line.strip_prefix("//!")).map(|line| line.strip_prefix(' ').unwrap_or(line));
+    let docs = docs.collect::<Vec<_>>().join("\n");
+    let readme = readme();
+    let shown = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an agent");
+    assert!(docs.contains(shown), "the README's agent is not the example in the SDK's documentation");
+}
+
+#[test]
+fn the_table_of_limits_has_the_numbers_of_the_code() {
+    let readme = readme();
+    // Destructured without a rest, so that a limit cannot be added without a row.
+    let Quota {
+        fuel_per_run,
+        memory_bytes_per_context,
+        deadline_ms,
+        runs_at_once,
+        runs_queued,
+        queue_wait_ms,
+        tool_calls_per_run,
+        tool_calls_in_flight,
+        events_per_run,
+        state_bytes,
+        workspace_bytes,
+        workspace_files,
+    } = Quota::default();
+    let rows = [
+        ("fuel of one run", fuel_per_run, ""),
+        ("all memories and tables of one context", memory_bytes_per_context, " bytes"),
+        ("run deadline", deadline_ms, " ms"),
+        ("runs at once of one user", runs_at_once.into(), ""),
+        ("runs waiting of one user", runs_queued.into(), ""),
+        ("longest wait for a slot", queue_wait_ms, " ms"),
+        ("runs at once on a host", RUNS_LIVE_MAX.into(), ""),
+        ("runs waiting on a host", RUNS_QUEUED_MAX.into(), ""),
+        ("tool calls of one run", tool_calls_per_run.into(), ""),
+        ("tool calls under way in one run", tool_calls_in_flight.into(), ""),
+        ("events of one run", events_per_run.into(), ""),
+        ("text or value of one host call", HOST_CALL_BYTES_MAX as u64, " bytes"),
+        ("log line", LOG_LINE_BYTES_MAX as u64, " bytes"),
+        ("input of one run", RUN_INPUT_BYTES_MAX as u64, " bytes"),
+        ("output of one run", RUN_OUTPUT_BYTES_MAX as u64, " bytes"),
+        ("metadata of one run", METADATA_BYTES_MAX as u64, " bytes"),
+        ("state of one user", state_bytes, " bytes"),
+        ("workspace of one user", workspace_bytes, " bytes"),
+        ("entries in one workspace", workspace_files, ""),
+        ("component pushed", PLUGIN_BYTES_MAX as u64, " bytes"),
+    ];
+    for (limit, value, unit) in rows {
+        let row = format!("| {limit} | {}{unit} |", thousands(value));
+        assert!(readme.contains(&row), "the README has no row\n{row}");
+    }
+}
+
+fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
