@@ -32,65 +32,60 @@ const FILE_READ_BYTES_MAX: u64 = 512 << 10;
 
 /// The host's own tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Builtin {
-    FileList,
-    FileRead,
-    FileWrite,
+enum FileTool {
+    List,
+    Read,
+    Write,
 }
 
-impl Builtin {
-    const ALL: [Self; 3] = [Self::FileList, Self::FileRead, Self::FileWrite];
+impl FileTool {
+    const ALL: [Self; 3] = [Self::List, Self::Read, Self::Write];
 
     const fn name(self) -> &'static str {
         match self {
-            Self::FileList => "file.list",
-            Self::FileRead => "file.read",
-            Self::FileWrite => "file.write",
+            Self::List => "file.list",
+            Self::Read => "file.read",
+            Self::Write => "file.write",
         }
     }
 
     const fn description(self) -> &'static str {
         match self {
-            Self::FileList => "Lists a directory of the user's workspace: names, kinds and sizes, sorted by name.",
-            Self::FileRead => {
-                "Reads a part of a file in the user's workspace, as text or base64, at most 512 KiB at once."
-            }
-            Self::FileWrite => {
-                "Writes a file in the user's workspace, from text or base64, replacing it or adding to it."
-            }
+            Self::List => "Lists a directory of the user's workspace: names, kinds and sizes, sorted by name.",
+            Self::Read => "Reads a part of a file in the user's workspace, as text or base64, at most 512 KiB at once.",
+            Self::Write => "Writes a file in the user's workspace, from text or base64, replacing it or adding to it.",
         }
     }
 
     const fn input_schema(self) -> &'static str {
         match self {
-            Self::FileList => {
+            Self::List => {
                 r#"{"type":"object","properties":{"path":{"type":"string","default":"","description":"directory; empty for the workspace itself"}},"additionalProperties":false}"#
             }
-            Self::FileRead => {
+            Self::Read => {
                 r#"{"type":"object","properties":{"path":{"type":"string"},"offset":{"type":"integer","minimum":0,"default":0},"length":{"type":"integer","minimum":1,"maximum":524288,"default":524288},"encoding":{"enum":["text","base64"],"default":"text"}},"required":["path"],"additionalProperties":false}"#
             }
-            Self::FileWrite => {
+            Self::Write => {
                 r#"{"type":"object","properties":{"path":{"type":"string"},"text":{"type":"string"},"base64":{"type":"string"},"append":{"type":"boolean","default":false}},"required":["path"],"additionalProperties":false}"#
             }
         }
     }
 
     const fn changes_something(self) -> bool {
-        matches!(self, Self::FileWrite)
+        matches!(self, Self::Write)
     }
 }
 
 /// Where a call goes.
 enum Target {
-    Builtin(Builtin),
+    File(FileTool),
     Plugin(PluginName, String),
 }
 
 /// The tools that this guest may call.
 pub fn list(guest: &Guest) -> Vec<Tool> {
     let permissions = guest.ctx.permissions();
-    let builtins =
-        Builtin::ALL.into_iter().map(|b| tool(b.name().into(), b.description().into(), b.input_schema().into()));
+    let own = FileTool::ALL.into_iter().map(|b| tool(b.name().into(), b.description().into(), b.input_schema().into()));
     let plugins = guest.services.plugins.latest().into_iter().filter(|about| about.kind == PluginKind::Tool);
     let plugins = plugins.flat_map(|about| {
         let name = about.name.clone();
@@ -100,7 +95,7 @@ pub fn list(guest: &Guest) -> Vec<Tool> {
             .into_iter()
             .map(move |t| tool(format!("{name}.{}", t.name), t.description, t.input_schema.as_str().to_owned()))
     });
-    let mut tools: Vec<_> = builtins.chain(plugins).filter(|tool| permissions.allow_tool(&tool.name)).collect();
+    let mut tools: Vec<_> = own.chain(plugins).filter(|tool| permissions.allow_tool(&tool.name)).collect();
     tools.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     tools
 }
@@ -161,8 +156,8 @@ pub fn prepare(guest: &Guest, name: String, arguments: String, fuel: u64) -> Res
 }
 
 fn find(services: &Services, name: &str) -> Option<Target> {
-    if let Some(builtin) = Builtin::ALL.into_iter().find(|builtin| builtin.name() == name) {
-        return Some(Target::Builtin(builtin));
+    if let Some(file_tool) = FileTool::ALL.into_iter().find(|file_tool| file_tool.name() == name) {
+        return Some(Target::File(file_tool));
     }
     let (family, verb) = name.split_once('.')?;
     let plugin: PluginName = family.parse().ok()?;
@@ -201,7 +196,7 @@ impl Call {
         .await?;
         let begun = Instant::now();
         let (result, fuel) = match &self.target {
-            Target::Builtin(builtin) => (self.builtin(*builtin).await?, 0),
+            Target::File(file_tool) => (self.file_tool(*file_tool).await?, 0),
             Target::Plugin(plugin, verb) => self.plugin(plugin, verb).await?,
         };
         let result = result.and_then(|answer| {
@@ -226,17 +221,17 @@ impl Call {
         self.journal.append(event).await.map_err(|error| HostFailure::storage(error).into())
     }
 
-    async fn builtin(&self, builtin: Builtin) -> wasmtime::Result<Result<String, ToolError>> {
-        if builtin.changes_something() {
+    async fn file_tool(&self, file_tool: FileTool) -> wasmtime::Result<Result<String, ToolError>> {
+        if file_tool.changes_something() {
             self.journal.before_effect().await.map_err(HostFailure::storage)?;
         }
         let files = self.services.workspaces.of(&self.ctx.scope());
-        Ok(match builtin {
-            Builtin::FileList => match self.arguments::<ListArguments>() {
+        Ok(match file_tool {
+            FileTool::List => match self.arguments::<ListArguments>() {
                 Ok(arguments) => files.list(&arguments.path).await.map_err(file_error).map(|listing| text(&listing)),
                 Err(error) => Err(error),
             },
-            Builtin::FileRead => match self.arguments::<ReadArguments>() {
+            FileTool::Read => match self.arguments::<ReadArguments>() {
                 Ok(arguments) => {
                     let length = arguments.length.min(FILE_READ_BYTES_MAX).min(READ_BYTES_MAX);
                     let chunk = files.read(&arguments.path, arguments.offset, length).await.map_err(file_error);
@@ -244,7 +239,7 @@ impl Call {
                 }
                 Err(error) => Err(error),
             },
-            Builtin::FileWrite => match self.arguments::<WriteArguments>().and_then(WriteArguments::bytes) {
+            FileTool::Write => match self.arguments::<WriteArguments>().and_then(WriteArguments::bytes) {
                 Ok((arguments, bytes)) => files
                     .write(&arguments.path, bytes, arguments.append)
                     .await
@@ -357,7 +352,7 @@ enum Encoding {
 }
 
 #[derive(Serialize)]
-struct Read<'a> {
+struct ReadAnswer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -373,7 +368,7 @@ impl Encoding {
         if let Self::Base64 = self {
             let base64 = Some(BASE64_STANDARD.encode(&chunk.bytes));
             let bytes = chunk.bytes.len() as u64;
-            return Ok(text(&Read { text: None, base64, bytes, next_offset: chunk.next_offset, size }));
+            return Ok(text(&ReadAnswer { text: None, base64, bytes, next_offset: chunk.next_offset, size }));
         }
         let whole = match std::str::from_utf8(&chunk.bytes) {
             Ok(whole) => whole,
@@ -391,7 +386,7 @@ impl Encoding {
         let bytes = whole.len() as u64;
         let end = offset.saturating_add(bytes);
         let next_offset = (end < size).then_some(end);
-        Ok(text(&Read { text: Some(whole), base64: None, bytes, next_offset, size }))
+        Ok(text(&ReadAnswer { text: Some(whole), base64: None, bytes, next_offset, size }))
     }
 }
 

@@ -19,7 +19,7 @@ const PATH_BYTES_MAX: usize = 1_024;
 /// The deepest path, in names.
 const PATH_DEPTH_MAX: usize = 32;
 /// The most that one read gives, in bytes.
-pub const READ_BYTES_MAX: u64 = 4 << 20;
+pub(crate) const READ_BYTES_MAX: u64 = 4 << 20;
 /// How many users' workspaces are remembered while nobody uses them.
 const IDLE_MAX: usize = 1_024;
 
@@ -224,7 +224,7 @@ impl Workspace {
         self.blocking(move |shared| shared.list(&path)).await
     }
 
-    /// A part of a file, at most [`READ_BYTES_MAX`] of it.
+    /// A part of a file, at most 4 MiB of it.
     ///
     /// # Errors
     /// When the path is not one, or is no file.

@@ -42,6 +42,8 @@ pub struct App {
     address: SocketAddr,
     admin_address: SocketAddr,
     runtime: Runtime,
+    /// The database, if it is ours to close.
+    database: Option<Arc<SqliteStorage>>,
     dev_keys: Option<DevKeys>,
     admin_key_file: Option<PathBuf>,
     panics: Arc<AtomicU64>,
@@ -98,7 +100,10 @@ impl App {
         let path = data_dir.path().join("cofferdam.db");
         let storage = SqliteStorage::open(&path).await;
         let storage = storage.map_err(|source: StorageError| StartError::Database { path, source: source.source })?;
-        Self::over(config, data_dir, Arc::new(storage)).await
+        let storage = Arc::new(storage);
+        let mut app = Self::over(config, data_dir, storage.clone()).await?;
+        app.database = Some(storage);
+        Ok(app)
     }
 
     /// Starts a server over a storage of the caller's.
@@ -131,6 +136,7 @@ impl App {
             address,
             admin_address,
             runtime,
+            database: None,
             dev_keys,
             admin_key_file,
             panics: api.panics.clone(),
@@ -198,6 +204,9 @@ impl App {
         if timeout(CLOSE_WAIT_MAX, self.ending.tasks.wait()).await.is_err() {
             self.ending.aborting.cancel();
             self.ending.tasks.wait().await;
+        }
+        if let Some(database) = &self.database {
+            database.close().await;
         }
     }
 }

@@ -79,7 +79,7 @@ fn start(
 
 async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>) -> wasmtime::Result<Called> {
     let pending = store.data_mut().called().table.delete(pending)?;
-    let answer = pending.0.await.map_err(|error| crate::sandbox::HostFailure::new(error))??;
+    let answer = pending.0.await.map_err(crate::sandbox::HostFailure::new)??;
     let fuel = store.get_fuel()?;
     store.set_fuel(fuel.saturating_add(answer.fuel))?;
     Ok(answer.result)

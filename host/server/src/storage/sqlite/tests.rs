@@ -161,6 +161,7 @@ async fn what_is_no_database_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "the writers are tasks of their own, as requests are")]
 async fn two_hundred_writers_are_all_served() {
     let place = place();
     let storage = Arc::new(open(&place).await);
