@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::guests;
@@ -193,9 +193,7 @@ impl User<'_> {
             _ => json!({}),
         };
         let input = input.to_string();
-        let run = self.types(self.cofferdam(["runs", "submit", "analyst", "--input", &input, "--follow"]))?;
-        let run = run_id(&run).ok_or_else(|| anyhow!("`runs submit --follow` did not begin with the line `run ID`"))?;
-        self.types(self.cofferdam(["runs", "get", run]))?;
+        self.types(self.cofferdam(["runs", "submit", "analyst", "--input", &input, "--follow"]))?;
         self.reads_report(dir)
     }
 
@@ -226,27 +224,19 @@ impl User<'_> {
     }
 
     /// Shows a command, runs it, shows each line of its output as it comes, and gives the whole.
-    fn types(&self, step: Step) -> anyhow::Result<String> {
+    fn types(&self, step: Step) -> anyhow::Result<()> {
         println!("\n$ {step}");
         let mut child = step.spawn(None)?;
         let stdout = child.stdout.take().context("the command's standard output is piped")?;
-        let mut printed = String::new();
         for line in BufReader::new(stdout).lines() {
             let line = line.with_context(|| format!("`{step}` printed what is not UTF-8"))?;
             println!("{line}");
             std::io::stdout().flush()?;
-            printed.push_str(&line);
-            printed.push('\n');
         }
         let status = child.wait()?;
         ensure!(status.success(), "`{step}` failed ({status}): see its message above");
-        Ok(printed)
+        Ok(())
     }
-}
-
-/// The run's id, from the first line of `runs submit --follow`.
-fn run_id(printed: &str) -> Option<&str> {
-    printed.lines().next()?.strip_prefix("run ")?.split_whitespace().next()
 }
 
 /// Takes the user's own settings out of a command, which might point it at a server that is not the demo's.
@@ -269,13 +259,6 @@ fn without_keys(ready: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_runs_id_is_on_the_first_line() {
-        assert_eq!(run_id("run 0199-a queued\n1 agent_started {}\n"), Some("0199-a"));
-        assert_eq!(run_id("1 agent_started {}\nrun 0199-a\n"), None);
-        assert_eq!(run_id(""), None);
-    }
 
     #[test]
     fn keys_are_not_shown() {

@@ -1,7 +1,7 @@
 //! The only writer of what happened in a run: puts events in order, persists them, then tells whoever follows the run.
 //!
 //! Events of running guests are persisted together: a run's first event since the last commit puts the run on a list,
-//! and one writer for the whole host commits the list every [`LINGER`]. A run that ends before then is committed by
+//! and one writer for the whole host commits the list every millisecond. A run that ends before then is committed by
 //! its own last step, in the same transaction as its end, so that a short run costs one commit for all its events.
 //! Followers are told only what is durable, and read it from storage.
 

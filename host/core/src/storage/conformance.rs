@@ -204,7 +204,7 @@ async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {
         Event::ToolCompleted { call: u32::MAX, tool: "t".into(), error: None, result_bytes: 1, elapsed_ms: 0 },
         Event::Progress { fraction: 0.1, note: String::new() },
         Event::Log { level: LogLevel::Warn, text: "line\n".into() },
-        Event::Custom { name: "chart".into(), payload: json(r#"{"b": 1e400, "a": 1.0}"#) },
+        Event::Custom { name: "chart".into(), payload: json(r#"{"b": 1e300, "a": 1.0}"#) },
         Event::AgentError { stop_reason: StopReason::Trap, code: "c".into(), message: "m".into(), usage },
     ]
     .into_iter()

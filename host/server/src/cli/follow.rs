@@ -17,6 +17,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(45);
 const RESUMES_MAX: u32 = 10;
 /// The pause before it is.
 const RESUME_PAUSE: Duration = Duration::from_millis(500);
+/// The most of an event's payload that is shown to a person, in characters; `--json` shows all of it.
+const PAYLOAD_CHARS_SHOWN_MAX: usize = 400;
+
 /// The largest frame, in bytes: an event's payload is at most 1 MiB before it is escaped.
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
@@ -37,8 +40,17 @@ impl Seen<'_> {
 
     /// The event on one line, for people.
     pub fn shown(&self) -> String {
-        format!("{} {} {}", self.seq, printable(&self.kind), json_line(self.payload.get()))
+        format!("{} {} {}", self.seq, printable(&self.kind), shortened(json_line(self.payload.get())))
     }
+}
+
+/// As much of a line as a person reads.
+fn shortened(mut line: String) -> String {
+    if let Some((end, _)) = line.char_indices().nth(PAYLOAD_CHARS_SHOWN_MAX) {
+        let more = line.split_off(end).len();
+        line.push_str(&format!("… ({more} bytes more; --json shows all)"));
+    }
+    line
 }
 
 /// Prints a run's events after `after` until its last one.
