@@ -2,12 +2,14 @@
 //! loaded only with proof that this host wrote it: an HMAC over everything it depends on.
 
 use crate::compile::{CompileError, Compiler};
+use bytes::Bytes;
 use cofferdam_core::ids::Digest;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use wasmtime::component::Component;
 
@@ -34,13 +36,19 @@ pub enum ArtifactError {
     Engine(String),
 }
 
-/// Components and artifacts below one directory.
+/// Components and artifacts below one directory, and the compiler that makes one of the other.
 #[derive(Debug)]
 pub struct Artifacts {
+    disk: Arc<Disk>,
+    compiler: Compiler,
+}
+
+/// What is on disk. All of it blocks: files are read, hashed, and mapped as machine code.
+#[derive(Debug)]
+struct Disk {
     components: PathBuf,
     artifacts: PathBuf,
     secret: [u8; 64],
-    compiler: Compiler,
 }
 
 impl Artifacts {
@@ -53,15 +61,15 @@ impl Artifacts {
         std::fs::create_dir_all(&components)?;
         std::fs::create_dir_all(&artifacts)?;
         let secret = secret(&dir.join("artifact.key"))?;
-        Ok(Self { components, artifacts, secret, compiler })
+        Ok(Self { disk: Arc::new(Disk { components, artifacts, secret }), compiler })
     }
 
     /// Keeps a component's bytes.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn keep(&self, digest: Digest, component: &[u8]) -> io::Result<()> {
-        write_whole(&self.components.join(format!("{}.wasm", digest.hex())), &[component])
+    pub async fn keep(&self, digest: Digest, component: Bytes) -> Result<(), ArtifactError> {
+        self.on_disk(move |disk| Ok(write_whole(&disk.component(digest), &[&component])?)).await
     }
 
     /// Compiles a component, or takes the artifact from before.
@@ -74,16 +82,21 @@ impl Artifacts {
         digest: Digest,
         component: &[u8],
     ) -> Result<Component, ArtifactError> {
-        if let Some(component) = self.load(engine, digest) {
+        let load = engine.clone();
+        if let Some(component) = self.on_disk(move |disk| Ok(disk.load(&load, digest))).await? {
             return Ok(component);
         }
         let artifact = self.compiler.compile(component).await?;
-        let loaded = deserialize(engine, &artifact).map_err(|error| ArtifactError::Engine(error.to_string()))?;
-        // What cannot be kept is compiled again next time.
-        if let Err(error) = write_whole(&self.path(digest), &[&self.tag(digest, &artifact), &artifact]) {
-            tracing::warn!(%digest, %error, "an artifact is not kept");
-        }
-        Ok(loaded)
+        let engine = engine.clone();
+        self.on_disk(move |disk| {
+            let loaded = deserialize(&engine, &artifact).map_err(|error| ArtifactError::Engine(error.to_string()))?;
+            // What cannot be kept is compiled again next time.
+            if let Err(error) = write_whole(&disk.artifact(digest), &[&disk.tag(digest, &artifact), &artifact]) {
+                tracing::warn!(%digest, %error, "an artifact is not kept");
+            }
+            Ok(loaded)
+        })
+        .await
     }
 
     /// A component that was kept, compiled.
@@ -91,20 +104,44 @@ impl Artifacts {
     /// # Errors
     /// When its bytes are gone, or do not compile.
     pub async fn kept(&self, engine: &wasmtime::Engine, digest: Digest) -> Result<Component, ArtifactError> {
-        if let Some(component) = self.load(engine, digest) {
+        let load = engine.clone();
+        if let Some(component) = self.on_disk(move |disk| Ok(disk.load(&load, digest))).await? {
             return Ok(component);
         }
-        let path = self.components.join(format!("{}.wasm", digest.hex()));
-        let component = std::fs::read(path).map_err(|_| ArtifactError::Missing(digest))?;
-        if Digest::of(&component) != digest {
-            return Err(ArtifactError::Missing(digest));
-        }
+        let component = self.on_disk(move |disk| disk.read_component(digest)).await?;
         self.compiled(engine, digest, &component).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "files block; the work is bounded by the largest artifact")]
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Disk) -> Result<T, ArtifactError> + Send + 'static,
+    ) -> Result<T, ArtifactError> {
+        let disk = self.disk.clone();
+        match tokio::task::spawn_blocking(move || work(&disk)).await {
+            Ok(done) => done,
+            Err(error) => Err(ArtifactError::Io(io::Error::other(error))),
+        }
+    }
+}
+
+impl Disk {
+    fn component(&self, digest: Digest) -> PathBuf {
+        self.components.join(format!("{}.wasm", digest.hex()))
+    }
+
+    fn artifact(&self, digest: Digest) -> PathBuf {
+        self.artifacts.join(format!("{}.cwasm", digest.hex()))
+    }
+
+    fn read_component(&self, digest: Digest) -> Result<Vec<u8>, ArtifactError> {
+        let component = std::fs::read(self.component(digest)).map_err(|_| ArtifactError::Missing(digest))?;
+        if Digest::of(&component) == digest { Ok(component) } else { Err(ArtifactError::Missing(digest)) }
     }
 
     /// An artifact from before, if it is there, whole, and ours.
     fn load(&self, engine: &wasmtime::Engine, digest: Digest) -> Option<Component> {
-        let bytes = std::fs::read(self.path(digest)).ok()?;
+        let bytes = std::fs::read(self.artifact(digest)).ok()?;
         let (tag, artifact) = bytes.split_at_checked(TAG_BYTES)?;
         if self.mac(digest, artifact).verify_slice(tag).is_err() {
             tracing::warn!(%digest, "an artifact on disk was not written by this host, or has changed; compiling anew");
@@ -113,10 +150,6 @@ impl Artifacts {
         deserialize(engine, artifact)
             .inspect_err(|error| tracing::info!(%digest, %error, "an artifact is of another engine; compiling anew"))
             .ok()
-    }
-
-    fn path(&self, digest: Digest) -> PathBuf {
-        self.artifacts.join(format!("{}.cwasm", digest.hex()))
     }
 
     fn mac(&self, digest: Digest, artifact: &[u8]) -> Hmac<Sha256> {

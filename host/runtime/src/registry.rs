@@ -183,9 +183,10 @@ impl Registry {
         let kind = check(plugins.engine(), &component)?;
         let linked = plugins.linkers().link(&component, kind);
         let plugin = Arc::new(linked.map_err(|error| PushError::WrongWorld(format!("{error:#}")))?);
+        let size = bytes.len() as u64;
         let mut version = self.describe(name, digest, kind, plugin.clone()).await?;
-        version.bytes = bytes.len() as u64;
-        plugins.artifacts().keep(digest, &bytes).map_err(|error| PushError::Host(error.to_string()))?;
+        version.bytes = size;
+        plugins.artifacts().keep(digest, bytes).await?;
         self.0.storage.put_plugin(operator, &version).await.map_err(PushError::storage)?;
         plugins.add(Arc::new(version.clone()), Some(plugin));
         Ok(Pushed { plugin: version, new: true })
