@@ -152,7 +152,7 @@ fn spawn_writer(shared: &Arc<Shared>) {
             let runs = std::mem::take(&mut *lock(&shared.waiting));
             let commits = runs.iter().map(|run| async {
                 run.log().listed = false;
-                if let Err(error) = run.commit().await {
+                if let Err(error) = run.commit_here().await {
                     // The events stay with the run, which hears of it at its next commit; its end is retried.
                     tracing::error!(run = %run.0.run, error = %error, source = ?error.source, "events are not saved yet");
                 }
@@ -247,8 +247,19 @@ impl RunJournal {
         self.log().next_seq - 1
     }
 
-    /// Makes durable all that has been recorded.
+    /// Makes durable all that has been recorded. A guest's call can be dropped at any moment, when its run is stopped;
+    /// what was taken out of the journal for storage must then still arrive, or the log would have a hole.
+    #[expect(clippy::disallowed_methods, reason = "a commit ends by itself, with or without whoever waits for it")]
     async fn commit(&self) -> Result<(), StorageError> {
+        let journal = self.clone();
+        match tokio::spawn(async move { journal.commit_here().await }).await {
+            Ok(done) => done,
+            Err(error) => Err(StorageError { doing: "save events", source: error.into() }),
+        }
+    }
+
+    /// The commit itself, for callers that are never dropped in the middle.
+    async fn commit_here(&self) -> Result<(), StorageError> {
         let _one_at_a_time = self.0.committing.lock().await;
         let batch = self.take_batch();
         if batch.events.is_empty() && batch.started_at.is_none() && !batch.effects {
@@ -385,3 +396,6 @@ impl Drop for Following {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

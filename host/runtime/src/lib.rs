@@ -6,6 +6,7 @@ mod bindings;
 pub mod compile;
 mod dispatch;
 pub mod engine;
+mod gate;
 mod imports;
 mod invoke;
 mod local;
@@ -17,6 +18,7 @@ mod services;
 mod wasi;
 mod workspace;
 
+pub use gate::GateError;
 pub use invoke::{AcceptError, Accepted, Runtime, RuntimeConfig, StartError, Submission};
 pub use local::{LocalError, LocalOptions, run_local};
 pub use registry::{PushError, Pushed, Registry};

@@ -6,6 +6,7 @@ use crate::{
     compile::CompileError,
     dispatch::FILE_FAMILY,
     engine::{MEMORIES_MAX, MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX},
+    gate::{self, GateError},
     meter::RunMemory,
     plugin::Plugin,
     sandbox::{Sandbox, Stop},
@@ -50,6 +51,9 @@ pub enum PushError {
     /// Not a component.
     #[error("{0}")]
     NotAComponent(String),
+    /// It cannot be read to its end, or has too much of something.
+    #[error(transparent)]
+    Structure(#[from] GateError),
     /// It imports what the host does not offer.
     #[error("the component imports what this host does not offer: {}; agents may import cofferdam:agent/* and WASI 0.2 without sockets", .0.join(", "))]
     UnknownImports(Vec<String>),
@@ -109,6 +113,8 @@ impl PushError {
         match self {
             Self::TooLarge { .. } => "too_large",
             Self::NotAComponent(_) => "not_a_component",
+            Self::Structure(GateError::Malformed(_)) => "malformed",
+            Self::Structure(GateError::TooMany { .. }) => "too_complex",
             Self::UnknownImports(_) => "unknown_imports",
             Self::WrongWorld(_) => "wrong_world",
             Self::TooManyResources { .. } => "too_many_resources",
@@ -167,8 +173,8 @@ impl Registry {
         if name.as_str() == FILE_FAMILY {
             return Err(PushError::ReservedName(name));
         }
-        gate(&bytes)?;
-        let digest = Digest::of(&bytes);
+        recognize(&bytes)?;
+        let digest = inspect(bytes.clone()).await?;
         let known = plugins.versions(&name).into_iter().find(|version| version.digest == digest);
         if let Some(known) = known {
             let plugin = PluginVersion { pushed_at: clock::now(), ..PluginVersion::clone(&known) };
@@ -260,8 +266,18 @@ impl Registry {
     }
 }
 
-/// What can be said of the bytes without reading them through.
-fn gate(bytes: &[u8]) -> Result<(), PushError> {
+/// Reads the bytes through: their structure, and their digest.
+#[expect(clippy::disallowed_methods, reason = "64 MiB take a while to read; the bytes are bounded, and so is the work")]
+async fn inspect(bytes: Bytes) -> Result<Digest, PushError> {
+    let inspected = tokio::task::spawn_blocking(move || {
+        gate::check(&bytes)?;
+        Ok(Digest::of(&bytes))
+    });
+    inspected.await.map_err(|error| PushError::Host(error.to_string()))?
+}
+
+/// What can be said of the bytes by how they begin.
+fn recognize(bytes: &[u8]) -> Result<(), PushError> {
     if bytes.len() > PLUGIN_BYTES_MAX {
         return Err(PushError::TooLarge { bytes: bytes.len(), max: PLUGIN_BYTES_MAX });
     }
@@ -439,12 +455,12 @@ mod tests {
 
     #[test]
     fn what_is_not_a_component_is_told_what_it_is() {
-        let word = |bytes: &[u8]| gate(bytes).expect_err("refused").to_string();
+        let word = |bytes: &[u8]| recognize(bytes).expect_err("refused").to_string();
         assert!(word(b"").contains("no bytes"));
         assert!(word(b"(component)").contains("not WebAssembly"));
         assert!(word(b"\0asm\x01\0\0\0").contains("core WebAssembly module"));
         assert!(word(b"\0asm\x09\0\0\0").contains("version"));
-        assert!(gate(COMPONENT_PREAMBLE).is_ok());
+        assert!(recognize(COMPONENT_PREAMBLE).is_ok());
     }
 
     #[test]

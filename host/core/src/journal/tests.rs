@@ -1,0 +1,235 @@
+//! The journal over a storage that fails or dawdles.
+
+use super::*;
+use crate::{
+    context::StopSignal,
+    grant::Permissions,
+    identity::{Identity, Operator},
+    ids::{AgentRef, Digest, PluginName, RequestId, ThreadId, UserId},
+    quota::Quota,
+    run::{RunSpec, RunStatus, RunView, StopReason, Usage},
+    storage::*,
+};
+use std::sync::atomic::AtomicBool;
+
+/// Storage that fails or dawdles when it is told to.
+#[derive(Default)]
+struct Moody {
+    storage: MemoryStorage,
+    failing: AtomicBool,
+    slow: AtomicBool,
+}
+
+impl Moody {
+    async fn mood(&self) -> Result<(), StorageError> {
+        if self.slow.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(StorageError { doing: "save", source: "the disk is full".into() });
+        }
+        Ok(())
+    }
+}
+
+type Kept<T> = std::result::Result<T, StorageError>;
+
+#[async_trait::async_trait]
+impl Storage for Moody {
+    async fn insert_run(&self, scope: &Scope, spec: &RunSpec) -> Kept<()> {
+        self.storage.insert_run(scope, spec).await
+    }
+    async fn append(&self, scope: &Scope, batch: RunBatch) -> Kept<()> {
+        self.mood().await?;
+        self.storage.append(scope, batch).await
+    }
+    async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Kept<()> {
+        self.mood().await?;
+        self.storage.finish(scope, batch, end).await
+    }
+    async fn run(&self, scope: &Scope, id: RunId) -> Kept<Option<RunView>> {
+        self.storage.run(scope, id).await
+    }
+    async fn run_spec(&self, scope: &Scope, id: RunId) -> Kept<Option<RunSpec>> {
+        self.storage.run_spec(scope, id).await
+    }
+    async fn runs(&self, scope: &Scope, query: &RunQuery) -> Kept<Vec<RunView>> {
+        self.storage.runs(scope, query).await
+    }
+    async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Kept<Vec<Envelope>> {
+        self.storage.events(scope, id, after, limit).await
+    }
+    async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
+        self.storage.unfinished_runs(operator).await
+    }
+    async fn state_get(&self, space: &crate::context::StateSpace, key: &str) -> Kept<Option<StateEntry>> {
+        self.storage.state_get(space, key).await
+    }
+    async fn state_set(
+        &self,
+        space: &crate::context::StateSpace,
+        write: StateWrite,
+    ) -> std::result::Result<u64, StateRefused> {
+        self.storage.state_set(space, write).await
+    }
+    async fn state_delete(&self, space: &crate::context::StateSpace, key: &str) -> Kept<bool> {
+        self.storage.state_delete(space, key).await
+    }
+    async fn state_keys(
+        &self,
+        space: &crate::context::StateSpace,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Kept<Vec<String>> {
+        self.storage.state_keys(space, prefix, after, limit).await
+    }
+    async fn put_plugin(&self, operator: Operator, plugin: &PluginVersion) -> Kept<()> {
+        self.storage.put_plugin(operator, plugin).await
+    }
+    async fn plugins(&self, operator: Operator) -> Kept<Vec<PluginVersion>> {
+        self.storage.plugins(operator).await
+    }
+    async fn grant(&self, scope: &Scope, plugin: &PluginName) -> Kept<Option<Permissions>> {
+        self.storage.grant(scope, plugin).await
+    }
+    async fn put_grant(&self, operator: Operator, user: &UserId, plugin: &PluginName, grant: &Permissions) -> Kept<()> {
+        self.storage.put_grant(operator, user, plugin, grant).await
+    }
+    async fn insert_key(&self, operator: Operator, key: &ApiKey) -> Kept<()> {
+        self.storage.insert_key(operator, key).await
+    }
+    async fn keys_count(&self, operator: Operator) -> Kept<u64> {
+        self.storage.keys_count(operator).await
+    }
+    async fn authenticate(&self, secret_digest: Digest) -> Kept<Option<Identity>> {
+        self.storage.authenticate(secret_digest).await
+    }
+}
+
+struct Bench {
+    storage: Arc<Moody>,
+    journal: Journal,
+    ctx: UserExecutionContext,
+}
+
+async fn bench() -> Bench {
+    let storage = Arc::new(Moody::default());
+    let id = RunId::generate();
+    let agent: AgentRef = "echo".parse().expect("an agent");
+    let spec = RunSpec {
+        id,
+        user: "ann".parse().expect("a user"),
+        agent: agent.name,
+        digest: Digest::of(b""),
+        request: RequestId::generate(),
+        thread: ThreadId::of_run(id),
+        session: None,
+        parent: None,
+        metadata: crate::Json::empty_object(),
+        input: crate::Json::empty_object(),
+        limits: Quota::default().narrow(crate::quota::LimitsAsked::default()).expect("the defaults"),
+        created_at: clock::now(),
+    };
+    let ctx = UserExecutionContext::rest(
+        Arc::new(spec.clone()),
+        Permissions::none(),
+        &Quota::default(),
+        StopSignal::default(),
+    );
+    storage.insert_run(&ctx.scope(), &spec).await.expect("kept");
+    Bench { journal: Journal::new(storage.clone()), storage, ctx }
+}
+
+fn said(n: usize) -> Event {
+    Event::AgentThinking { text: format!("{n}{}", "x".repeat(10_000)) }
+}
+
+fn end() -> RunEnd {
+    RunEnd {
+        stop_reason: StopReason::Completed,
+        output: Some(crate::Json::empty_object()),
+        error: None,
+        usage: Usage::default(),
+        started_at: Some(clock::now()),
+        finished_at: clock::now(),
+    }
+}
+
+impl Bench {
+    async fn seqs(&self) -> Vec<u64> {
+        let id = self.ctx.spec().id;
+        let events = self.storage.events(&self.ctx.scope(), id, 0, 10_000).await.expect("read");
+        events.iter().map(|envelope| envelope.seq).collect()
+    }
+
+    async fn close(&self, journal: &RunJournal) {
+        let usage = Usage::default();
+        journal.close(Event::AgentCompleted { output_bytes: 2, usage }, end()).await;
+        let run = self.storage.run(&self.ctx.scope(), self.ctx.spec().id).await.expect("read").expect("there");
+        assert_eq!(run.status, RunStatus::Succeeded);
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_waits_for_any_more_leaves_no_hole() {
+    let bench = bench().await;
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    bench.storage.slow.store(true, Ordering::SeqCst);
+    for n in 0..60 {
+        // What a guest's host call is when its run is stopped: dropped, wherever it stands.
+        let _ = tokio::time::timeout(Duration::from_millis(n % 3), journal.append(said(1))).await;
+        let _ = tokio::time::timeout(Duration::from_millis(n % 5), journal.before_effect()).await;
+    }
+    bench.storage.slow.store(false, Ordering::SeqCst);
+    bench.close(&journal).await;
+    let seqs = bench.seqs().await;
+    assert_eq!(seqs, (1..=62).collect::<Vec<_>>());
+    assert_eq!(journal.events(), 62);
+}
+
+#[tokio::test]
+async fn storage_that_fails_for_a_while_loses_nothing_and_ends_the_run_once() {
+    let bench = bench().await;
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    bench.storage.failing.store(true, Ordering::SeqCst);
+    assert!(journal.before_effect().await.is_err(), "an effect must not happen unrecorded");
+    let mut failed = 0;
+    for n in 0..40 {
+        failed += usize::from(journal.append(said(n)).await.is_err());
+    }
+    assert!(failed > 0, "a guest that goes on is told");
+    let storage = bench.storage.clone();
+    let mend = async {
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        storage.failing.store(false, Ordering::SeqCst);
+    };
+    tokio::join!(bench.close(&journal), mend);
+    assert_eq!(bench.seqs().await, (1..=42).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn followers_are_told_of_what_is_durable_and_of_the_end() {
+    let bench = bench().await;
+    let mut following = bench.journal.follow(bench.ctx.spec().id);
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let told = following.changed().await;
+    assert_eq!(told, Committed { seq: 1, ended: false });
+    assert_eq!(bench.seqs().await, [1]);
+    bench.close(&journal).await;
+    assert_eq!(following.changed().await, Committed { seq: 2, ended: true });
+    drop(following);
+    assert_eq!(bench.journal.0.followers.count.load(Ordering::SeqCst), 0, "nobody is remembered");
+}
+
+#[tokio::test]
+async fn an_effect_waits_until_it_is_durable_that_it_may_happen() {
+    let bench = bench().await;
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    journal.before_effect().await.expect("kept");
+    let unfinished = bench.storage.unfinished_runs(Operator::host()).await.expect("read");
+    assert_eq!(
+        unfinished.iter().map(|run| (run.status, run.effects)).collect::<Vec<_>>(),
+        [(RunStatus::Running, true)]
+    );
+}
