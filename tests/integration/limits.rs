@@ -89,6 +89,22 @@ fn the_memory_limit_is_on_the_sum_and_a_polite_guest_goes_on() {
 }
 
 #[test]
+fn a_users_runs_share_one_memory_limit_and_give_all_of_it_back() {
+    run(async {
+        let server = Server::start_with(Quota { memory_bytes_per_user: 32 << 20, ..Quota::default() }).await;
+        let (ann, bob) = (server.trusted().await, server.trusted().await);
+        for user in [&ann, &ann, &bob] {
+            let run = attack(user, json!({"scenario": "grow", "step_bytes": 65_536}), json!({}), "completed").await;
+            let peak = run["usage"]["memory_peak_bytes"].as_u64().expect("a number");
+            assert!(peak <= 32 << 20 && peak > (32 << 20) - (2 << 16), "{peak}");
+        }
+        let run = attack(&ann, json!({"scenario": "grow_until_abort"}), json!({}), "memory_limit").await;
+        assert!(run["error"]["message"].as_str().is_some_and(|text| text.contains("user's runs together")), "{run}");
+        assert_eq!(server.app.runtime().memory_bytes(), 0);
+    });
+}
+
+#[test]
 fn a_guest_error_after_a_refused_growth_is_a_memory_limit() {
     run(async {
         let ann = shared().await.trusted().await;

@@ -60,6 +60,7 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
     let Quota {
         fuel_per_run,
         memory_bytes_per_context,
+        memory_bytes_per_user,
         deadline_ms,
         runs_at_once,
         runs_queued,
@@ -74,6 +75,7 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
     let rows = [
         ("fuel of one run", fuel_per_run, ""),
         ("all memories and tables of one context", memory_bytes_per_context, " bytes"),
+        ("memories and tables of all live contexts of one user", memory_bytes_per_user, " bytes"),
         ("run deadline", deadline_ms, " ms"),
         ("runs at once of one user", runs_at_once.into(), ""),
         ("runs waiting of one user", runs_queued.into(), ""),

@@ -40,6 +40,8 @@ pub struct Quota {
     pub fuel_per_run: u64,
     /// All memories and tables of one context together, in bytes.
     pub memory_bytes_per_context: u64,
+    /// All memories and tables of all the user's live contexts together, in bytes.
+    pub memory_bytes_per_user: u64,
     /// From admission to the end of a run, in milliseconds.
     pub deadline_ms: u64,
     /// Runs executing at once.
@@ -67,6 +69,7 @@ impl Default for Quota {
         Self {
             fuel_per_run: 10_000_000_000,
             memory_bytes_per_context: 256 << 20,
+            memory_bytes_per_user: 1 << 30,
             deadline_ms: 60_000,
             runs_at_once: 5,
             runs_queued: 100,

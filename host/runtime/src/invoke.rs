@@ -7,7 +7,7 @@ use crate::{
     artifact::Artifacts,
     compile::Compiler,
     engine::Engine,
-    meter::RunMemory,
+    meter::{HostMemory, RunMemory},
     plugin::{Linkers, Plugins},
     registry::Registry,
     sandbox::{Sandbox, Spent, Stop},
@@ -60,6 +60,8 @@ pub struct RuntimeConfig {
     pub compile_worker: PathBuf,
     /// What each user may take.
     pub quota: Quota,
+    /// Memory of all sandboxes together, in bytes.
+    pub memory_bytes_max: u64,
     /// Runs executing at once, of all users.
     pub runs_live_max: u32,
     /// Runs waiting for a slot, of all users.
@@ -78,6 +80,7 @@ impl RuntimeConfig {
             workspaces,
             compile_worker,
             quota,
+            memory_bytes_max: HostMemory::half_of_machine(),
             runs_live_max: RUNS_LIVE_MAX,
             runs_queued_max: RUNS_QUEUED_MAX,
         }
@@ -248,6 +251,7 @@ impl Runtime {
             plugins: Plugins::new(engine.wasmtime().clone(), linkers, artifacts, known),
             grants: Grants::new(storage.clone()),
             workspaces: Workspaces::new(config.workspaces, &config.quota),
+            memory: HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user),
             tool_sandboxes: Arc::new(Semaphore::new(TOOL_SANDBOXES_MAX as usize)),
             host_panics: AtomicU64::new(0),
             engine,
@@ -329,6 +333,12 @@ impl Runtime {
     #[must_use]
     pub fn runs_queued(&self) -> u32 {
         self.0.admission.queued()
+    }
+
+    /// Memory that all sandboxes hold now, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.0.services.memory.bytes()
     }
 
     /// Host functions that panicked since the start. Anything but 0 is a bug of the host.
@@ -624,7 +634,7 @@ impl RunTask {
         let ctx =
             Arc::new(UserExecutionContext::rest(spec.clone(), permissions, self.runtime.quota(), self.stop.clone()));
         let journal = self.runtime.journal().open(&ctx, started_at);
-        let memory = RunMemory::new(spec.limits.memory_bytes);
+        let memory = services.memory.run(&spec.user, spec.limits.memory_bytes);
         let (result, spent) = match granted {
             Ok(()) => invoke(services, about, &ctx, &journal, &memory).await,
             Err(error) => (Err(host_error(&error)), Spent::default()),

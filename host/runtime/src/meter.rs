@@ -1,32 +1,137 @@
-//! What a sandbox takes of memory, summed over everything it holds, and refused at the limit.
+//! What sandboxes take of memory, summed over all that a run, its user and the host hold, and refused at each limit.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use cofferdam_core::ids::UserId;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
 };
 use wasmtime::ResourceLimiter;
+
+/// How many users without a live run are remembered before they are forgotten.
+const IDLE_USERS_MAX: usize = 1_024;
+
+/// Bytes that several share, up to a limit.
+#[derive(Debug)]
+struct Pool {
+    bytes_max: u64,
+    bytes: AtomicU64,
+}
+
+impl Pool {
+    const fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, bytes: AtomicU64::new(0) }
+    }
+
+    /// Takes so many bytes, and gives the new sum; or takes none.
+    fn take(&self, bytes: u64) -> Option<u64> {
+        let fits = |now: u64| now.checked_add(bytes).filter(|total| *total <= self.bytes_max);
+        self.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok().map(|before| before + bytes)
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    fn bytes_left(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// The memory of all sandboxes of a host.
+#[derive(Debug)]
+pub struct HostMemory {
+    pool: Arc<Pool>,
+    user_bytes_max: u64,
+    users: Mutex<HashMap<UserId, Weak<Pool>>>,
+}
+
+impl HostMemory {
+    /// With so many bytes in all, and so many for each user.
+    #[must_use]
+    pub fn new(bytes_max: u64, user_bytes_max: u64) -> Self {
+        Self { pool: Arc::new(Pool::new(bytes_max)), user_bytes_max, users: Mutex::default() }
+    }
+
+    /// Half of the machine's memory: the other half is for the host itself, and for the page cache.
+    #[must_use]
+    pub fn half_of_machine() -> u64 {
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib = total.and_then(|total| total.split_whitespace().next()).and_then(|kib| kib.parse::<u64>().ok());
+        // A machine that does not say gets the reference design's figure.
+        kib.map_or(2 << 30, |kib| kib * 1024 / 2)
+    }
+
+    /// Bytes that all sandboxes hold now.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.pool.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The memory of one run of this user.
+    #[must_use]
+    pub fn run(&self, user: &UserId, bytes_max: u64) -> Arc<RunMemory> {
+        Arc::new(RunMemory {
+            run: Pool::new(bytes_max),
+            user: self.user(user),
+            host: self.pool.clone(),
+            peak_bytes: AtomicU64::new(0),
+            refused: AtomicU8::new(Refusal::NONE),
+        })
+    }
+
+    fn user(&self, user: &UserId) -> Arc<Pool> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = users.get(user).and_then(Weak::upgrade) {
+            return pool;
+        }
+        if users.len() >= IDLE_USERS_MAX {
+            users.retain(|_, pool| pool.strong_count() > 0);
+        }
+        let pool = Arc::new(Pool::new(self.user_bytes_max));
+        users.insert(user.clone(), Arc::downgrade(&pool));
+        pool
+    }
+}
+
+/// Whose limit refused a growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The run's own.
+    Run,
+    /// That on all runs of the user together.
+    User,
+    /// That on all runs of the host together.
+    Host,
+}
+
+impl Refusal {
+    const NONE: u8 = 0;
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::Run => 1,
+            Self::User => 2,
+            Self::Host => 3,
+        }
+    }
+}
 
 /// The memory of one run: all memories and tables of its own sandbox and of those its tools run in.
 #[derive(Debug)]
 pub struct RunMemory {
-    bytes_max: u64,
-    bytes: AtomicU64,
+    run: Pool,
+    user: Arc<Pool>,
+    host: Arc<Pool>,
     peak_bytes: AtomicU64,
-    refused: AtomicBool,
+    /// The last refusal.
+    refused: AtomicU8,
 }
 
 impl RunMemory {
-    /// With this limit, in bytes.
-    #[must_use]
-    pub fn new(bytes_max: u64) -> Arc<Self> {
-        Arc::new(Self {
-            bytes_max,
-            bytes: AtomicU64::new(0),
-            peak_bytes: AtomicU64::new(0),
-            refused: AtomicBool::new(false),
-        })
-    }
-
     /// The most that was held at once, in bytes.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
@@ -36,33 +141,47 @@ impl RunMemory {
     /// Bytes by which it may still grow.
     #[must_use]
     pub fn bytes_left(&self) -> u64 {
-        self.bytes_max.saturating_sub(self.bytes.load(Ordering::Relaxed))
+        self.run.bytes_left().min(self.user.bytes_left()).min(self.host.bytes_left())
     }
 
-    /// Whether growth was ever refused.
+    /// Whose limit refused the last growth that was refused, if one was.
     #[must_use]
-    pub fn was_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed)
+    pub fn refused(&self) -> Option<Refusal> {
+        let number = self.refused.load(Ordering::Relaxed);
+        [Refusal::Run, Refusal::User, Refusal::Host].into_iter().find(|refusal| refusal.number() == number)
     }
 
+    /// Takes from the run, the user and the host, or from none of them.
     fn take(&self, bytes: u64) -> bool {
-        let taken = self.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-            now.checked_add(bytes).filter(|total| *total <= self.bytes_max)
-        });
+        let taken = (|| {
+            let total = self.run.take(bytes).ok_or(Refusal::Run)?;
+            if self.user.take(bytes).is_none() {
+                self.run.give_back(bytes);
+                return Err(Refusal::User);
+            }
+            if self.host.take(bytes).is_none() {
+                self.run.give_back(bytes);
+                self.user.give_back(bytes);
+                return Err(Refusal::Host);
+            }
+            Ok(total)
+        })();
         match taken {
-            Ok(before) => {
-                self.peak_bytes.fetch_max(before + bytes, Ordering::Relaxed);
+            Ok(total) => {
+                self.peak_bytes.fetch_max(total, Ordering::Relaxed);
                 true
             }
-            Err(_) => {
-                self.refused.store(true, Ordering::Relaxed);
+            Err(refusal) => {
+                self.refused.store(refusal.number(), Ordering::Relaxed);
                 false
             }
         }
     }
 
     fn give_back(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.run.give_back(bytes);
+        self.user.give_back(bytes);
+        self.host.give_back(bytes);
     }
 }
 
@@ -99,8 +218,8 @@ impl Meter {
         let bytes = std::mem::take(&mut self.last_bytes);
         self.held_bytes -= bytes;
         self.run.give_back(bytes);
-        // The pool's own bound was met: to the guest it is the same refusal.
-        self.run.refused.store(true, Ordering::Relaxed);
+        // A bound of the engine's was met: to the guest it is the same refusal.
+        self.run.refused.store(Refusal::Run.number(), Ordering::Relaxed);
     }
 }
 
@@ -146,28 +265,52 @@ impl ResourceLimiter for Meter {
 mod tests {
     use super::*;
 
+    fn user(name: &str) -> UserId {
+        name.parse().expect("a user id")
+    }
+
     #[test]
     fn the_limit_is_on_the_sum_and_all_of_it_comes_back() {
-        let run = RunMemory::new(1000);
+        let host = HostMemory::new(u64::MAX, u64::MAX);
+        let run = host.run(&user("ann"), 1000);
         let (mut a, mut b) = (Meter::new(run.clone()), Meter::new(run.clone()));
         assert!(a.memory_growing(0, 600, None).expect("no error"));
-        assert!(!run.was_refused());
+        assert_eq!(run.refused(), None);
         assert!(!b.memory_growing(0, 401, None).expect("no error"), "a second memory is not outside the limit");
-        assert!(run.was_refused());
+        assert_eq!(run.refused(), Some(Refusal::Run));
         assert!(b.table_growing(0, 50, None).expect("no error"));
         assert!(!b.table_growing(50, 51, None).expect("no error"), "nor is a table");
         drop(a);
         assert_eq!((run.bytes_left(), run.peak_bytes()), (600, 1000));
         drop(b);
-        assert_eq!(run.bytes_left(), 1000);
+        assert_eq!((run.bytes_left(), host.bytes()), (1000, 0));
+    }
+
+    #[test]
+    fn a_user_and_the_host_have_limits_of_their_own() {
+        let host = HostMemory::new(1500, 1000);
+        let (one, two) = (host.run(&user("ann"), 800), host.run(&user("ann"), 800));
+        let (mut a, mut b) = (Meter::new(one.clone()), Meter::new(two.clone()));
+        assert!(a.memory_growing(0, 800, None).expect("no error"));
+        assert!(!b.memory_growing(0, 201, None).expect("no error"));
+        assert_eq!(two.refused(), Some(Refusal::User));
+        let three = host.run(&user("bob"), 800);
+        let mut c = Meter::new(three.clone());
+        assert!(!c.memory_growing(0, 701, None).expect("no error"));
+        assert_eq!(three.refused(), Some(Refusal::Host));
+        assert!(c.memory_growing(0, 700, None).expect("what was refused was not charged"));
+        drop((a, b, c));
+        assert_eq!(host.bytes(), 0);
+        assert_eq!((one.bytes_left(), three.bytes_left()), (800, 800));
     }
 
     #[test]
     fn growth_that_wasmtime_could_not_carry_out_is_not_charged() {
-        let run = RunMemory::new(1000);
+        let host = HostMemory::new(u64::MAX, u64::MAX);
+        let run = host.run(&user("ann"), 1000);
         let mut meter = Meter::new(run.clone());
         assert!(meter.memory_growing(100, 500, None).expect("no error"));
         meter.memory_grow_failed(wasmtime::Error::msg("no memory")).expect("no error");
-        assert_eq!(run.bytes_left(), 1000);
+        assert_eq!((run.bytes_left(), host.bytes()), (1000, 0));
     }
 }

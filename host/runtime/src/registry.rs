@@ -7,7 +7,6 @@ use crate::{
     dispatch::FILE_FAMILY,
     engine::{MEMORIES_MAX, MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX},
     gate::{self, GateError},
-    meter::RunMemory,
     plugin::Plugin,
     sandbox::{Sandbox, Stop},
     services::Services,
@@ -225,7 +224,7 @@ impl Registry {
         plugin: Arc<Plugin>,
     ) -> Result<PluginVersion, PushError> {
         let ctx = UserExecutionContext::description(digest).map_err(|error| PushError::Host(error.to_string()))?;
-        let memory = RunMemory::new(DESCRIPTION_LIMITS.memory_bytes);
+        let memory = self.0.memory.run(&ctx.spec().user, DESCRIPTION_LIMITS.memory_bytes);
         let sandbox = Sandbox::open(&self.0, plugin, Arc::new(ctx), None, memory, DESCRIPTION_LIMITS.fuel)
             .map_err(|error| PushError::Host(error.to_string()))?;
         let about = |title, version, description, needs| -> Result<PluginVersion, PushError> {

@@ -8,7 +8,7 @@ use crate::{
         types::ToolError,
     },
     engine::EPOCH_TICK,
-    meter::{Meter, RunMemory},
+    meter::{Meter, Refusal, RunMemory},
     plugin::{Plugin, Pre},
     services::Services,
     wasi::Output,
@@ -341,8 +341,8 @@ fn stop_of_agent_error(error: AgentError, guest: &Guest) -> Stop {
         }
     };
     let message = cut(message);
-    if guest.meter.run().was_refused() {
-        return memory_limit(guest, &message);
+    if let Some(refusal) = guest.meter.run().refused() {
+        return memory_limit(guest, refusal, &message);
     }
     // An agent may say "denied" of its own accord; only a refusal of ours makes it one.
     if denied && guest.ctx.was_denied() {
@@ -373,11 +373,17 @@ fn stop_of_interruption(guest: &Guest) -> Stop {
     }
 }
 
-fn memory_limit(guest: &Guest, what: &str) -> Stop {
+fn memory_limit(guest: &Guest, refusal: Refusal, what: &str) -> Stop {
     let bytes = guest.ctx.spec().limits.memory_bytes;
-    let message = format!(
-        "the agent ended after more than {bytes} bytes of memory were refused to it ({what}); raise limits.memory_bytes or hold less"
-    );
+    let (limit, next) = match refusal {
+        Refusal::Run => (format!("the run's {bytes} bytes"), "raise limits.memory_bytes or hold less"),
+        Refusal::User => {
+            let bytes = guest.ctx.quota().memory_bytes_per_user;
+            (format!("the {bytes} bytes of all the user's runs together"), "run fewer at once, or hold less")
+        }
+        Refusal::Host => ("what the host has for all runs together".to_owned(), "submit it again later"),
+    };
+    let message = format!("the agent ended after memory beyond {limit} was refused to it ({what}); {next}");
     Stop::new(StopReason::MemoryLimit, message)
 }
 
@@ -404,8 +410,8 @@ fn stop_of_error(error: &wasmtime::Error, guest: &Guest) -> Stop {
         (None, Some(exit)) => format!("it exited with code {}; an agent ends by returning", exit.0),
         (None, None) => error.root_cause().to_string(),
     };
-    if guest.meter.run().was_refused() {
-        return memory_limit(guest, &cut(what));
+    if let Some(refusal) = guest.meter.run().refused() {
+        return memory_limit(guest, refusal, &cut(what));
     }
     if trap.is_none() && is_crossing_too_large(error) {
         // With frames, the guest was inside a host call; without, it had returned and this was its output.

@@ -1,6 +1,6 @@
 //! What every sandbox of the host shares: the engine, storage, plugins, grants, files.
 
-use crate::{engine::Engine, plugin::Plugins, workspace::Workspaces};
+use crate::{engine::Engine, meter::HostMemory, plugin::Plugins, workspace::Workspaces};
 use cofferdam_core::{
     grant::Permissions,
     identity::{Operator, Scope},
@@ -27,6 +27,7 @@ pub struct Services {
     pub plugins: Plugins,
     pub grants: Grants,
     pub workspaces: Workspaces,
+    pub memory: HostMemory,
     pub tool_sandboxes: Arc<Semaphore>,
     /// Host functions that panicked. Must stay 0.
     pub host_panics: AtomicU64,
