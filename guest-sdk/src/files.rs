@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Context, Pending, ToolError, base64};
+use crate::{Context, Pending, ToolError};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 /// The longest piece of a file that one call reads, in bytes.
 pub const CHUNK_BYTES_MAX: u64 = 512 * 1024;
@@ -133,8 +134,9 @@ impl<'ctx> Files<'ctx> {
         let mut whole = Vec::new();
         read_all(|offset, length| {
             let chunk: BytesChunk = self.context.call("file.read", &ReadArguments::base64(path, offset, length))?;
-            let bytes = base64::decode(&chunk.base64)
-                .ok_or_else(|| ToolError::UnexpectedAnswer("from `file.read`: not base64".to_owned()))?;
+            let bytes = BASE64_STANDARD
+                .decode(&chunk.base64)
+                .map_err(|_| ToolError::UnexpectedAnswer("from `file.read`: not base64".to_owned()))?;
             whole.extend_from_slice(&bytes);
             Ok(chunk.next_offset)
         })?;
@@ -196,7 +198,7 @@ impl<'ctx> Files<'ctx> {
         let mut rest = bytes;
         loop {
             let (piece, after) = rest.split_at(rest.len().min(WRITE_BYTES_MAX));
-            let text = base64::encode(piece);
+            let text = BASE64_STANDARD.encode(piece);
             let written: Written = self.context.call("file.write", &WriteArguments::base64(path, &text, append))?;
             if after.is_empty() {
                 return Ok(written.bytes);

@@ -90,7 +90,6 @@ pub use serde;
 pub use serde_json;
 
 mod agent;
-mod base64;
 mod context;
 mod error;
 mod events;
