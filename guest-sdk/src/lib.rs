@@ -201,7 +201,7 @@ macro_rules! export_tool {
             struct Exported;
 
             impl $crate::__bindings::tool::Guest for Exported {
-                fn describe() -> $crate::__bindings::tool::Descriptor {
+                fn describe() -> $crate::__bindings::tool::PluginDescriptor {
                     $crate::__export::describe_tool_plugin::<$plugin>(
                         ::core::env!("CARGO_PKG_NAME"),
                         ::core::env!("CARGO_PKG_VERSION"),

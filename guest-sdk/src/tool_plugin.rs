@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use crate::wit::types;
 use crate::{Access, Needs, ToolContext, ToolError, json};
 
-use crate::__bindings::tool::Descriptor;
+use crate::__bindings::tool::PluginDescriptor;
 
 /// A tool plugin: a table of tools for agents to call as `PLUGIN.TOOL`.
 ///
@@ -106,13 +106,13 @@ impl std::fmt::Debug for Tool {
 }
 
 /// Answers the world's `describe`.
-pub fn describe<P: ToolPlugin>(crate_name: &str, crate_version: &str) -> Descriptor {
+pub fn describe<P: ToolPlugin>(crate_name: &str, crate_version: &str) -> PluginDescriptor {
     let tools = P::tools().into_iter().map(|tool| types::Tool {
         name: tool.name.to_owned(),
         description: tool.description.to_owned(),
         input_schema: (tool.schema)(),
     });
-    Descriptor {
+    PluginDescriptor {
         name: P::NAME.unwrap_or(crate_name).to_owned(),
         version: P::VERSION.unwrap_or(crate_version).to_owned(),
         description: P::DESCRIPTION.to_owned(),
