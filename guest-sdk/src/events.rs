@@ -22,7 +22,7 @@ pub enum Level {
 pub enum EventError {
     /// The run has emitted as many events as it may; the number is the limit (10,000 by default).
     TooMany(u32),
-    /// The text or payload is over the limit, given in bytes (1 MiB; 256 for a name; 8 KiB for a log line).
+    /// The text or payload is over the limit, given in bytes (1 MiB; 8 KiB for a log line).
     TooLarge(u64),
     /// The name or payload is not what it should be. The text says why.
     Invalid(String),

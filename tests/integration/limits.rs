@@ -66,7 +66,7 @@ fn a_guest_that_spins_is_ended_at_its_deadline_and_its_fuel_is_reported() {
             let limits = json!({"deadline_ms": 150});
             let run = attack(&ann, json!({"scenario": scenario}), limits, "deadline").await;
             let wall = run["usage"]["wall_ms"].as_u64().expect("a number");
-            assert!((150..250).contains(&wall), "{scenario} was ended after {wall} ms");
+            assert!((150..500).contains(&wall), "{scenario} was ended after {wall} ms");
             assert!(run["usage"]["active_ms"].as_u64().is_some_and(|ms| ms > 50), "{run}");
             assert!(run["usage"]["fuel"].as_u64().is_some_and(|fuel| fuel > 1_000_000), "{run}");
         }
@@ -109,8 +109,7 @@ fn a_guest_error_after_a_refused_growth_is_a_memory_limit() {
     run(async {
         let ann = shared().await.trusted().await;
         let run =
-            attack(&ann, json!({"scenario": "grow_until_abort"}), json!({"memory_bytes": 4 << 20}), "memory_limit")
-                .await;
+            attack(&ann, json!({"scenario": "grow_then_fail"}), json!({"memory_bytes": 4 << 20}), "memory_limit").await;
         assert!(run["error"]["message"].as_str().is_some_and(|text| text.contains("memory_bytes")), "{run}");
     });
 }
@@ -141,7 +140,6 @@ fn floods_meet_their_budgets_and_hurt_nobody() {
         assert_eq!(run["usage"]["events"], 102, "{run}");
         let run = attack(&ann, json!({"scenario": "tool_flood", "count": 1_000}), none.clone(), "completed").await;
         assert_eq!(run["usage"]["events"], 42, "twenty calls, two events each: {run}");
-        attack(&ann, json!({"scenario": "pending_flood", "count": 1_000}), none.clone(), "completed").await;
         attack(&ann, json!({"scenario": "state_flood", "keys": 50, "bytes": 100_000}), none.clone(), "completed").await;
         attack(&ann, json!({"scenario": "giant_events"}), none.clone(), "completed").await;
         attack(&ann, json!({"scenario": "giant_arguments"}), none.clone(), "completed").await;
@@ -158,6 +156,15 @@ fn floods_meet_their_budgets_and_hurt_nobody() {
         assert_eq!(run["output"], "still here");
         assert_eq!(server.app.runtime().host_panics(), 0);
         assert_eq!((server.app.runtime().runs_live(), server.app.runtime().runs_queued()), (0, 0));
+    });
+}
+
+#[test]
+fn answers_that_nobody_takes_are_calls_under_way() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        let run = attack(&ann, json!({"scenario": "pending_flood", "count": 500}), json!({}), "completed").await;
+        assert_eq!(run["output"]["taken"], 32, "an answer that waits is host memory: {run}");
     });
 }
 

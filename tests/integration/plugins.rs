@@ -158,3 +158,49 @@ fn an_artifact_that_was_tampered_with_is_compiled_anew() {
         assert_eq!(std::fs::read(artifacts.join(format!("{}.cwasm", digest.hex()))).expect("read"), kept);
     });
 }
+
+#[test]
+fn of_parallel_pushes_of_the_same_bytes_one_is_new() {
+    run(async {
+        let server = shared().await;
+        let push = || server.operator.push("pushed-at-once", guest("echo"));
+        let (a, b, c) = tokio::join!(push(), push(), push());
+        let mut statuses = [a.status, b.status, c.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [StatusCode::OK, StatusCode::OK, StatusCode::CREATED]);
+    });
+}
+
+#[test]
+fn a_component_that_was_lost_is_a_host_error_and_pushing_it_again_mends_it() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let digest = Digest::of(&guest("echo")).hex();
+        for file in [format!("components/{digest}.wasm"), format!("artifacts/{digest}.cwasm")] {
+            std::fs::remove_file(server.dir.path().join(file)).expect("removed");
+        }
+        let server = server.restart().await;
+        let ann = server.stranger().await;
+        let lost = ann.finish(&json!({"agent": "echo", "input": 1})).await;
+        assert_eq!((&lost["status"], &lost["stop_reason"]), (&json!("failed"), &json!("host_error")), "{lost}");
+        server.operator.push("echo", guest("echo")).await.is(StatusCode::OK);
+        assert_eq!(ann.finish(&json!({"agent": "echo", "input": 1})).await["stop_reason"], "completed");
+    });
+}
+
+#[test]
+fn a_run_whose_time_is_up_while_its_plugin_loads_does_not_begin() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let digest = Digest::of(&guest("probe")).hex();
+        // Without its artifact, the component is compiled again, which takes longer than the run may.
+        std::fs::remove_file(server.dir.path().join(format!("artifacts/{digest}.cwasm"))).expect("removed");
+        let server = server.restart().await;
+        let ann = server.stranger().await;
+        let body =
+            json!({"agent": "probe", "input": {"do": "thinking", "text": "too late"}, "limits": {"deadline_ms": 10}});
+        let late = ann.finish(&body).await;
+        assert_eq!((&late["stop_reason"], &late["usage"]["host_calls"]), (&json!("deadline"), &json!(0)), "{late}");
+        assert!(late["usage"]["wall_ms"].as_u64().is_some_and(|ms| ms < 200), "{late}");
+    });
+}

@@ -71,8 +71,15 @@ fn runs_that_outlast_the_drain_end_as_host_shutdown() {
         let operator = User::new("operator", &app.url(), app.admin_key().expect("a key"));
         operator.push("probe", crate::server::guest("probe")).await.is(StatusCode::CREATED);
         let dev = User::new("dev", &app.url(), app.api_key().expect("a key"));
-        let id = dev.submit(&json!({"agent": "probe", "input": {"do": "sleep", "ms": 50_000}})).await;
-        while dev.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK)["status"] != "running" {
+        let path = "/v1/users/dev/grants/probe";
+        operator.send(reqwest::Method::PUT, path, Some(&json!({"tools": ["*"]}))).await.is(StatusCode::OK);
+        let sleep = json!({"do": "sleep", "ms": 50_000});
+        let id = dev.submit(&json!({"agent": "probe", "input": sleep})).await;
+        let write = json!({"do": "file_write", "path": "a", "text": "b"});
+        let changed = dev.submit(&json!({"agent": "probe", "input": {"do": "seq", "steps": [write, sleep]}})).await;
+        while dev.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK)["status"] != "running"
+            || dev.get("/v1/files/a").await.text != "b"
+        {
             tokio::task::yield_now().await;
         }
         app.shutdown().await;
@@ -82,6 +89,8 @@ fn runs_that_outlast_the_drain_end_as_host_shutdown() {
         assert_eq!((&run["status"], &run["stop_reason"]), (&json!("failed"), &json!("host_shutdown")), "{run}");
         let events = dev.events(&id).await;
         assert_eq!(events.last().map(|event| event["type"].clone()), Some(json!("agent_error")));
+        let changed = dev.get(&format!("/v1/runs/{changed}")).await.is(StatusCode::OK);
+        assert_eq!(changed["stop_reason"], "outcome_unknown", "nobody is told to submit it again: {changed}");
     });
 }
 

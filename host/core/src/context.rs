@@ -18,6 +18,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Why a run is being stopped from outside.
@@ -70,23 +71,9 @@ impl StopSignal {
     }
 }
 
-/// Where an execution comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// A request over HTTP, or a run that was queued by one before the host restarted.
-    Rest,
-    /// The `run` verb, without a server.
-    Local,
-    /// The host asks a plugin what it is.
-    Description,
-    /// A plugin's tool, called by an agent.
-    Tool,
-}
-
 /// Everything one execution may know and use: who it is for, what it may do, what is left to it, how it is stopped.
 #[derive(Debug)]
 pub struct UserExecutionContext {
-    origin: Origin,
     spec: Arc<RunSpec>,
     plugin: PluginName,
     permissions: Permissions,
@@ -97,12 +84,28 @@ pub struct UserExecutionContext {
 }
 
 /// What the executions of one run have used of its budget together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Spent {
+    tool_sandboxes: Semaphore,
     tool_calls: AtomicU32,
     tool_calls_in_flight: AtomicU32,
     events: AtomicU32,
     denials: AtomicU32,
+}
+
+/// Sandboxes that one run's tools have at once. The other calls under way wait.
+const TOOL_SANDBOXES_PER_RUN_MAX: usize = 4;
+
+impl Default for Spent {
+    fn default() -> Self {
+        Self {
+            tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_PER_RUN_MAX),
+            tool_calls: AtomicU32::new(0),
+            tool_calls_in_flight: AtomicU32::new(0),
+            events: AtomicU32::new(0),
+            denials: AtomicU32::new(0),
+        }
+    }
 }
 
 /// Something that a guest wants its host to do.
@@ -246,16 +249,10 @@ impl Drop for ToolCallPlace {
 pub const DESCRIPTION_LIMITS: RunLimits = RunLimits { fuel: 100_000_000, memory_bytes: 64 << 20, deadline_ms: 5_000 };
 
 impl UserExecutionContext {
-    /// For a run that was submitted over HTTP and has been admitted.
+    /// For a run that was submitted, over HTTP or without a server, and has been admitted.
     #[must_use]
     pub fn rest(spec: Arc<RunSpec>, permissions: Permissions, quota: &Quota, stop: StopSignal) -> Self {
-        Self::new(Origin::Rest, spec, permissions, quota, stop)
-    }
-
-    /// For a run without a server.
-    #[must_use]
-    pub fn local(spec: Arc<RunSpec>, permissions: Permissions, quota: &Quota, stop: StopSignal) -> Self {
-        Self::new(Origin::Local, spec, permissions, quota, stop)
+        Self::new(spec, permissions, quota, stop)
     }
 
     /// For asking a plugin what it is: nothing granted, small limits, nobody's data.
@@ -279,7 +276,7 @@ impl UserExecutionContext {
             created_at: clock::now(),
         };
         let quota = Quota { tool_calls_per_run: 0, events_per_run: 0, ..Quota::default() };
-        Ok(Self::new(Origin::Description, Arc::new(spec), Permissions::none(), &quota, StopSignal::default()))
+        Ok(Self::new(Arc::new(spec), Permissions::none(), &quota, StopSignal::default()))
     }
 
     /// For a plugin's tool, called from this context: same run, same budget, same end, and only what the tool plugin
@@ -287,7 +284,6 @@ impl UserExecutionContext {
     #[must_use]
     pub fn tool(&self, plugin: PluginName, permissions: Permissions) -> Self {
         Self {
-            origin: Origin::Tool,
             spec: self.spec.clone(),
             plugin,
             permissions,
@@ -298,9 +294,8 @@ impl UserExecutionContext {
         }
     }
 
-    fn new(origin: Origin, spec: Arc<RunSpec>, permissions: Permissions, quota: &Quota, stop: StopSignal) -> Self {
+    fn new(spec: Arc<RunSpec>, permissions: Permissions, quota: &Quota, stop: StopSignal) -> Self {
         Self {
-            origin,
             plugin: spec.agent.clone(),
             permissions,
             quota: quota.clone(),
@@ -309,12 +304,6 @@ impl UserExecutionContext {
             spec,
             spent: Arc::default(),
         }
-    }
-
-    /// Where the execution comes from.
-    #[must_use]
-    pub const fn origin(&self) -> Origin {
-        self.origin
     }
 
     /// What was asked: the ids, the input, the limits.
@@ -357,6 +346,26 @@ impl UserExecutionContext {
     #[must_use]
     pub const fn stop(&self) -> &StopSignal {
         &self.stop
+    }
+
+    /// Whether the time is up or somebody asked for the end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.stop.cause().is_some() || Instant::now() >= self.deadline
+    }
+
+    /// Waits until the run is to end: asked for, or late.
+    pub async fn over(&self) {
+        tokio::select! {
+            () = self.stop.stopped() => {}
+            () = tokio::time::sleep_until(self.deadline.into()) => {}
+        }
+    }
+
+    /// Waits for a turn to run a tool in a sandbox of its own, of which a run has a few at once.
+    pub async fn tool_turn(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.spent.tool_sandboxes.acquire().await.ok()
     }
 
     /// Asks whether the guest may do something. Every effect of a guest goes through here first.

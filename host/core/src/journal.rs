@@ -69,6 +69,8 @@ struct Log {
     unsaved: Unsaved,
     /// The run is on the writer's list.
     listed: bool,
+    /// The last event is there. What a tool that nobody waited for says later is not part of the run.
+    sealed: bool,
 }
 
 #[derive(Default)]
@@ -125,7 +127,7 @@ impl Journal {
             scope,
             run,
             committing: tokio::sync::Mutex::new(()),
-            log: Mutex::new(Log { next_seq, started_at, effects_saved: false, unsaved, listed: false }),
+            log: Mutex::new(Log { next_seq, started_at, effects_saved: false, unsaved, listed: false, sealed: false }),
         }))
     }
 
@@ -133,7 +135,7 @@ impl Journal {
     /// again whenever the number grows, and nothing is missed.
     #[must_use]
     pub fn follow(&self, run: RunId) -> Following {
-        let receiver = self.0.followers.subscribe(run);
+        let receiver = Some(self.0.followers.subscribe(run));
         Following { shared: self.0.clone(), run, receiver }
     }
 }
@@ -157,13 +159,13 @@ fn spawn_writer(shared: &Arc<Shared>) {
                     tracing::error!(run = %run.0.run, error = %error, source = ?error.source, "events are not saved yet");
                 }
             });
-            futures_join_all(commits).await;
+            join_all(commits).await;
         }
     });
 }
 
 /// Waits for all of them side by side, so that storage can take them in one transaction.
-async fn futures_join_all(work: impl Iterator<Item = impl Future<Output = ()>>) {
+async fn join_all(work: impl Iterator<Item = impl Future<Output = ()>>) {
     let mut work: Vec<_> = work.map(Box::pin).collect();
     std::future::poll_fn(|cx| {
         work.retain_mut(|future| future.as_mut().poll(cx).is_pending());
@@ -208,6 +210,9 @@ impl RunJournal {
     /// Records an event and says how many bytes wait for storage.
     fn record(&self, event: Event) -> usize {
         let mut log = self.log();
+        if log.sealed {
+            return 0;
+        }
         let seq = log.next_seq;
         log.next_seq += 1;
         log.unsaved.bytes += event.bytes();
@@ -239,6 +244,13 @@ impl RunJournal {
             log.unsaved.effects = true;
         }
         self.commit().await
+    }
+
+    /// Whether the run may have changed something outside itself.
+    #[must_use]
+    pub fn had_effects(&self) -> bool {
+        let log = self.log();
+        log.effects_saved || log.unsaved.effects
     }
 
     /// Number of events so far.
@@ -282,6 +294,7 @@ impl RunJournal {
                 let mut log = self.log();
                 // The writer has nothing more to do for this run.
                 log.listed = true;
+                log.sealed = true;
                 let seq = log.next_seq;
                 log.next_seq += 1;
                 log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: end.finished_at, event });
@@ -360,10 +373,12 @@ impl Followers {
         }
     }
 
-    fn leave(&self, run: RunId) {
+    /// The last who leaves is the last to hold a receiver: it is let go under the lock, so that two who leave at once do
+    /// not each see the other.
+    fn leave(&self, run: RunId, receiver: Option<watch::Receiver<Committed>>) {
         let mut runs = lock(&self.runs);
-        // The one who leaves still holds a receiver.
-        if runs.get(&run).is_some_and(|sender| sender.receiver_count() <= 1) {
+        drop(receiver);
+        if runs.get(&run).is_some_and(|sender| sender.receiver_count() == 0) {
             runs.remove(&run);
         }
         self.count.store(runs.len(), Ordering::Release);
@@ -374,21 +389,23 @@ impl Followers {
 pub struct Following {
     shared: Arc<Shared>,
     run: RunId,
-    receiver: watch::Receiver<Committed>,
+    /// There until it is dropped.
+    receiver: Option<watch::Receiver<Committed>>,
 }
 
 impl Following {
     /// Waits for news.
     pub async fn changed(&mut self) -> Committed {
+        let Some(receiver) = &mut self.receiver else { return Committed::default() };
         // The sender lives while there are followers.
-        let _ = self.receiver.changed().await;
-        *self.receiver.borrow_and_update()
+        let _ = receiver.changed().await;
+        *receiver.borrow_and_update()
     }
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.shared.followers.leave(self.run);
+        self.shared.followers.leave(self.run, self.receiver.take());
     }
 }
 

@@ -202,7 +202,7 @@ fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
 /// The host's secret, made on first use, readable by its owner only.
 fn secret(path: &Path) -> io::Result<[u8; 64]> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    match std::fs::read(path) {
+    match read_own(path) {
         Ok(bytes) => bytes.try_into().map_err(|_| {
             let what = format!("{} is damaged; remove it, and artifacts are compiled anew", path.display());
             io::Error::new(io::ErrorKind::InvalidData, what)
@@ -217,4 +217,18 @@ fn secret(path: &Path) -> io::Result<[u8; 64]> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Reads a file that nobody else could have written or read: who knows the secret can make artifacts that are executed.
+fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut file = std::fs::File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+        let what = format!("{} is not this user's alone; remove it, and artifacts are compiled anew", path.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut file, &mut bytes)?;
+    Ok(bytes)
 }

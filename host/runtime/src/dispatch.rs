@@ -5,7 +5,7 @@ use crate::{
     imports::tools::tool,
     meter::RunMemory,
     plugin::Plugin,
-    sandbox::{Guest, HostFailure, Sandbox},
+    sandbox::{Guest, HostFailure, Sandbox, Spent},
     services::Services,
     workspace::{FileError, READ_BYTES_MAX},
 };
@@ -22,7 +22,6 @@ use cofferdam_core::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Instant};
-use tokio::sync::OwnedSemaphorePermit;
 
 /// The family of the host's own tools over the user's files. No plugin can be called so.
 pub const FILE_FAMILY: &str = "file";
@@ -85,25 +84,28 @@ enum Target {
 /// The tools that this guest may call.
 pub fn list(guest: &Guest) -> Vec<Tool> {
     let permissions = guest.ctx.permissions();
-    let own = FileTool::ALL.into_iter().map(|b| tool(b.name().into(), b.description().into(), b.input_schema().into()));
-    let plugins = guest.services.plugins.latest().into_iter().filter(|about| about.kind == PluginKind::Tool);
-    let plugins = plugins.flat_map(|about| {
-        let name = about.name.clone();
-        about
-            .tools
-            .clone()
-            .into_iter()
-            .map(move |t| tool(format!("{name}.{}", t.name), t.description, t.input_schema.as_str().to_owned()))
-    });
-    let mut tools: Vec<_> = own.chain(plugins).filter(|tool| permissions.allow_tool(&tool.name)).collect();
+    let mut tools = Vec::new();
+    for own in FileTool::ALL.into_iter().filter(|own| permissions.allow_tool(own.name())) {
+        tools.push(tool(own.name().into(), own.description().into(), own.input_schema().into()));
+    }
+    for about in guest.services.plugins.latest().iter().filter(|about| about.kind == PluginKind::Tool) {
+        for offered in &about.tools {
+            let name = format!("{}.{}", about.name, offered.name);
+            if permissions.allow_tool(&name) {
+                tools.push(tool(name, offered.description.clone(), offered.input_schema.as_str().to_owned()));
+            }
+        }
+    }
     tools.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     tools
 }
 
-/// What came of a call, and the fuel that it took.
+/// What came of a call, and what it took of its own sandbox, if it ran in one.
 pub struct AnswerOf {
     pub result: Result<String, ToolError>,
-    pub fuel: u64,
+    pub spent: Spent,
+    /// The call is under way until the guest has taken the answer: an answer that waits is host memory.
+    _place: ToolCallPlace,
 }
 
 /// An answer, or a failure of the host's own.
@@ -195,8 +197,8 @@ impl Call {
         })
         .await?;
         let begun = Instant::now();
-        let (result, fuel) = match &self.target {
-            Target::File(file_tool) => (self.file_tool(*file_tool).await?, 0),
+        let (result, spent) = match &self.target {
+            Target::File(file_tool) => (self.file_tool(*file_tool).await?, Spent::default()),
             Target::Plugin(plugin, verb) => self.plugin(plugin, verb).await?,
         };
         let result = result.and_then(|answer| {
@@ -214,7 +216,7 @@ impl Call {
             elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
         .await?;
-        Ok(AnswerOf { result, fuel })
+        Ok(AnswerOf { result, spent, _place: self.place })
     }
 
     async fn record(&self, event: Event) -> wasmtime::Result<()> {
@@ -255,15 +257,14 @@ impl Call {
     }
 
     /// A plugin's tool, in a sandbox of its own, with what that plugin itself declared and was granted.
-    async fn plugin(&self, name: &PluginName, verb: &str) -> wasmtime::Result<(Result<String, ToolError>, u64)> {
-        let failed = |why: String| (Err(ToolError::Failed(format!("{}: {why}", self.name))), 0);
-        let Ok(_slot) = self.services.tool_sandboxes.clone().try_acquire_owned() else {
-            let why = "the host is running as many tools as it can; try again later";
-            return Ok((Err(ToolError::Exhausted(why.into())), 0));
-        };
-        let _slot: OwnedSemaphorePermit = _slot;
+    async fn plugin(&self, name: &PluginName, verb: &str) -> wasmtime::Result<(Result<String, ToolError>, Spent)> {
+        let failed = |why: String| (Err(ToolError::Failed(format!("{}: {why}", self.name))), Spent::default());
+        // A run has a few sandboxes for its tools at once; the other calls wait, within the run's deadline, so that one
+        // user's tools cannot keep another's from running.
+        let _turn = self.ctx.tool_turn().await;
+        let _slot = self.services.tool_sandboxes.acquire().await.map_err(HostFailure::new)?;
         let Some(about) = self.services.plugins.latest_of(name) else {
-            return Ok((Err(ToolError::UnknownTool(format!("there is no tool {:?}", self.name))), 0));
+            return Ok((Err(ToolError::UnknownTool(format!("there is no tool {:?}", self.name))), Spent::default()));
         };
         let plugin: Arc<Plugin> = match self.services.plugins.load(&about).await {
             Ok(plugin) => plugin,
@@ -286,7 +287,7 @@ impl Call {
             Ok(Err(error)) => Err(error),
             Err(stop) => Err(ToolError::Failed(format!("{}: {}", self.name, stop.message))),
         };
-        Ok((result, spent.fuel))
+        Ok((result, spent))
     }
 }
 

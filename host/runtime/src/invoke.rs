@@ -10,7 +10,7 @@ use crate::{
     meter::{HostMemory, RunMemory},
     plugin::{Linkers, Plugins},
     registry::Registry,
-    sandbox::{Sandbox, Spent, Stop},
+    sandbox::{self, OUTCOME_UNKNOWN, Sandbox, Spent, Stop},
     services::{Grants, Services, TOOL_SANDBOXES_MAX},
     workspace::{Workspace, WorkspaceRoot, Workspaces},
 };
@@ -249,10 +249,11 @@ impl Runtime {
         let known = storage.plugins(Operator::host()).await?;
         let services = Arc::new(Services {
             plugins: Plugins::new(engine.wasmtime().clone(), linkers, artifacts, known),
-            grants: Grants::new(storage.clone()),
+            grants: Arc::new(Grants::new(storage.clone())),
             workspaces: Workspaces::new(config.workspaces, &config.quota),
             memory: HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user),
-            tool_sandboxes: Arc::new(Semaphore::new(TOOL_SANDBOXES_MAX as usize)),
+            tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_MAX as usize),
+            publishing: tokio::sync::Mutex::new(()),
             host_panics: AtomicU64::new(0),
             engine,
             storage,
@@ -432,7 +433,7 @@ impl Runtime {
         let nearest = match &known {
             // The name is right, the version is not.
             Some(about) => Some(format!("{}@{}", about.name, about.version)),
-            None => plugins.nearest(asked.name.as_str()).map(|name| name.to_string()),
+            None => plugins.nearest(asked.name.as_str(), Some(PluginKind::Agent)).map(|name| name.to_string()),
         };
         let asked = match &asked.pick {
             cofferdam_core::ids::Pick::Latest => asked.name.to_string(),
@@ -489,9 +490,7 @@ impl Runtime {
             } else {
                 let reason = if run.effects { StopReason::OutcomeUnknown } else { StopReason::HostShutdown };
                 let message = match reason {
-                    StopReason::OutcomeUnknown => {
-                        "the host stopped while the run was executing, and the run may have changed files or state; look before you submit it again"
-                    }
+                    StopReason::OutcomeUnknown => OUTCOME_UNKNOWN,
                     _ => {
                         "the host stopped while the run was executing; nothing outside the run was changed, submit it again"
                     }
@@ -603,7 +602,11 @@ impl RunTask {
                 }
             },
         };
-        let view = self.execute(&slot, spec, &about).await;
+        let executed = unpanicked(self.execute(&slot, spec, &about)).await;
+        let view = match executed {
+            Some(view) => view,
+            None => return self.panicked(&ending).await,
+        };
         drop(slot);
         ending.send_replace(Some(view));
     }
@@ -619,6 +622,20 @@ impl RunTask {
         };
         let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
         let end = Ending { started: None, started_at: None, spent: Spent::default(), peak_bytes: 0 };
+        let end = end.close(&journal, Err(stop)).await;
+        ending.send_replace(Some(self.view.clone().ended(&end)));
+    }
+
+    /// The host panicked outside the sandbox: the run is ended as storage knows it, so that nobody waits for it for ever.
+    async fn panicked(&self, ending: &watch::Sender<Option<RunView>>) {
+        let services = &self.runtime.0.services;
+        services.host_panics.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(run = %self.id, "the host panicked while it executed a run");
+        let unfinished = services.storage.unfinished_runs(Operator::host()).await.unwrap_or_default();
+        let Some(run) = unfinished.into_iter().find(|run| run.id == self.id) else { return };
+        let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
+        let end = Ending { started: None, started_at: run.started_at, spent: Spent::default(), peak_bytes: 0 };
+        let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
         let end = end.close(&journal, Err(stop)).await;
         ending.send_replace(Some(self.view.clone().ended(&end)));
     }
@@ -654,7 +671,13 @@ async fn invoke(
     journal: &RunJournal,
     memory: &Arc<RunMemory>,
 ) -> (Result<Json, Stop>, Spent) {
-    let plugin = match services.plugins.load(about).await {
+    // A plugin that is not in memory is read, checked, and perhaps compiled: longer than some runs may take.
+    let loaded = tokio::select! {
+        biased;
+        loaded = services.plugins.load(about) => loaded,
+        () = ctx.over() => return (Err(sandbox::stop_of_interruption(ctx, Some(journal))), Spent::default()),
+    };
+    let plugin = match loaded {
         Ok(plugin) => plugin,
         Err(error) => return (Err(host_error(&error)), Spent::default()),
     };
@@ -664,6 +687,19 @@ async fn invoke(
         Ok(sandbox) => sandbox.run(&spec.input).await,
         Err(error) => (Err(host_error(&error)), Spent::default()),
     }
+}
+
+/// What a future gives, or none if it panicked.
+async fn unpanicked<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|cx| {
+        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(cx)));
+        match polled {
+            Ok(polled) => polled.map(Some),
+            Err(_) => std::task::Poll::Ready(None),
+        }
+    })
+    .await
 }
 
 fn host_error(error: &dyn std::fmt::Display) -> Stop {

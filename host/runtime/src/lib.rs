@@ -22,5 +22,4 @@ pub use gate::GateError;
 pub use invoke::{AcceptError, Accepted, Runtime, RuntimeConfig, StartError, Submission};
 pub use local::{LocalError, LocalOptions, run_local};
 pub use registry::{PushError, Pushed, Registry};
-pub use sandbox::STOP_LAG;
 pub use workspace::{Chunk, Entry, EntryKind, FileError, Listing, Workspace, WorkspaceRoot};

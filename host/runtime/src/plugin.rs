@@ -67,6 +67,18 @@ impl Linkers {
     }
 }
 
+/// Lets go of plugins that nobody uses until there is room for one more. Whatever is in use stays; of the rest any may
+/// go, since it is quickly loaded again.
+fn make_room(loaded: &mut HashMap<Digest, Loading>) {
+    while loaded.len() >= LOADED_MAX {
+        let idle = |loading: &Loading| {
+            Arc::strong_count(loading) == 1 && loading.get().is_none_or(|plugin| Arc::strong_count(plugin) == 1)
+        };
+        let Some(gone) = loaded.iter().find(|(_, loading)| idle(loading)).map(|(digest, _)| *digest) else { return };
+        loaded.remove(&gone);
+    }
+}
+
 /// A version of a plugin, loaded by whoever asks first; the others wait.
 type Loading = Arc<OnceCell<Arc<Plugin>>>;
 
@@ -105,7 +117,9 @@ impl Plugins {
     /// Makes a version the newest of its name, loaded if it is.
     pub fn add(&self, version: Arc<PluginVersion>, loaded: Option<Arc<Plugin>>) {
         if let Some(plugin) = loaded {
-            self.loaded().insert(version.digest, Arc::new(OnceCell::new_with(Some(plugin))));
+            let mut loaded = self.loaded();
+            make_room(&mut loaded);
+            loaded.insert(version.digest, Arc::new(OnceCell::new_with(Some(plugin))));
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let versions = known.entry(version.name.clone()).or_default();
@@ -129,14 +143,8 @@ impl Plugins {
 
     fn loading(&self, digest: Digest) -> Loading {
         let mut loaded = self.loaded();
-        if !loaded.contains_key(&digest) && loaded.len() >= LOADED_MAX {
-            // Whatever is in use stays; of the rest any may go, since it is quickly loaded again.
-            let idle = |loading: &Loading| {
-                Arc::strong_count(loading) == 1 && loading.get().is_none_or(|plugin| Arc::strong_count(plugin) == 1)
-            };
-            if let Some(gone) = loaded.iter().find(|(_, loading)| idle(loading)).map(|(digest, _)| *digest) {
-                loaded.remove(&gone);
-            }
+        if !loaded.contains_key(&digest) {
+            make_room(&mut loaded);
         }
         loaded.entry(digest).or_default().clone()
     }
@@ -180,10 +188,13 @@ impl Plugins {
         self.known.read().unwrap_or_else(PoisonError::into_inner).values().map(Vec::len).sum()
     }
 
-    /// The name most like a text, if any is like it.
-    pub fn nearest(&self, text: &str) -> Option<PluginName> {
+    /// The name most like a text, if any is like it; only names of plugins of a kind, if one is given.
+    pub fn nearest(&self, text: &str, kind: Option<PluginKind>) -> Option<PluginName> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let rated = known.keys().map(|name| (strsim::jaro_winkler(name.as_str(), text), name));
+        let of_kind = known.iter().filter(|(_, versions)| {
+            kind.is_none_or(|kind| versions.last().is_some_and(|version| version.kind == kind))
+        });
+        let rated = of_kind.map(|(name, _)| (strsim::jaro_winkler(name.as_str(), text), name));
         let (likeness, name) = rated.max_by(|a, b| a.0.total_cmp(&b.0))?;
         // Below this, two names have little in common but letters.
         (likeness > 0.7).then(|| name.clone())

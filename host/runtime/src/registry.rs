@@ -175,26 +175,48 @@ impl Registry {
         recognize(&bytes)?;
         let digest = inspect(bytes.clone()).await?;
         let known = plugins.versions(&name).into_iter().find(|version| version.digest == digest);
-        if let Some(known) = known {
-            let plugin = PluginVersion { pushed_at: clock::now(), ..PluginVersion::clone(&known) };
-            self.0.storage.put_plugin(operator, &plugin).await.map_err(PushError::storage)?;
-            plugins.add(Arc::new(plugin.clone()), None);
-            return Ok(Pushed { plugin, new: false });
-        }
-        if plugins.count() >= PLUGIN_VERSIONS_MAX {
-            return Err(PushError::Full(PLUGIN_VERSIONS_MAX));
-        }
-        let component = plugins.artifacts().compiled(plugins.engine(), digest, &bytes).await?;
-        let kind = check(plugins.engine(), &component)?;
-        let linked = plugins.linkers().link(&component, kind);
-        let plugin = Arc::new(linked.map_err(|error| PushError::WrongWorld(format!("{error:#}")))?);
-        let size = bytes.len() as u64;
-        let mut version = self.describe(name, digest, kind, plugin.clone()).await?;
-        version.bytes = size;
+        let (version, plugin) = match known {
+            Some(known) => (PluginVersion { pushed_at: clock::now(), ..PluginVersion::clone(&known) }, None),
+            None => {
+                if plugins.count() >= PLUGIN_VERSIONS_MAX {
+                    return Err(PushError::Full(PLUGIN_VERSIONS_MAX));
+                }
+                let component = plugins.artifacts().compiled(plugins.engine(), digest, &bytes).await?;
+                let kind = check(plugins.engine(), &component)?;
+                let linked = plugins.linkers().link(&component, kind);
+                let plugin = Arc::new(linked.map_err(|error| PushError::WrongWorld(format!("{error:#}")))?);
+                let mut version = self.describe(name, digest, kind, plugin.clone()).await?;
+                version.bytes = bytes.len() as u64;
+                (version, Some(plugin))
+            }
+        };
+        // Also for bytes that were here before: whoever pushes them again may be mending the store.
         plugins.artifacts().keep(digest, bytes).await?;
-        self.0.storage.put_plugin(operator, &version).await.map_err(PushError::storage)?;
-        plugins.add(Arc::new(version.clone()), Some(plugin));
-        Ok(Pushed { plugin: version, new: true })
+        self.publish(operator, version, plugin).await
+    }
+
+    /// Makes a version the newest of its name, in storage and then in memory: one at a time, and to the end even if the
+    /// client goes away.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "storage and memory must not be torn apart by a client that goes away"
+    )]
+    async fn publish(
+        &self,
+        operator: Operator,
+        version: PluginVersion,
+        plugin: Option<Arc<Plugin>>,
+    ) -> Result<Pushed, PushError> {
+        let services = self.0.clone();
+        let published = tokio::spawn(async move {
+            let _one_at_a_time = services.publishing.lock().await;
+            let versions = services.plugins.versions(&version.name);
+            let new = !versions.iter().any(|known| known.digest == version.digest);
+            services.storage.put_plugin(operator, &version).await.map_err(PushError::storage)?;
+            services.plugins.add(Arc::new(version.clone()), plugin);
+            Ok(Pushed { plugin: version, new })
+        });
+        published.await.map_err(|error| PushError::Host(error.to_string()))?
     }
 
     /// All versions of a plugin, the one pushed last at the end; none if the name is unknown.
@@ -212,7 +234,7 @@ impl Registry {
     /// The name most like a text, if any is like it.
     #[must_use]
     pub fn nearest(&self, text: &str) -> Option<PluginName> {
-        self.0.plugins.nearest(text)
+        self.0.plugins.nearest(text, None)
     }
 
     /// Asks a plugin what it is, with nothing granted and small limits.

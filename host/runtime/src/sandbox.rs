@@ -7,7 +7,6 @@ use crate::{
         tool_plugins::Descriptor as ToolDescriptor,
         types::ToolError,
     },
-    engine::EPOCH_TICK,
     meter::{Meter, Refusal, RunMemory},
     plugin::{Plugin, Pre},
     services::Services,
@@ -46,6 +45,9 @@ const FUEL_READ_INTERVAL: u64 = 10_000_000;
 /// The longest message kept of what a guest says about its own failure, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
+/// What a client is told of a run that the host cut off after it may have changed something.
+pub const OUTCOME_UNKNOWN: &str = "the host stopped while the run was executing, and the run may have changed files or state; look before you submit it again";
+
 /// Frames shown of a trap.
 const FRAMES_SHOWN_MAX: usize = 8;
 
@@ -59,6 +61,8 @@ pub struct Guest {
     /// Made when the guest first looks at the machine; most small agents never do.
     wasi: Option<(Output, WasiCtx)>,
     host_calls: u64,
+    /// Time that its tools' sandboxes took beside it.
+    active_beside: Duration,
 }
 
 impl Guest {
@@ -66,6 +70,12 @@ impl Guest {
     pub fn called(&mut self) -> &mut Self {
         self.host_calls += 1;
         self
+    }
+
+    /// Adds what a tool's sandbox took to this guest's bill.
+    pub const fn add_spent(&mut self, host_calls: u64, active: Duration) {
+        self.host_calls += host_calls;
+        self.active_beside = self.active_beside.saturating_add(active);
     }
 }
 
@@ -189,6 +199,7 @@ impl Sandbox {
             table,
             wasi: None,
             host_calls: 0,
+            active_beside: Duration::ZERO,
         };
         let mut store = Store::new(services.engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.meter);
@@ -265,6 +276,8 @@ impl Sandbox {
             });
             tokio::select! {
                 biased;
+                // What was stopped before it began does not begin.
+                () = std::future::ready(()), if ctx.is_over() => End::Dropped,
                 end = timed => end,
                 () = ctx.stop().stopped() => End::Dropped,
                 () = tokio::time::sleep_until(ctx.deadline().into()) => End::Dropped,
@@ -275,7 +288,11 @@ impl Sandbox {
         if let Some((output, _)) = &guest.wasi {
             output.finish();
         }
-        let spent = Spent { fuel: self.fuel.saturating_sub(fuel_left), active, host_calls: guest.host_calls };
+        let spent = Spent {
+            fuel: self.fuel.saturating_sub(fuel_left),
+            active: active + guest.active_beside,
+            host_calls: guest.host_calls,
+        };
         let result = match end {
             End::Returned(reply) => Ok((reply, self.store.into_data())),
             End::Panicked => {
@@ -283,7 +300,7 @@ impl Sandbox {
                 tracing::error!(run = %ctx.spec().id, "a host function panicked");
                 Err(Stop::new(StopReason::HostError, "the host failed while it worked for this run; please report it"))
             }
-            End::Dropped => Err(stop_of_interruption(guest)),
+            End::Dropped => Err(stop_of_interruption(&guest.ctx, guest.journal.as_ref())),
             End::Failed(error) => Err(stop_of_error(&error, guest)),
         };
         (result, spent)
@@ -357,14 +374,18 @@ fn cut(mut text: String) -> String {
     text
 }
 
-fn stop_of_interruption(guest: &Guest) -> Stop {
-    match guest.ctx.stop().cause() {
+/// The stop reason of a run that is ended from outside.
+pub fn stop_of_interruption(ctx: &UserExecutionContext, journal: Option<&RunJournal>) -> Stop {
+    match ctx.stop().cause() {
         Some(StopCause::Cancelled) => Stop::new(StopReason::Cancelled, "the run was cancelled"),
+        Some(StopCause::HostShutdown) if journal.is_some_and(RunJournal::had_effects) => {
+            Stop::new(StopReason::OutcomeUnknown, OUTCOME_UNKNOWN)
+        }
         Some(StopCause::HostShutdown) => {
             Stop::new(StopReason::HostShutdown, "the host stopped before the run had ended; submit it again")
         }
         None => {
-            let ms = guest.ctx.spec().limits.deadline_ms;
+            let ms = ctx.spec().limits.deadline_ms;
             Stop::new(
                 StopReason::Deadline,
                 format!("the run was not done after {ms} ms; raise limits.deadline_ms or do less"),
@@ -391,7 +412,7 @@ fn memory_limit(guest: &Guest, refusal: Refusal, what: &str) -> Stop {
 fn stop_of_error(error: &wasmtime::Error, guest: &Guest) -> Stop {
     let late = Instant::now() >= guest.ctx.deadline();
     if error.is::<Interrupted>() || guest.ctx.stop().cause().is_some() || late {
-        return stop_of_interruption(guest);
+        return stop_of_interruption(&guest.ctx, guest.journal.as_ref());
     }
     if let Some(failure) = error.downcast_ref::<HostFailure>() {
         tracing::error!(run = %guest.ctx.spec().id, error = %failure.0, "the host failed on a guest's behalf");
@@ -444,5 +465,64 @@ fn frames(error: &wasmtime::Error) -> String {
     if names.is_empty() { String::new() } else { format!(" (in {})", names.join(", called by ")) }
 }
 
-/// How long after a stop a guest's code can still be executing, bulk memory operations apart.
-pub const STOP_LAG: Duration = EPOCH_TICK;
+#[cfg(test)]
+mod tests {
+    use crate::{
+        engine::{Engine, MEMORIES_MAX},
+        meter::{HostMemory, Meter},
+    };
+    use wasm_encoder::{ConstExpr, MemorySection, MemoryType, Module, RefType, TableSection, TableType};
+    use wasmtime::Store;
+
+    /// A module with so many memories of so many pages, and a table.
+    fn module(memories: u32, pages: u64, elements: u64) -> Vec<u8> {
+        let (mut memory, mut table) = (MemorySection::new(), TableSection::new());
+        for _ in 0..memories {
+            memory.memory(MemoryType {
+                minimum: pages,
+                maximum: None,
+                memory64: false,
+                shared: false,
+                page_size_log2: None,
+            });
+        }
+        table.table_with_init(
+            TableType {
+                element_type: RefType::FUNCREF,
+                minimum: elements,
+                maximum: None,
+                table64: false,
+                shared: false,
+            },
+            &ConstExpr::ref_null(wasm_encoder::HeapType::FUNC),
+        );
+        let mut module = Module::new();
+        module.section(&table).section(&memory);
+        module.finish()
+    }
+
+    /// Under wasmtime's own limiter, which is for each memory, the sum would be without a limit.
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a bare store shows what the limiter alone does")]
+    async fn several_memories_and_a_table_share_one_limit() {
+        let engine = Engine::new(4).expect("an engine");
+        let opens = async |memories, pages, elements| {
+            let host = HostMemory::new(u64::MAX, u64::MAX);
+            let run = host.run(&"ann".parse().expect("a user"), 16 << 20);
+            let mut store = Store::new(engine.wasmtime(), Meter::new(run.clone()));
+            store.limiter(|meter| meter);
+            store.set_fuel(1_000_000).expect("fuel");
+            store.set_epoch_deadline(1_000);
+            let module = wasmtime::Module::new(engine.wasmtime(), module(memories, pages, elements)).expect("valid");
+            let opened = wasmtime::Instance::new_async(&mut store, &module, &[]).await.is_ok();
+            let peak = run.peak_bytes();
+            drop(store);
+            assert_eq!(host.bytes(), 0, "all of it comes back");
+            (opened, peak)
+        };
+        // 4 MiB each: three fit beside a table, four do not.
+        assert_eq!(opens(3, 64, 1_000).await, (true, (12 << 20) + 8_000));
+        assert!(!opens(MEMORIES_MAX, 64, 1_000).await.0);
+        assert!(opens(MEMORIES_MAX, 63, 1_000).await.0);
+    }
+}

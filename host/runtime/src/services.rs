@@ -25,10 +25,12 @@ pub struct Services {
     pub engine: Engine,
     pub storage: Arc<dyn Storage>,
     pub plugins: Plugins,
-    pub grants: Grants,
+    pub grants: Arc<Grants>,
     pub workspaces: Workspaces,
     pub memory: HostMemory,
-    pub tool_sandboxes: Arc<Semaphore>,
+    pub tool_sandboxes: Semaphore,
+    /// Held while a plugin version is published, so that what memory knows is in the order in which storage was told.
+    pub publishing: tokio::sync::Mutex<()>,
     /// Host functions that panicked. Must stay 0.
     pub host_panics: AtomicU64,
 }
@@ -37,12 +39,14 @@ pub struct Services {
 pub struct Grants {
     storage: Arc<dyn Storage>,
     remembered: Mutex<HashMap<(UserId, PluginName), Option<Permissions>>>,
+    /// One grant at a time is stored and remembered, so that both know the same one last.
+    granting: tokio::sync::Mutex<()>,
 }
 
 impl Grants {
     /// Over this storage.
     pub fn new(storage: Arc<dyn Storage>) -> Self {
-        Self { storage, remembered: Mutex::default() }
+        Self { storage, remembered: Mutex::default(), granting: tokio::sync::Mutex::new(()) }
     }
 
     /// What the user was granted for a plugin; none if nothing was ever said.
@@ -68,16 +72,25 @@ impl Grants {
     ///
     /// # Errors
     /// When storage fails.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "storing and remembering must not be torn apart by a client that goes away"
+    )]
     pub async fn put(
-        &self,
+        self: &Arc<Self>,
         operator: Operator,
         user: &UserId,
         plugin: &PluginName,
         grant: Permissions,
     ) -> Result<(), StorageError> {
-        self.storage.put_grant(operator, user, plugin, &grant).await?;
-        self.remembered().insert((user.clone(), plugin.clone()), Some(grant));
-        Ok(())
+        let (grants, user, plugin) = (self.clone(), user.clone(), plugin.clone());
+        let put = tokio::spawn(async move {
+            let _one_at_a_time = grants.granting.lock().await;
+            grants.storage.put_grant(operator, &user, &plugin, &grant).await?;
+            grants.remembered().insert((user, plugin), Some(grant));
+            Ok(())
+        });
+        put.await.map_err(|error| StorageError { doing: "store a grant", source: error.into() })?
     }
 
     fn remembered(&self) -> std::sync::MutexGuard<'_, HashMap<(UserId, PluginName), Option<Permissions>>> {

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Entries shown of one directory. A larger one is cut, and says so.
@@ -20,7 +20,7 @@ const PATH_BYTES_MAX: usize = 1_024;
 const PATH_DEPTH_MAX: usize = 32;
 /// The most that one read gives, in bytes.
 pub(crate) const READ_BYTES_MAX: u64 = 4 << 20;
-/// How many users' workspaces are remembered while nobody uses them.
+/// How many users' workspaces are remembered, with what was counted in them, while nobody uses them.
 const IDLE_MAX: usize = 1_024;
 
 /// Why a file could not be had.
@@ -156,7 +156,7 @@ pub struct Workspaces {
     root: WorkspaceRoot,
     bytes_max: u64,
     entries_max: u64,
-    open: Mutex<HashMap<UserId, Weak<Shared>>>,
+    open: Mutex<HashMap<UserId, Arc<Shared>>>,
 }
 
 impl Workspaces {
@@ -175,11 +175,11 @@ impl Workspaces {
     #[must_use]
     pub fn of(&self, scope: &Scope) -> Workspace {
         let mut open = lock(&self.open);
-        if let Some(shared) = open.get(scope.user()).and_then(Weak::upgrade) {
-            return Workspace(shared);
+        if let Some(shared) = open.get(scope.user()) {
+            return Workspace(shared.clone());
         }
         if open.len() >= IDLE_MAX {
-            open.retain(|_, shared| shared.strong_count() > 0);
+            open.retain(|_, shared| Arc::strong_count(shared) > 1);
         }
         let path = match &self.root {
             WorkspaceRoot::PerUser(root) => Some(root.join(scope.user().as_str())),
@@ -188,7 +188,7 @@ impl Workspaces {
         };
         let shared =
             Arc::new(Shared { path, bytes_max: self.bytes_max, entries_max: self.entries_max, held: Mutex::default() });
-        open.insert(scope.user().clone(), Arc::downgrade(&shared));
+        open.insert(scope.user().clone(), shared.clone());
         Workspace(shared)
     }
 }
@@ -314,11 +314,13 @@ impl Shared {
         let (held, dir) = self.held()?;
         drop(held);
         let of = |error| FileError::of(path, error);
-        let mut file = dir.open(checked(path)?).map_err(of)?;
-        let metadata = file.metadata().map_err(of)?;
+        let path_checked = checked(path)?;
+        // Looked at before it is opened: opening a pipe waits for whoever writes into it.
+        let metadata = dir.metadata(path_checked).map_err(of)?;
         if !metadata.is_file() {
             return Err(FileError::NotAFile(shown(path)));
         }
+        let mut file = dir.open(path_checked).map_err(of)?;
         file.seek(SeekFrom::Start(offset)).map_err(of)?;
         let mut bytes = Vec::new();
         file.take(length.min(READ_BYTES_MAX)).read_to_end(&mut bytes).map_err(of)?;

@@ -4,8 +4,9 @@
 use crate::{
     bindings::types::{Tool, ToolError},
     dispatch::{self, Answer},
-    sandbox::Guest,
+    sandbox::{Guest, HostFailure},
 };
+use std::{sync::atomic::Ordering, time::Duration};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
     StoreContextMut,
@@ -13,7 +14,10 @@ use wasmtime::{
 };
 
 /// A tool call under way, as the guest's handle to it. Dropping it ends the call.
-pub struct Pending(AbortOnDropHandle<Answer>);
+pub struct Pending {
+    call: AbortOnDropHandle<Answer>,
+    fuel_lent: u64,
+}
 
 /// Links the interface.
 ///
@@ -31,7 +35,7 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     })?;
     tools.func_wrap("start", |store, (name, arguments): (String, String)| Ok((start(store, name, arguments)?,)))?;
     tools.func_wrap("[method]pending.ready", |mut store, (pending,): (Resource<Pending>,)| {
-        Ok((store.data_mut().called().table.get(&pending)?.0.is_finished(),))
+        Ok((store.data_mut().called().table.get(&pending)?.call.is_finished(),))
     })?;
     tools.func_wrap_async("[static]pending.wait", |store, (pending,): (Resource<Pending>,)| {
         Box::new(async move { Ok((wait(store, pending).await?,)) })
@@ -49,7 +53,9 @@ async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: St
         Err(error) => return Ok(Err(error)),
     };
     let answer = call.run().await?;
-    store.set_fuel(fuel.saturating_sub(answer.fuel))?;
+    store.set_fuel(fuel.saturating_sub(answer.spent.fuel))?;
+    // Its time is part of this guest's own: the call was waited for.
+    store.data_mut().add_spent(answer.spent.host_calls, Duration::ZERO);
     Ok(answer.result)
 }
 
@@ -67,21 +73,26 @@ fn start(
     };
     let lent = call.fuel_lent();
     let ctx = guest.ctx.clone();
-    let pending = guest.table.push(Pending(ctx.spawn(async move {
-        let mut answer = call.run().await?;
-        // What comes back to the caller is what it had lent, less what was used.
-        answer.fuel = lent.saturating_sub(answer.fuel);
-        Ok(answer)
-    })))?;
+    let pending = guest.table.push(Pending { call: ctx.spawn(call.run()), fuel_lent: lent })?;
     store.set_fuel(fuel.saturating_sub(lent))?;
     Ok(Ok(pending))
 }
 
 async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>) -> wasmtime::Result<Called> {
     let pending = store.data_mut().called().table.delete(pending)?;
-    let answer = pending.0.await.map_err(crate::sandbox::HostFailure::new)??;
+    let answer = match pending.call.await {
+        Ok(answer) => answer?,
+        Err(error) => {
+            if error.is_panic() {
+                store.data().services.host_panics.fetch_add(1, Ordering::Relaxed);
+            }
+            return Err(HostFailure::new(error).into());
+        }
+    };
+    let back = pending.fuel_lent.saturating_sub(answer.spent.fuel);
     let fuel = store.get_fuel()?;
-    store.set_fuel(fuel.saturating_add(answer.fuel))?;
+    store.set_fuel(fuel.saturating_add(back))?;
+    store.data_mut().add_spent(answer.spent.host_calls, answer.spent.active);
     Ok(answer.result)
 }
 

@@ -64,7 +64,7 @@ pub(crate) async fn read(
     if announced.is_some_and(|bytes| bytes > bytes_max) {
         return Err(refuse());
     }
-    let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default());
+    let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default().min(ROOM_BYTES));
     let mut held: Option<OwnedSemaphorePermit> = None;
     let mut pieces = body.into_data_stream();
     let end = Instant::now() + BODY_READ_MAX;
@@ -109,10 +109,11 @@ pub(crate) trait JsonRequest: DeserializeOwned {
     const TOO_LARGE: &'static str = "body_too_large";
 }
 
-/// Reads a JSON object into a type. The room of its body is held as long as this is.
+/// Reads a JSON object into a type. Whoever goes on to wait for something lets go of the body first: its room is for
+/// requests that are being read.
 pub(crate) struct JsonBody<T> {
     pub value: T,
-    _held: Held,
+    pub held: Held,
 }
 
 impl<T: JsonRequest> FromRequest<Arc<Api>> for JsonBody<T> {
@@ -122,7 +123,7 @@ impl<T: JsonRequest> FromRequest<Arc<Api>> for JsonBody<T> {
         let (parts, body) = request.into_parts();
         require_media_type(&parts.headers, "application/json")?;
         let held = read(&api.room, &parts.headers, body, T::BYTES_MAX, T::TOO_LARGE).await?;
-        Ok(Self { value: parse_object(&held.bytes)?, _held: held })
+        Ok(Self { value: parse_object(&held.bytes)?, held })
     }
 }
 

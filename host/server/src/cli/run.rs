@@ -43,6 +43,8 @@ pub(super) async fn run(args: RunArgs, json: bool) -> Result<(), Failure> {
     let grant = args.grant.as_deref().map(grant_argument).transpose()?;
     let without_grant = grant.is_none();
     let worker = std::env::current_exe();
+    let fresh = tempfile::tempdir().map_err(|error| Failure::Host(format!("cannot make a directory: {error}")))?;
+    let cache = cache_dir().unwrap_or_else(|| fresh.path().to_owned());
     let options = LocalOptions {
         component: file_bytes(&args.file)?,
         input,
@@ -51,7 +53,7 @@ pub(super) async fn run(args: RunArgs, json: bool) -> Result<(), Failure> {
         limits: args.limits.into(),
         compile_worker: worker
             .map_err(|error| Failure::Host(format!("cannot find the path of this binary: {error}")))?,
-        cache_dir: cache_dir(),
+        cache_dir: cache.clone(),
     };
     let progress = spinner(format!("compiling {}", args.file.display()));
     let shown = progress.clone();
@@ -99,9 +101,10 @@ fn print(view: RunView, json: bool, without_grant: bool) -> Result<(), Failure> 
     seen.result()
 }
 
-/// Where compiled components are kept, so that the second run of one starts at once.
-fn cache_dir() -> PathBuf {
+/// Where compiled components are kept, so that the second run of one starts at once: among the user's own caches. None
+/// without a home: what is compiled is machine code, and must not be taken from where others can write.
+fn cache_dir() -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    caches.or_else(home).unwrap_or_else(std::env::temp_dir).join("cofferdam")
+    Some(caches.or_else(home)?.join("cofferdam"))
 }

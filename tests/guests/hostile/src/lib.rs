@@ -81,6 +81,11 @@ fn attack(it: &Scenario) -> Result<String, AgentError> {
         // Of the memory.
         // Grows the memory by [step_bytes 1 MiB] until it is refused, and says how far it got.
         "grow" => take::grow(it.size("step_bytes", 1 << 20)),
+        // The same, and then fails with an error of its own.
+        "grow_then_fail" => {
+            take::grow(it.size("step_bytes", 1 << 20));
+            return Err(AgentError::Failed(Failure { code: "no_room".to_owned(), message: "no room left".to_owned() }));
+        }
         // Allocates blocks of [bytes 1 MiB] until the allocation fails, which ends the guest.
         "grow_until_abort" => take::allocate_until_abort(it.size("bytes", 1 << 20)),
         // The same with many small blocks [bytes 64].

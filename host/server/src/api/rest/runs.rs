@@ -216,7 +216,7 @@ pub(crate) async fn submit(
     Me(scope): Me,
     ThisRequest(request): ThisRequest,
     headers: HeaderMap,
-    JsonBody { value: asked, .. }: JsonBody<RunSubmission>,
+    JsonBody { value: asked, held }: JsonBody<RunSubmission>,
 ) -> Result<Response, Problem> {
     let agent = asked.agent.parse::<AgentRef>().map_err(|error| Problem::invalid_id(&error, "agent"))?;
     let thread = asked.thread_id.map(|text| text.parse::<ThreadId>()).transpose();
@@ -230,6 +230,7 @@ pub(crate) async fn submit(
         request,
     };
     let accepted = api.runtime.accept(&scope, submission).await?;
+    drop(held);
     let wait = preferred_wait(&headers);
     let view = match wait {
         Some(wait) => ended_within(&api, &scope, &accepted, wait).await,
