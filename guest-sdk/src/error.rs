@@ -101,6 +101,7 @@ impl From<EventError> for Error {
         let code = match &error {
             EventError::TooMany(_) => "too_many_events",
             EventError::TooLarge(_) => "event_too_large",
+            EventError::Full(_) => "events_full",
             EventError::Invalid(_) => "invalid_event",
         };
         Error::failed(code, error.to_string())

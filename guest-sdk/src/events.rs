@@ -24,6 +24,8 @@ pub enum EventError {
     TooMany(u32),
     /// The text or payload is over the limit, given in bytes (1 MiB; 8 KiB for a log line).
     TooLarge(u64),
+    /// The run's events together have as many bytes as they may; the number is the limit (64 MiB by default).
+    Full(u64),
     /// The name or payload is not what it should be. The text says why.
     Invalid(String),
 }
@@ -33,6 +35,9 @@ impl fmt::Display for EventError {
         match self {
             EventError::TooMany(limit) => write!(f, "the run has emitted all of its {limit} events"),
             EventError::TooLarge(limit) => write!(f, "the event is larger than {limit} bytes"),
+            EventError::Full(limit) => {
+                write!(f, "the run's events have {limit} bytes together, which is as many as they may")
+            }
             EventError::Invalid(why) => write!(f, "the event is not valid: {why}"),
         }
     }
@@ -56,6 +61,7 @@ impl From<events::EventError> for EventError {
         match error {
             events::EventError::TooMany(limit) => EventError::TooMany(limit),
             events::EventError::TooLarge(limit) => EventError::TooLarge(limit),
+            events::EventError::Full(limit) => EventError::Full(limit),
             events::EventError::Invalid(why) => EventError::Invalid(why),
         }
     }

@@ -1,6 +1,7 @@
 //! Following a run: live, resumed, and read back.
 
-use crate::server::{Answer, User, run, shared};
+use crate::server::{Answer, Server, User, run, shared};
+use cofferdam_core::quota::Quota;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -151,6 +152,34 @@ fn a_reader_that_stops_reading_holds_up_nobody() {
             text.push_str(&String::from_utf8_lossy(&chunk));
         }
         assert!(text.contains("event: agent_completed"));
+    });
+}
+
+#[test]
+fn a_user_has_so_many_requests_under_way_and_no_other_user_notices() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let (ann, bob) = (server.trusted().await, server.trusted().await);
+        let id = ann.submit(&json!({"agent": "probe", "input": {"do": "sleep", "ms": 30_000}})).await;
+        let path = format!("/v1/runs/{id}/events");
+        let follow = || ann.request(Method::GET, &path).header("accept", "text/event-stream").send();
+        let mut streams = Vec::new();
+        for _ in 0..128 {
+            let stream = follow().await.expect("answered");
+            assert_eq!(stream.status(), StatusCode::OK);
+            streams.push(stream);
+        }
+        Answer::of(follow().await.expect("answered")).await.problem(429, "too_many_requests_at_once");
+        bob.finish(&json!({"agent": "echo", "input": 1})).await;
+        streams.pop();
+        // The place comes back when the server notices that the reader went away.
+        while ann.get(&format!("/v1/runs/{id}")).await.status != StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
+        drop(streams);
+        while ann.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await.status != StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
     });
 }
 

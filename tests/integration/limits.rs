@@ -160,6 +160,31 @@ fn floods_meet_their_budgets_and_hurt_nobody() {
 }
 
 #[test]
+fn a_run_cannot_fill_the_disk_with_its_events_or_with_the_errors_of_its_tools() {
+    run(async {
+        let server = Server::start_with(Quota { event_bytes_per_run: 4 << 20, ..Quota::default() }).await;
+        let ann = server.trusted().await;
+        let flood = json!({"scenario": "event_flood", "count": 100, "bytes": 1 << 20});
+        let run = attack(&ann, flood, json!({}), "completed").await;
+        assert_eq!(run["usage"]["events"], 5, "three of a little more than a MiB, the first and the last: {run}");
+        // A name longer than any tool's is not compared with any, and an error repeats no more than a bit of its cause.
+        for name in ["file.".to_owned() + &"z".repeat(1 << 20), "file.\u{1}".repeat(20)] {
+            let begun = Instant::now();
+            let called = ann.finish(&json!({"agent": "probe", "input": {"do": "call", "name": name}})).await;
+            let error = &called["output"]["error"];
+            assert!(error.to_string().len() < 1_000, "{} bytes", error.to_string().len());
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        }
+        let args = json!({"z".repeat(500_000): 1});
+        let called =
+            ann.finish(&json!({"agent": "probe", "input": {"do": "call", "name": "file.read", "args": args}})).await;
+        assert!(called["output"]["error"]["text"].as_str().is_some_and(|text| text.len() <= 4 << 10), "cut short");
+        let events = ann.events(called["id"].as_str().expect("an id")).await;
+        assert!(events.iter().all(|event| event.to_string().len() < 10_000));
+    });
+}
+
+#[test]
 fn answers_that_nobody_takes_are_calls_under_way() {
     run(async {
         let ann = shared().await.trusted().await;

@@ -89,6 +89,9 @@ fn what_is_not_a_plugin_is_refused_and_told_why() {
         let answer = server.operator.push("Not A Name", component.clone()).await;
         assert!(answer.status.is_client_error(), "{}", answer.text);
         assert_eq!(server.stranger().await.get("/v1/plugins/refused").await.status, StatusCode::NOT_FOUND);
+        let undescribed = Digest::of(&guest("undescribed")).hex();
+        let kept = server.dir.path().join(format!("artifacts/{undescribed}.cwasm"));
+        assert!(!kept.exists(), "nothing is kept of what is refused");
     });
 }
 

@@ -21,15 +21,22 @@ fn the_walk_with_curl_works_word_for_word() {
         let readme = readme();
         let walk = readme.split("<!-- walk:").nth(1).and_then(|rest| rest.split("```sh\n").nth(1));
         let walk = walk.and_then(|rest| rest.split("```").next()).expect("the walk");
-        // The README speaks of the default target directory; the tests may use another.
+        // The walk's own files go to a target directory of its own, with what it uses of the real one.
         let dir = tempfile::tempdir().expect("a directory");
-        let target = Path::new(env!("CARGO_BIN_EXE_cofferdam")).parent().and_then(Path::parent).expect("a directory");
-        for name in ["plugins", "target"] {
-            let there = if name == "target" { target.to_owned() } else { root().join(name) };
-            std::os::unix::fs::symlink(there, dir.path().join(name)).expect("linked");
+        let binary = Path::new(env!("CARGO_BIN_EXE_cofferdam"));
+        let target = binary.parent().and_then(Path::parent).expect("a directory");
+        std::fs::create_dir_all(dir.path().join("target/debug")).expect("made");
+        for (there, here) in [
+            (root().join("plugins"), "plugins"),
+            (target.join("guests"), "target/guests"),
+            (binary.to_owned(), "target/debug/cofferdam"),
+        ] {
+            std::os::unix::fs::symlink(there, dir.path().join(here)).expect("linked");
         }
+        // A walk that fails must not leave its server behind.
+        let walk = format!("trap 'kill ${{SERVER:-}} 2>/dev/null || true' EXIT\n{walk}");
         let mut bash = tokio::process::Command::new("bash");
-        bash.args(["-euo", "pipefail", "-m", "-c", walk]).current_dir(dir.path()).kill_on_drop(true);
+        bash.args(["-euo", "pipefail", "-m", "-c", &walk]).current_dir(dir.path()).kill_on_drop(true);
         let walked = tokio::time::timeout(std::time::Duration::from_secs(120), bash.output()).await.expect("in time");
         let walked = walked.expect("bash is there");
         let (out, err) = (String::from_utf8_lossy(&walked.stdout), String::from_utf8_lossy(&walked.stderr));
@@ -47,7 +54,8 @@ fn the_agent_shown_is_the_one_that_the_sdk_compiles() {
     let sdk = std::fs::read_to_string(root().join("guest-sdk/src/lib.rs")).expect("the SDK");
     let docs =
         sdk.lines().filter_map(|line| line.strip_prefix("//!")).map(|line| line.strip_prefix(' ').unwrap_or(line));
-    let docs = docs.collect::<Vec<_>>().join("\n");
+    // What rustdoc hides is not shown elsewhere either.
+    let docs = docs.filter(|line| !line.starts_with("# ")).collect::<Vec<_>>().join("\n");
     let readme = readme();
     let shown = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an agent");
     assert!(docs.contains(shown), "the README's agent is not the example in the SDK's documentation");
@@ -68,6 +76,7 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
         tool_calls_per_run,
         tool_calls_in_flight,
         events_per_run,
+        event_bytes_per_run,
         state_bytes,
         workspace_bytes,
         workspace_files,
@@ -85,6 +94,7 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
         ("tool calls of one run", tool_calls_per_run.into(), ""),
         ("tool calls under way in one run", tool_calls_in_flight.into(), ""),
         ("events of one run", events_per_run.into(), ""),
+        ("bytes of events of one run, those of its tool calls included", event_bytes_per_run, " bytes"),
         ("text or value of one host call", HOST_CALL_BYTES_MAX as u64, " bytes"),
         ("log line", LOG_LINE_BYTES_MAX as u64, " bytes"),
         ("input of one run", RUN_INPUT_BYTES_MAX as u64, " bytes"),

@@ -14,7 +14,7 @@ use std::{
     future::Future,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -90,6 +90,7 @@ struct Spent {
     tool_calls: AtomicU32,
     tool_calls_in_flight: AtomicU32,
     events: AtomicU32,
+    event_bytes: AtomicU64,
     denials: AtomicU32,
 }
 
@@ -103,6 +104,7 @@ impl Default for Spent {
             tool_calls: AtomicU32::new(0),
             tool_calls_in_flight: AtomicU32::new(0),
             events: AtomicU32::new(0),
+            event_bytes: AtomicU64::new(0),
             denials: AtomicU32::new(0),
         }
     }
@@ -222,6 +224,9 @@ pub enum BudgetSpent {
     /// No more events.
     #[error("this run has emitted {0} events, which is as many as it may")]
     Events(u32),
+    /// No more bytes of events.
+    #[error("the events of this run have {0} bytes together, which is as many as they may")]
+    EventBytes(u64),
 }
 
 /// A tool call under way. Counted until it is dropped.
@@ -413,13 +418,26 @@ impl UserExecutionContext {
         Ok(place)
     }
 
-    /// Takes one event from the budget.
+    /// Takes one event of so many bytes from the budget.
     ///
     /// # Errors
-    /// When the run has emitted as many as it may.
-    pub fn take_event(&self) -> Result<(), BudgetSpent> {
+    /// When the run has emitted as many events, or as many bytes of them, as it may.
+    pub fn take_event(&self, bytes: usize) -> Result<(), BudgetSpent> {
         let max = self.quota.events_per_run;
+        self.take_event_bytes(bytes)?;
         take_one(&self.spent.events, max).map(drop).ok_or(BudgetSpent::Events(max))
+    }
+
+    /// Takes so many bytes from the budget for events: for those that the host records on the guest's behalf, which are
+    /// bounded in number by something else.
+    ///
+    /// # Errors
+    /// When the run has as many bytes of events as it may.
+    pub fn take_event_bytes(&self, bytes: usize) -> Result<(), BudgetSpent> {
+        let max = self.quota.event_bytes_per_run;
+        let fits = |now: u64| now.checked_add(bytes as u64).filter(|total| *total <= max);
+        let taken = self.spent.event_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
+        taken.map(drop).map_err(|_| BudgetSpent::EventBytes(max))
     }
 
     /// Tool calls that may still be made.
@@ -476,9 +494,9 @@ mod tests {
         let tool = ctx.tool("units".parse().expect("a name"), Permissions::none());
         assert!(tool.authorize(Effect::Tool("file.read")).is_err());
         assert!(tool.authorize(Effect::StateRead).is_err());
-        assert!(tool.take_event().is_ok());
-        assert!(ctx.take_event().is_ok());
-        assert_eq!(tool.take_event(), Err(BudgetSpent::Events(2)));
+        assert!(tool.take_event(1).is_ok());
+        assert!(ctx.take_event(1).is_ok());
+        assert_eq!(tool.take_event(1), Err(BudgetSpent::Events(2)));
         assert_eq!(tool.deadline(), ctx.deadline());
     }
 

@@ -253,10 +253,13 @@ impl RunJournal {
         log.effects_saved || log.unsaved.effects
     }
 
-    /// Number of events so far.
+    /// Lets nothing more into the log but the last event, and gives how many events there will be with it. A tool that
+    /// nobody waited for may still have something to say; it is not part of the run any more.
     #[must_use]
-    pub fn events(&self) -> u64 {
-        self.log().next_seq - 1
+    pub fn seal(&self) -> u64 {
+        let mut log = self.log();
+        log.sealed = true;
+        log.next_seq
     }
 
     /// Makes durable all that has been recorded. A guest's call can be dropped at any moment, when its run is stopped;

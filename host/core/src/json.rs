@@ -9,8 +9,16 @@ use std::{fmt, sync::Arc};
 pub const JSON_DEPTH_MAX: usize = 128;
 
 /// A valid JSON text, kept as it was written: numbers keep their digits, objects their order.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Json(Arc<str>);
+#[derive(Clone)]
+pub struct Json(Arc<RawValue>);
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Json {}
 
 /// Why a text is not taken as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,31 +43,32 @@ impl Json {
     /// # Errors
     /// When it is not JSON, or JSON that common parsers refuse: a guest's text must not make what it is part of
     /// unreadable for the client.
-    pub fn parse(text: impl Into<Arc<str>>) -> Result<Self, InvalidJson> {
+    pub fn parse(text: impl Into<String>) -> Result<Self, InvalidJson> {
         let text = text.into();
         // This comes first: it is a plain loop, and what follows may not be.
         readable(&text)?;
-        serde_json::from_str::<&RawValue>(&text).map_err(|e| InvalidJson::Syntax(e.to_string()))?;
-        Ok(Self(text))
+        let text = RawValue::from_string(text).map_err(|e| InvalidJson::Syntax(e.to_string()))?;
+        Ok(Self(text.into()))
     }
 
     /// The JSON of a value of ours.
     #[must_use]
     pub fn of(value: &impl Serialize) -> Self {
         // Our own types serialize; were one not to, `null` is the honest absence.
-        Self(serde_json::to_string(value).map_or_else(|_| "null".into(), Into::into))
+        let text = serde_json::value::to_raw_value(value);
+        Self(text.map_or_else(|_| RawValue::NULL.to_owned().into(), Into::into))
     }
 
     /// `{}`.
     #[must_use]
     pub fn empty_object() -> Self {
-        Self("{}".into())
+        Self::of(&serde_json::Map::new())
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.get()
     }
 
     /// Reads the text as a type.
@@ -67,7 +76,7 @@ impl Json {
     /// # Errors
     /// When the text does not have the type's shape.
     pub fn read<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(&self.0)
+        serde_json::from_str(self.as_str())
     }
 }
 
@@ -128,8 +137,7 @@ fn code_unit(text: &str, at: usize) -> Option<u32> {
 
 impl Serialize for Json {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
-        raw.serialize(serializer)
+        self.0.serialize(serializer)
     }
 }
 
@@ -137,13 +145,13 @@ impl<'de> Deserialize<'de> for Json {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         readable(raw.get()).map_err(serde::de::Error::custom)?;
-        Ok(Self(raw.get().into()))
+        Ok(Self(raw.into()))
     }
 }
 
 impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

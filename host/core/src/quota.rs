@@ -56,6 +56,8 @@ pub struct Quota {
     pub tool_calls_in_flight: u32,
     /// Events of one run, log lines included, the host's own (start, tools, end) not.
     pub events_per_run: u32,
+    /// Events of one run together, those of its tool calls included, in bytes.
+    pub event_bytes_per_run: u64,
     /// Keys and values of the user's state together, in bytes.
     pub state_bytes: u64,
     /// Files of the user's workspace together, in bytes.
@@ -77,6 +79,7 @@ impl Default for Quota {
             tool_calls_per_run: 1_000,
             tool_calls_in_flight: 32,
             events_per_run: 10_000,
+            event_bytes_per_run: 64 << 20,
             state_bytes: 64 << 20,
             workspace_bytes: 1 << 30,
             workspace_files: 10_000,

@@ -213,7 +213,7 @@ pub trait Storage: Send + Sync + 'static {
     /// Runs, newest first, without their outputs.
     async fn runs(&self, scope: &Scope, query: &RunQuery) -> Result<Vec<RunView>>;
 
-    /// Events of a run after `after`, in order, at most `limit` and at most about 4 MiB of them, but at least one if
+    /// Events of a run after `after`, in order, at most `limit` and at most about 1 MiB of them, but at least one if
     /// there is one.
     async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Result<Vec<Envelope>>;
 
@@ -268,7 +268,7 @@ pub trait Storage: Send + Sync + 'static {
 }
 
 /// How many bytes of events one page holds, about.
-pub const EVENTS_PAGE_BYTES_MAX: usize = 4 << 20;
+pub const EVENTS_PAGE_BYTES_MAX: usize = 1 << 20;
 
 impl RunBatch {
     /// The number of the last event, if there is one.

@@ -99,6 +99,14 @@ impl Artifacts {
         .await
     }
 
+    /// Removes the artifact of a component that turned out not to be a plugin.
+    pub async fn forget(&self, digest: Digest) {
+        let removed = self.on_disk(move |disk| Ok(std::fs::remove_file(disk.artifact(digest))?)).await;
+        if let Err(error) = removed {
+            tracing::debug!(%digest, %error, "an artifact is not removed");
+        }
+    }
+
     /// A component that was kept, compiled.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use cofferdam_core::{
     Json, UserExecutionContext,
     context::{Effect, ToolCallPlace},
     event::{ARGUMENTS_SHOWN_BYTES_MAX, Event, ToolFailure},
+    grant::TOOL_NAME_BYTES_MAX,
     ids::PluginName,
     journal::RunJournal,
     quota::HOST_CALL_BYTES_MAX,
@@ -129,6 +130,10 @@ pub struct Call {
 /// # Errors
 /// What the guest is told.
 pub fn prepare(guest: &Guest, name: String, arguments: String, fuel: u64) -> Result<Call, ToolError> {
+    // No tool has a longer name; comparing and repeating it would cost the host more than it costs the guest.
+    if name.len() > TOOL_NAME_BYTES_MAX {
+        return Err(ToolError::UnknownTool(format!("a tool's name has at most {TOOL_NAME_BYTES_MAX} bytes")));
+    }
     // A permit first: what is not granted is denied whether or not it exists.
     guest.ctx.authorize(Effect::Tool(&name)).map_err(|denied| ToolError::Denied(denied.to_string()))?;
     let place = guest.ctx.take_tool_call().map_err(|spent| ToolError::Exhausted(spent.to_string()))?;
@@ -142,8 +147,19 @@ pub fn prepare(guest: &Guest, name: String, arguments: String, fuel: u64) -> Res
         return Err(invalid("the arguments must be a JSON object".into()));
     }
     let target = find(&guest.services, &name).ok_or_else(|| unknown(guest, &name))?;
+    // What the two events of a call repeat of it: its name twice, its arguments, and perhaps an error.
+    let bytes = 2 * name.len() + arguments.as_str().len().min(ARGUMENTS_SHOWN_BYTES_MAX) + ERROR_BYTES_MAX;
+    guest.ctx.take_event_bytes(bytes).map_err(|spent| ToolError::Exhausted(spent.to_string()))?;
     let journal = guest.journal.clone().ok_or_else(|| ToolError::Denied("tools cannot be called here".into()))?;
     let fuel = if matches!(target, Target::Plugin(..)) { fuel } else { 0 };
+    let arguments_bytes = arguments.as_str().len();
+    // Recorded here and not when the call gets its turn, so that events stand in the order of the guest's own calls.
+    journal.append_now(Event::ToolExecuting {
+        call: place.number(),
+        tool: name.clone(),
+        arguments: (arguments_bytes <= ARGUMENTS_SHOWN_BYTES_MAX).then(|| arguments.clone()),
+        arguments_bytes: arguments_bytes as u64,
+    });
     Ok(Call {
         services: guest.services.clone(),
         ctx: guest.ctx.clone(),
@@ -188,20 +204,14 @@ impl Call {
     /// Runs the tool. Consumes the call: whatever happens, it happens once.
     pub async fn run(self) -> Answer {
         let call = self.place.number();
-        let shown = self.arguments.as_str().len() <= ARGUMENTS_SHOWN_BYTES_MAX;
-        self.record(Event::ToolExecuting {
-            call,
-            tool: self.name.clone(),
-            arguments: shown.then(|| self.arguments.clone()),
-            arguments_bytes: self.arguments.as_str().len() as u64,
-        })
-        .await?;
+        // The guest may have started this without waiting: whoever emits too fast waits here.
+        self.journal.relieve().await.map_err(HostFailure::storage)?;
         let begun = Instant::now();
         let (result, spent) = match &self.target {
             Target::File(file_tool) => (self.file_tool(*file_tool).await?, Spent::default()),
             Target::Plugin(plugin, verb) => self.plugin(plugin, verb).await?,
         };
-        let result = result.and_then(|answer| {
+        let result = result.map_err(cut).and_then(|answer| {
             if answer.len() > HOST_CALL_BYTES_MAX {
                 Err(ToolError::TooLarge(HOST_CALL_BYTES_MAX as u64))
             } else {
@@ -288,6 +298,26 @@ impl Call {
             Err(stop) => Err(ToolError::Failed(format!("{}: {}", self.name, stop.message))),
         };
         Ok((result, spent))
+    }
+}
+
+/// The longest text of a tool's error, in bytes: it is told to the guest and kept in the run's log, and a tool, or the
+/// arguments that it repeats, may be a stranger's.
+const ERROR_BYTES_MAX: usize = 4 << 10;
+
+fn cut(error: ToolError) -> ToolError {
+    let cut = |mut text: String| {
+        text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
+        text
+    };
+    match error {
+        ToolError::UnknownTool(text) => ToolError::UnknownTool(cut(text)),
+        ToolError::Denied(text) => ToolError::Denied(cut(text)),
+        ToolError::InvalidArguments(text) => ToolError::InvalidArguments(cut(text)),
+        ToolError::TooLarge(bytes) => ToolError::TooLarge(bytes),
+        ToolError::Exhausted(text) => ToolError::Exhausted(cut(text)),
+        ToolError::NotFound(text) => ToolError::NotFound(cut(text)),
+        ToolError::Failed(text) => ToolError::Failed(cut(text)),
     }
 }
 

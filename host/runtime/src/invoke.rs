@@ -724,8 +724,7 @@ impl Ending {
             wall_ms: self.started.map_or(0, |started| millis(started.elapsed())),
             active_ms: millis(self.spent.active),
             host_calls: self.spent.host_calls,
-            // The terminal event is the last.
-            events: journal.events() + 1,
+            events: journal.seal(),
         };
         let (stop_reason, output, error, event) = match result {
             Ok(output) => {

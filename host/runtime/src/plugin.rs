@@ -183,6 +183,12 @@ impl Plugins {
         known.get(name).cloned().unwrap_or_default()
     }
 
+    /// Whether any version of any plugin has this digest.
+    pub fn knows(&self, digest: Digest) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.values().flatten().any(|version| version.digest == digest)
+    }
+
     /// How many versions of all plugins there are.
     pub fn count(&self) -> usize {
         self.known.read().unwrap_or_else(PoisonError::into_inner).values().map(Vec::len).sum()

@@ -137,6 +137,7 @@ impl From<ArtifactError> for PushError {
     fn from(error: ArtifactError) -> Self {
         match error {
             ArtifactError::Compile(CompileError::Invalid(why)) => Self::Compile(why),
+            ArtifactError::Engine(why) => Self::Compile(why),
             ArtifactError::Compile(limit @ CompileError::Limit(_)) => Self::CompileLimit(limit.to_string()),
             other => {
                 tracing::error!(error = %other, "a plugin cannot be compiled");
@@ -181,11 +182,16 @@ impl Registry {
                 if plugins.count() >= PLUGIN_VERSIONS_MAX {
                     return Err(PushError::Full(PLUGIN_VERSIONS_MAX));
                 }
-                let component = plugins.artifacts().compiled(plugins.engine(), digest, &bytes).await?;
-                let kind = check(plugins.engine(), &component)?;
-                let linked = plugins.linkers().link(&component, kind);
-                let plugin = Arc::new(linked.map_err(|error| PushError::WrongWorld(format!("{error:#}")))?);
-                let mut version = self.describe(name, digest, kind, plugin.clone()).await?;
+                let (mut version, plugin) = match self.examine(name, digest, &bytes).await {
+                    Ok(examined) => examined,
+                    Err(refused) => {
+                        // Nothing is kept of what is refused, unless it is a plugin by another name.
+                        if !plugins.knows(digest) {
+                            plugins.artifacts().forget(digest).await;
+                        }
+                        return Err(refused);
+                    }
+                };
                 version.bytes = bytes.len() as u64;
                 (version, Some(plugin))
             }
@@ -193,6 +199,22 @@ impl Registry {
         // Also for bytes that were here before: whoever pushes them again may be mending the store.
         plugins.artifacts().keep(digest, bytes).await?;
         self.publish(operator, version, plugin).await
+    }
+
+    /// Compiles a component, links it, and asks it what it is.
+    async fn examine(
+        &self,
+        name: PluginName,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<(PluginVersion, Arc<Plugin>), PushError> {
+        let plugins = &self.0.plugins;
+        let component = plugins.artifacts().compiled(plugins.engine(), digest, bytes).await?;
+        let kind = check(plugins.engine(), &component)?;
+        let linked = plugins.linkers().link(&component, kind);
+        let plugin = Arc::new(linked.map_err(|error| PushError::WrongWorld(format!("{error:#}")))?);
+        let version = self.describe(name, digest, kind, plugin.clone()).await?;
+        Ok((version, plugin))
     }
 
     /// Makes a version the newest of its name, in storage and then in memory: one at a time, and to the end even if the

@@ -24,7 +24,10 @@ use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Poll,
     time::{Duration, Instant},
 };
@@ -61,6 +64,8 @@ pub struct Guest {
     /// Made when the guest first looks at the machine; most small agents never do.
     wasi: Option<(Output, WasiCtx)>,
     host_calls: u64,
+    /// Fuel that was lent to tools which have ended without using it, and whose answers were not taken.
+    pub fuel_unused: Arc<AtomicU64>,
     /// Time that its tools' sandboxes took beside it.
     active_beside: Duration,
 }
@@ -199,6 +204,7 @@ impl Sandbox {
             table,
             wasi: None,
             host_calls: 0,
+            fuel_unused: Arc::default(),
             active_beside: Duration::ZERO,
         };
         let mut store = Store::new(services.engine.wasmtime(), guest);
@@ -285,6 +291,7 @@ impl Sandbox {
         };
         let fuel_left = self.store.get_fuel().unwrap_or(0);
         let guest = self.store.data();
+        let fuel_left = fuel_left.saturating_add(guest.fuel_unused.load(Ordering::Relaxed));
         if let Some((output, _)) = &guest.wasi {
             output.finish();
         }
@@ -386,10 +393,8 @@ pub fn stop_of_interruption(ctx: &UserExecutionContext, journal: Option<&RunJour
         }
         None => {
             let ms = ctx.spec().limits.deadline_ms;
-            Stop::new(
-                StopReason::Deadline,
-                format!("the run was not done after {ms} ms; raise limits.deadline_ms or do less"),
-            )
+            let next = advice(ms, ctx.quota().deadline_ms, "raise limits.deadline_ms or do less", "do less in one run");
+            Stop::new(StopReason::Deadline, format!("the run was not done after {ms} ms; {next}"))
         }
     }
 }
@@ -397,7 +402,11 @@ pub fn stop_of_interruption(ctx: &UserExecutionContext, journal: Option<&RunJour
 fn memory_limit(guest: &Guest, refusal: Refusal, what: &str) -> Stop {
     let bytes = guest.ctx.spec().limits.memory_bytes;
     let (limit, next) = match refusal {
-        Refusal::Run => (format!("the run's {bytes} bytes"), "raise limits.memory_bytes or hold less"),
+        Refusal::Run => {
+            let most = guest.ctx.quota().memory_bytes_per_context;
+            let next = advice(bytes, most, "raise limits.memory_bytes or hold less", "hold less, in parts for example");
+            (format!("the run's {bytes} bytes"), next)
+        }
         Refusal::User => {
             let bytes = guest.ctx.quota().memory_bytes_per_user;
             (format!("the {bytes} bytes of all the user's runs together"), "run fewer at once, or hold less")
@@ -406,6 +415,11 @@ fn memory_limit(guest: &Guest, refusal: Refusal, what: &str) -> Stop {
     };
     let message = format!("the agent ended after memory beyond {limit} was refused to it ({what}); {next}");
     Stop::new(StopReason::MemoryLimit, message)
+}
+
+/// What to do at a limit: one that the client chose can be raised, the user's own cannot.
+const fn advice(limit: u64, most: u64, raise: &'static str, at_most: &'static str) -> &'static str {
+    if limit < most { raise } else { at_most }
 }
 
 /// The stop reason of an error: the first that applies of cancelled, deadline, out of fuel, memory limit, trap.
@@ -421,10 +435,9 @@ fn stop_of_error(error: &wasmtime::Error, guest: &Guest) -> Stop {
     let trap = error.downcast_ref::<Trap>();
     if trap == Some(&Trap::OutOfFuel) {
         let fuel = guest.ctx.spec().limits.fuel;
-        return Stop::new(
-            StopReason::OutOfFuel,
-            format!("the run used up its {fuel} units of fuel; raise limits.fuel or compute less"),
-        );
+        let most = guest.ctx.quota().fuel_per_run;
+        let next = advice(fuel, most, "raise limits.fuel or compute less", "compute less in one run");
+        return Stop::new(StopReason::OutOfFuel, format!("the run used up its {fuel} units of fuel; {next}"));
     }
     let what = match (trap, error.downcast_ref::<I32Exit>()) {
         (Some(trap), _) => format!("{trap}{}", frames(error)),

@@ -72,7 +72,8 @@ pub struct Output {
 impl Output {
     /// That goes to the run's journal, or nowhere.
     pub fn new(ctx: &Arc<UserExecutionContext>, journal: Option<&RunJournal>) -> Self {
-        let lines = |level| Lines { ctx: ctx.clone(), journal: journal.cloned(), level, line: Arc::default() };
+        let lines =
+            |level| Lines { ctx: ctx.clone(), journal: journal.cloned(), level, line: Arc::default(), permitted: 0 };
         Self { out: lines(LogLevel::Info), err: lines(LogLevel::Warn) }
     }
 
@@ -101,6 +102,8 @@ struct Lines {
     journal: Option<RunJournal>,
     level: LogLevel,
     line: Arc<Mutex<Vec<u8>>>,
+    /// Bytes that the guest was told it may write on this stream.
+    permitted: usize,
 }
 
 impl Lines {
@@ -139,7 +142,7 @@ impl Lines {
         let text = String::from_utf8_lossy(line).into_owned();
         line.clear();
         if let Some(journal) = &self.journal
-            && self.ctx.take_event().is_ok()
+            && self.ctx.take_event(text.len()).is_ok()
         {
             journal.append_now(Event::Log { level: self.level, text });
         }
@@ -175,9 +178,11 @@ impl Pollable for Lines {
 
 impl OutputStream for Lines {
     fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
-        if bytes.len() > OUTPUT_STEP_BYTES {
-            return Err(StreamError::Trap(wasmtime::Error::msg("wrote more output than was allowed at once")));
-        }
+        // A guest that does not ask first would go around the journal's back-pressure.
+        let Some(permitted) = self.permitted.checked_sub(bytes.len()) else {
+            return Err(StreamError::Trap(wasmtime::Error::msg("wrote more output than check-write had permitted")));
+        };
+        self.permitted = permitted;
         self.take(&bytes);
         Ok(())
     }
@@ -188,6 +193,7 @@ impl OutputStream for Lines {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         let full = self.journal.as_ref().is_some_and(RunJournal::is_full);
-        Ok(if full { 0 } else { OUTPUT_STEP_BYTES })
+        self.permitted = if full { 0 } else { OUTPUT_STEP_BYTES };
+        Ok(self.permitted)
     }
 }

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::Semaphore;
 
 /// Entries shown of one directory. A larger one is cut, and says so.
 pub const LISTED_MAX: usize = 1_000;
@@ -20,6 +21,10 @@ const PATH_BYTES_MAX: usize = 1_024;
 const PATH_DEPTH_MAX: usize = 32;
 /// The most that one read gives, in bytes.
 pub(crate) const READ_BYTES_MAX: u64 = 4 << 20;
+/// File operations of one user under way at once; the others wait without holding a thread.
+const USER_TURNS_MAX: usize = 4;
+/// File operations of all users under way at once.
+const HOST_TURNS_MAX: usize = 16;
 /// How many users' workspaces are remembered, with what was counted in them, while nobody uses them.
 const IDLE_MAX: usize = 1_024;
 
@@ -157,6 +162,7 @@ pub struct Workspaces {
     bytes_max: u64,
     entries_max: u64,
     open: Mutex<HashMap<UserId, Arc<Shared>>>,
+    turns: Arc<Semaphore>,
 }
 
 impl Workspaces {
@@ -168,6 +174,7 @@ impl Workspaces {
             bytes_max: quota.workspace_bytes,
             entries_max: quota.workspace_files,
             open: Mutex::new(HashMap::new()),
+            turns: Arc::new(Semaphore::new(HOST_TURNS_MAX)),
         }
     }
 
@@ -186,8 +193,14 @@ impl Workspaces {
             WorkspaceRoot::Single(path) => Some(path.clone()),
             WorkspaceRoot::Nowhere => None,
         };
-        let shared =
-            Arc::new(Shared { path, bytes_max: self.bytes_max, entries_max: self.entries_max, held: Mutex::default() });
+        let shared = Arc::new(Shared {
+            path,
+            bytes_max: self.bytes_max,
+            entries_max: self.entries_max,
+            held: Mutex::default(),
+            turns: Semaphore::new(USER_TURNS_MAX),
+            host_turns: self.turns.clone(),
+        });
         open.insert(scope.user().clone(), shared.clone());
         Workspace(shared)
     }
@@ -205,6 +218,8 @@ struct Shared {
     /// Counted when the workspace is first used, and kept up to date by what is written through it. One write at a time:
     /// the lock is what makes the quota hold.
     held: Mutex<Option<Held>>,
+    turns: Semaphore,
+    host_turns: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -257,6 +272,9 @@ impl Workspace {
         work: impl FnOnce(&Shared) -> Result<T, FileError> + Send + 'static,
     ) -> Result<T, FileError> {
         let shared = self.0.clone();
+        // The semaphores are never closed. The user's own comes first, so that one user's queue is not the host's.
+        let _user = self.0.turns.acquire().await.map_err(|error| FileError::Io(io::Error::other(error)))?;
+        let _host = self.0.host_turns.acquire().await.map_err(|error| FileError::Io(io::Error::other(error)))?;
         match tokio::task::spawn_blocking(move || work(&shared)).await {
             Ok(done) => done,
             Err(error) => Err(FileError::Io(io::Error::other(error))),
@@ -288,25 +306,21 @@ impl Shared {
         drop(held);
         let of = |error| FileError::of(path, error);
         let dir = if path.is_empty() { dir } else { dir.open_dir(checked(path)?).map_err(of)? };
-        let mut entries = Vec::new();
+        // Names first, and of those the first by order, so that a large directory costs no more than its names.
+        let mut names = Vec::new();
         for entry in dir.entries().map_err(of)? {
-            let entry = entry.map_err(of)?;
-            let metadata = entry.metadata().map_err(of)?;
-            let kind = match metadata.file_type() {
-                kind if kind.is_file() => EntryKind::File,
-                kind if kind.is_dir() => EntryKind::Directory,
-                _ => continue,
-            };
             // A name that is not text cannot be asked for through a text interface.
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let bytes = if kind == EntryKind::File { metadata.len() } else { 0 };
-            entries.push(Entry { name, kind, bytes });
-            // Twice what is shown bounds the memory; the names shown are then the first of those seen.
-            if entries.len() >= 2 * LISTED_MAX {
-                keep_first(&mut entries);
+            if let Ok(name) = entry.map_err(of)?.file_name().into_string() {
+                names.push(name);
+                if names.len() >= 4 * LISTED_MAX {
+                    keep_first(&mut names, LISTED_MAX + 1);
+                }
             }
         }
-        let truncated = keep_first(&mut entries);
+        keep_first(&mut names, LISTED_MAX + 1);
+        let truncated = names.len() > LISTED_MAX;
+        names.truncate(LISTED_MAX);
+        let entries = names.into_iter().filter_map(|name| entry(&dir, name)).collect();
         Ok(Listing { entries, truncated })
     }
 
@@ -391,12 +405,19 @@ impl Shared {
     }
 }
 
-/// Sorts by name and keeps as many as are shown. Says whether there were more.
-fn keep_first(entries: &mut Vec<Entry>) -> bool {
-    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    let more = entries.len() > LISTED_MAX;
-    entries.truncate(LISTED_MAX);
-    more
+/// Sorts, and keeps the first.
+fn keep_first(names: &mut Vec<String>, count: usize) {
+    names.sort_unstable();
+    names.truncate(count);
+}
+
+/// What a name stands for; none if it went away, or is neither a file nor a directory.
+fn entry(dir: &Dir, name: String) -> Option<Entry> {
+    let metadata = dir.metadata(&name).ok()?;
+    if metadata.is_file() {
+        return Some(Entry { name, kind: EntryKind::File, bytes: metadata.len() });
+    }
+    metadata.is_dir().then_some(Entry { name, kind: EntryKind::Directory, bytes: 0 })
 }
 
 /// Adds up what a directory holds. Stops past the limit: then there is no room, however much more there is.

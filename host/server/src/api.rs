@@ -28,6 +28,7 @@ mod body;
 mod openapi;
 pub mod problem;
 pub mod rest;
+mod share;
 
 pub(crate) use body::parse_object;
 pub use openapi::document as openapi_document;
@@ -39,6 +40,7 @@ pub(crate) struct Api {
     pub runtime: Runtime,
     pub authentication: Authentication,
     pub room: BodyRoom,
+    pub shares: share::Shares,
     /// Cancelled when requests that wait have to come to their end.
     pub closing: CancellationToken,
     /// Requests that ended in a panic of the host. Must stay 0.
@@ -51,6 +53,7 @@ impl Api {
             authentication: Authentication::new(runtime.storage().clone()),
             runtime,
             room: BodyRoom::default(),
+            shares: share::Shares::default(),
             closing,
             panics: Arc::default(),
         }

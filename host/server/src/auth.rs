@@ -141,8 +141,10 @@ pub(crate) async fn authenticate(
     next: Next,
 ) -> Result<Response, Problem> {
     let identity = api.authentication.identify(request.headers()).await?;
+    let under_way = api.shares.enter(identity.user())?;
+    request.extensions_mut().insert(under_way.body_room(&api.room));
     request.extensions_mut().insert(identity);
-    Ok(next.run(request).await)
+    Ok(under_way.until_read(next.run(request).await))
 }
 
 /// Whoever asks.

@@ -44,9 +44,16 @@ pub(crate) struct Ending {
     pub tasks: TaskTracker,
 }
 
+/// As many as half of the file descriptors that the process may have leave room for, for two listeners: the other half
+/// is for files, workers and the database.
+fn connections_max() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    CONNECTIONS_MAX.min(usize::try_from(files / 4).unwrap_or(CONNECTIONS_MAX)).max(1)
+}
+
 /// Serves a listener until it is told to close.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, ending: Ending) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(connections_max()));
     loop {
         let accepted = tokio::select! {
             accepted = async {

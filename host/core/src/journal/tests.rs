@@ -164,7 +164,8 @@ impl Bench {
     }
 
     async fn close(&self, journal: &RunJournal) {
-        let usage = Usage::default();
+        let usage = Usage { events: journal.seal(), ..Usage::default() };
+        journal.append_now(said(0));
         journal.close(Event::AgentCompleted { output_bytes: 2, usage }, end()).await;
         let run = self.storage.run(&self.ctx.scope(), self.ctx.spec().id).await.expect("read").expect("there");
         assert_eq!(run.status, RunStatus::Succeeded);
@@ -185,7 +186,6 @@ async fn a_commit_that_nobody_waits_for_any_more_leaves_no_hole() {
     bench.close(&journal).await;
     let seqs = bench.seqs().await;
     assert_eq!(seqs, (1..=62).collect::<Vec<_>>());
-    assert_eq!(journal.events(), 62);
 }
 
 #[tokio::test]

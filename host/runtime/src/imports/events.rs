@@ -6,6 +6,7 @@ use crate::{
 };
 use cofferdam_core::{
     Json,
+    context::BudgetSpent,
     event::{Event, LogLevel},
     quota::{HOST_CALL_BYTES_MAX, LOG_LINE_BYTES_MAX},
 };
@@ -49,8 +50,10 @@ impl Guest {
             Ok(event) => event,
             Err(error) => return Ok(Err(error)),
         };
-        if self.ctx.take_event().is_err() {
-            return Ok(Err(EventError::TooMany(self.ctx.quota().events_per_run)));
+        match self.ctx.take_event(event.bytes()) {
+            Ok(()) => {}
+            Err(BudgetSpent::EventBytes(bytes)) => return Ok(Err(EventError::Full(bytes))),
+            Err(_) => return Ok(Err(EventError::TooMany(self.ctx.quota().events_per_run))),
         }
         self.journal()?.append(event).await.map_err(HostFailure::storage)?;
         Ok(Ok(()))

@@ -59,7 +59,8 @@ async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: St
     Ok(answer.result)
 }
 
-/// A plugin's tool that runs beside its caller gets half of what is left; what it did not use comes back with `wait`.
+/// A plugin's tool that runs beside its caller gets a share of what is left, so that as many as may be under way find
+/// something; what it did not use comes back with `wait`, and is not on the bill if nobody waits.
 fn start(
     mut store: StoreContextMut<'_, Guest>,
     name: String,
@@ -67,13 +68,20 @@ fn start(
 ) -> wasmtime::Result<Result<Resource<Pending>, ToolError>> {
     let fuel = store.get_fuel()?;
     let guest = store.data_mut().called();
-    let call = match dispatch::prepare(guest, name, arguments, fuel / 2) {
+    let shares = u64::from(guest.ctx.quota().tool_calls_in_flight) + 1;
+    let call = match dispatch::prepare(guest, name, arguments, fuel / shares) {
         Ok(call) => call,
         Err(error) => return Ok(Err(error)),
     };
     let lent = call.fuel_lent();
     let ctx = guest.ctx.clone();
-    let pending = guest.table.push(Pending { call: ctx.spawn(call.run()), fuel_lent: lent })?;
+    let unused = guest.fuel_unused.clone();
+    let call = ctx.spawn(async move {
+        let answer = call.run().await?;
+        unused.fetch_add(lent.saturating_sub(answer.spent.fuel), Ordering::Relaxed);
+        Ok(answer)
+    });
+    let pending = guest.table.push(Pending { call, fuel_lent: lent })?;
     store.set_fuel(fuel.saturating_sub(lent))?;
     Ok(Ok(pending))
 }
@@ -90,6 +98,7 @@ async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>)
         }
     };
     let back = pending.fuel_lent.saturating_sub(answer.spent.fuel);
+    store.data().fuel_unused.fetch_sub(back, Ordering::Relaxed);
     let fuel = store.get_fuel()?;
     store.set_fuel(fuel.saturating_add(back))?;
     store.data_mut().add_spent(answer.spent.host_calls, answer.spent.active);

@@ -4,8 +4,8 @@
 use super::{Api, problem::Problem};
 use axum::{
     body::Body,
-    extract::{FromRequest, Request},
-    http::{HeaderMap, StatusCode, header},
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use bytes::{Bytes, BytesMut};
 use cofferdam_core::fault::Fault;
@@ -24,8 +24,8 @@ use tokio::{
 /// without this, a client with many connections could fill the host's memory with uploads.
 const BODIES_BYTES_MAX: usize = 512 << 20;
 
-/// The grain in which [`BODIES_BYTES_MAX`] is handed out.
-const ROOM_BYTES: usize = 64 << 10;
+/// The grain in which room is handed out. A body of one grain needs none: those are bounded by the connections.
+pub(crate) const ROOM_BYTES: usize = 64 << 10;
 
 /// The longest pause between two pieces of a body. A client that stops sending gives its memory back.
 const BODY_PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -33,21 +33,52 @@ const BODY_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// The longest time for a whole body: 64 MiB at 2 Mbit/s. A client that sends a byte now and then ends here.
 const BODY_READ_MAX: Duration = Duration::from_secs(300);
 
-/// Memory for the bodies of requests.
+/// Memory for the bodies of requests: the host's, or one user's part of it.
 #[derive(Debug, Clone)]
-pub(crate) struct BodyRoom(Arc<Semaphore>);
+pub(crate) struct BodyRoom {
+    host: Arc<Semaphore>,
+    user: Option<Arc<Semaphore>>,
+}
 
 impl Default for BodyRoom {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)))
+        Self { host: Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)), user: None }
     }
+}
+
+impl BodyRoom {
+    /// The same room, of which a user has a part.
+    pub fn within(&self, user: Arc<Semaphore>) -> Self {
+        Self { host: self.host.clone(), user: Some(user) }
+    }
+
+    /// Takes so many grains of the host's room and of the user's part.
+    fn take(&self, grains: u32) -> Result<Room, Problem> {
+        let take = |from: &Arc<Semaphore>| from.clone().try_acquire_many_owned(grains).map_err(|_| Problem::busy());
+        Ok(Room { _user: self.user.as_ref().map(take).transpose()?, _host: take(&self.host)? })
+    }
+}
+
+/// Every request that was let in has the room of its user.
+impl<S: Sync> FromRequestParts<S> for BodyRoom {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(Problem::unauthenticated)
+    }
+}
+
+/// Room that is taken.
+#[derive(Debug)]
+struct Room {
+    _user: Option<OwnedSemaphorePermit>,
+    _host: OwnedSemaphorePermit,
 }
 
 /// A body in memory. Its room is given back on drop.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    _rooms: Vec<Room>,
 }
 
 /// Reads a body of at most `bytes_max`. More is refused with `too_large` as its code, and before anything is read where the
@@ -65,7 +96,7 @@ pub(crate) async fn read(
         return Err(refuse());
     }
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default().min(ROOM_BYTES));
-    let mut held: Option<OwnedSemaphorePermit> = None;
+    let (mut rooms, mut grains) = (Vec::new(), 1);
     let mut pieces = body.into_data_stream();
     let end = Instant::now() + BODY_READ_MAX;
     loop {
@@ -87,18 +118,15 @@ pub(crate) async fn read(
             return Err(refuse());
         }
         let needed = (bytes.len() + piece.len()).div_ceil(ROOM_BYTES);
-        let more = needed.saturating_sub(held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
-        if more > 0 {
-            let more = u32::try_from(more).map_err(|_| Problem::busy())?;
-            let permit = room.0.clone().try_acquire_many_owned(more).map_err(|_| Problem::busy())?;
-            match &mut held {
-                Some(held) => held.merge(permit),
-                None => held = Some(permit),
-            }
+        if needed > grains {
+            // At least as much as there is already, so that a body in many small pieces takes few turns.
+            let more = (needed - grains).max(grains.min(bytes_max.div_ceil(ROOM_BYTES).saturating_sub(grains)));
+            rooms.push(room.take(u32::try_from(more).map_err(|_| Problem::busy())?)?);
+            grains += more;
         }
         bytes.extend_from_slice(&piece);
     }
-    Ok(Held { bytes: bytes.freeze(), _room: held })
+    Ok(Held { bytes: bytes.freeze(), _rooms: rooms })
 }
 
 /// The body of a request that is a JSON object.
@@ -120,9 +148,10 @@ impl<T: JsonRequest> FromRequest<Arc<Api>> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         require_media_type(&parts.headers, "application/json")?;
-        let held = read(&api.room, &parts.headers, body, T::BYTES_MAX, T::TOO_LARGE).await?;
+        let room = BodyRoom::from_request_parts(&mut parts, api).await?;
+        let held = read(&room, &parts.headers, body, T::BYTES_MAX, T::TOO_LARGE).await?;
         Ok(Self { value: parse_object(&held.bytes)?, held })
     }
 }
@@ -261,6 +290,6 @@ mod tests {
             let read = read(&room, &HeaderMap::new(), body, 10, "body_too_large").await;
             assert_eq!(read.is_ok_and(|held| held.bytes.len() == sent), taken, "{sent}");
         }
-        assert_eq!(room.0.available_permits(), BODIES_BYTES_MAX / ROOM_BYTES);
+        assert_eq!(room.host.available_permits(), BODIES_BYTES_MAX / ROOM_BYTES);
     }
 }

@@ -35,7 +35,7 @@ pub fn run(args: BuildArgs) -> anyhow::Result<()> {
     let manifest = dir.join("Cargo.toml");
     ensure!(
         manifest.is_file(),
-        "{} has no Cargo.toml: give the folder of the agent's crate, or make one with `cofferdam new`",
+        "{} has no Cargo.toml: give the folder of the agent's crate; the README shows one",
         dir.display()
     );
 

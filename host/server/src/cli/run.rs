@@ -42,13 +42,16 @@ pub(super) async fn run(args: RunArgs, json: bool) -> Result<(), Failure> {
     })?;
     let grant = args.grant.as_deref().map(grant_argument).transpose()?;
     let without_grant = grant.is_none();
+    if let Some(dir) = args.workspace.as_ref().filter(|dir| !dir.is_dir()) {
+        return Err(Failure::Usage(format!("there is no directory {}; make it first", dir.display())));
+    }
     let worker = std::env::current_exe();
     let fresh = tempfile::tempdir().map_err(|error| Failure::Host(format!("cannot make a directory: {error}")))?;
     let cache = cache_dir().unwrap_or_else(|| fresh.path().to_owned());
     let options = LocalOptions {
         component: file_bytes(&args.file)?,
         input,
-        workspace: args.workspace,
+        workspace: Some(args.workspace.unwrap_or_else(|| fresh.path().join("workspace"))),
         grant,
         limits: args.limits.into(),
         compile_worker: worker

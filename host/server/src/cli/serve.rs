@@ -45,6 +45,7 @@ async fn serve(config: Config, json: bool) -> Result<(), Failure> {
     let listen = |kind| signal(kind).map_err(|error| Failure::Host(format!("cannot listen for signals: {error}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let fresh = config.dev && config.data_dir.is_none();
+    raise_file_limit();
     let app = App::start(config).await.map_err(|error| Failure::Host(error.to_string()))?;
     if fresh {
         note(&format!(
@@ -97,4 +98,12 @@ fn say_ready(app: &App, json: bool) -> Result<(), Failure> {
         line(&format!("export {name}={key}"))?;
     }
     line(&format!("# {url}/livez and {url}/readyz say how it is", url = ready.admin_url))
+}
+
+/// The soft limit on open files is often 1,024, for the sake of old programs; a server may have all that it is allowed.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the listeners take fewer connections.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

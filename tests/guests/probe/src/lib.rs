@@ -389,6 +389,7 @@ fn of_event(outcome: Result<(), EventError>) -> Value {
         Ok(()) => return json!({"ok": null}),
         Err(EventError::TooMany(limit)) => json!({"kind": "too_many", "limit": limit}),
         Err(EventError::TooLarge(limit)) => json!({"kind": "too_large", "limit": limit}),
+        Err(EventError::Full(limit)) => json!({"kind": "full", "limit": limit}),
         Err(EventError::Invalid(text)) => json!({"kind": "invalid", "text": text}),
     };
     json!({"error": error})

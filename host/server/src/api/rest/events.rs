@@ -35,7 +35,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// How many events a page has unless the client says.
 const EVENTS_PAGE: u32 = 100;
-/// The most events on a page. Storage also ends a page at about 4 MiB.
+/// The most events on a page. Storage also ends a page at about 1 MiB.
 const EVENTS_PAGE_MAX: u32 = 1_000;
 /// How many events a stream reads from storage at once; a slow reader holds no more than this.
 const STREAM_PAGE: u32 = 256;

@@ -161,10 +161,11 @@ pub(crate) async fn put(
     State(api): State<Arc<Api>>,
     Me(scope): Me,
     Segments(path): Segments<String>,
+    room: body::BodyRoom,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<FilePut>, Problem> {
-    let held = body::read(&api.room, &headers, body, FILE_PUT_BYTES_MAX, "body_too_large").await?;
+    let held = body::read(&room, &headers, body, FILE_PUT_BYTES_MAX, "body_too_large").await?;
     let bytes = api.runtime.workspace(&scope).write(&path, held.bytes.clone(), false).await?;
     Ok(Json(FilePut { path, bytes }))
 }

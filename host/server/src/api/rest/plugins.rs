@@ -154,12 +154,13 @@ pub(crate) async fn push(
     State(api): State<Arc<Api>>,
     OperatorKey(operator): OperatorKey,
     Segments(name): Segments<String>,
+    room: body::BodyRoom,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let name = plugin_name(&name)?;
     body::require_media_type(&headers, "application/wasm")?;
-    let held = body::read(&api.room, &headers, body, PLUGIN_BYTES_MAX, "too_large").await?;
+    let held = body::read(&room, &headers, body, PLUGIN_BYTES_MAX, "too_large").await?;
     let pushed = api.runtime.registry().push(operator, name, held.bytes.clone()).await?;
     let status = if pushed.new { StatusCode::CREATED } else { StatusCode::OK };
     let location = HeaderValue::from_str(&format!("/v1/plugins/{}", pushed.plugin.name));

@@ -1,0 +1,117 @@
+//! What one user may hold of the server at once: requests under way, their answers included, and bytes of bodies.
+
+use super::{
+    body::{BodyRoom, ROOM_BYTES},
+    problem::Problem,
+};
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    http::StatusCode,
+    response::Response,
+};
+use cofferdam_core::ids::UserId;
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    task::{Context, Poll},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Requests of one user under way at once. An answer that is not read is under way, and so is a stream that is followed:
+/// each holds a page of events or an output in memory.
+const REQUESTS_AT_ONCE_MAX: usize = 128;
+
+/// Bodies of one user's requests together, in bytes: a quarter of what the host has for all.
+const BODIES_BYTES_MAX: usize = 128 << 20;
+
+/// How many users without a request are remembered before they are forgotten.
+const IDLE_USERS_MAX: usize = 1_024;
+
+/// The shares of all users.
+#[derive(Debug, Default)]
+pub(crate) struct Shares(Mutex<HashMap<UserId, Weak<Share>>>);
+
+#[derive(Debug)]
+struct Share {
+    requests: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
+}
+
+/// A request that is under way until this is dropped.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    _request: OwnedSemaphorePermit,
+    share: Arc<Share>,
+}
+
+impl Shares {
+    /// Lets one more request of a user in.
+    pub fn enter(&self, user: &UserId) -> Result<UnderWay, Problem> {
+        let share = self.of(user);
+        match share.requests.clone().try_acquire_owned() {
+            Ok(request) => Ok(UnderWay { _request: request, share }),
+            Err(_) => Err(Problem::http(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_requests_at_once",
+                format!(
+                    "{REQUESTS_AT_ONCE_MAX} requests of this user are under way, which is as many as may be; read their answers, or close streams that nobody follows"
+                ),
+            )),
+        }
+    }
+
+    fn of(&self, user: &UserId) -> Arc<Share> {
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = users.get(user).and_then(Weak::upgrade) {
+            return share;
+        }
+        if users.len() >= IDLE_USERS_MAX {
+            users.retain(|_, share| share.strong_count() > 0);
+        }
+        let share = Arc::new(Share {
+            requests: Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX)),
+            bodies: Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)),
+        });
+        users.insert(user.clone(), Arc::downgrade(&share));
+        share
+    }
+}
+
+impl UnderWay {
+    /// The user's part of the room for bodies.
+    pub fn body_room(&self, host: &BodyRoom) -> BodyRoom {
+        host.within(self.share.bodies.clone())
+    }
+
+    /// Keeps the request under way until its answer has been read.
+    pub fn until_read(self, response: Response) -> Response {
+        response.map(|body| Body::new(Answer { body, _under_way: self }))
+    }
+}
+
+/// An answer on its way to the client.
+struct Answer {
+    body: Body,
+    _under_way: UnderWay,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
