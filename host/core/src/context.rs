@@ -2,8 +2,7 @@
 
 use crate::{
     clock,
-    fault::Fault,
-    grant::{Access, Permissions},
+    grant::{Access, Effective, Permissions, TOOL_NAME_BYTES_MAX},
     identity::Scope,
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
@@ -76,7 +75,7 @@ impl StopSignal {
 pub struct UserExecutionContext {
     spec: Arc<RunSpec>,
     plugin: PluginName,
-    permissions: Permissions,
+    permissions: Effective,
     quota: Quota,
     deadline: Instant,
     stop: StopSignal,
@@ -124,38 +123,30 @@ pub enum Effect<'a> {
 /// The effect is not allowed. The text says what is missing and who can mend it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// A tool that the declaration or the grant leaves out.
+    /// The plugin did not declare it.
     #[error(
-        "plugin {plugin:?} may not call {tool:?} for user {user:?}: it must stand in the plugin's needs and in the grant (cofferdam grant set {user} {plugin} ...)"
+        "plugin {plugin:?} may not {what}: its needs do not declare it; add it to the plugin's needs and push it again"
     )]
-    Tool {
-        /// Which tool.
-        tool: String,
+    NotDeclared {
+        /// What.
+        what: String,
+        /// Which plugin.
+        plugin: PluginName,
+    },
+    /// The user was not granted it.
+    #[error(
+        "plugin {plugin:?} may not {what} for user {user:?}: it is declared but not granted; an operator can: cofferdam grant set {user} {plugin} '{grant}'"
+    )]
+    NotGranted {
+        /// What.
+        what: String,
         /// Which plugin.
         plugin: PluginName,
         /// For whom.
         user: UserId,
+        /// The grant that would do, as JSON.
+        grant: String,
     },
-    /// State that the declaration or the grant leaves out.
-    #[error(
-        "plugin {plugin:?} may not {verb} state for user {user:?}: it must stand in the plugin's needs and in the grant (cofferdam grant set {user} {plugin} ...)"
-    )]
-    State {
-        /// `read` or `change`.
-        verb: &'static str,
-        /// Which plugin.
-        plugin: PluginName,
-        /// For whom.
-        user: UserId,
-    },
-}
-
-impl Denied {
-    /// Always [`Fault::Denied`].
-    #[must_use]
-    pub const fn fault(&self) -> Fault {
-        Fault::Denied
-    }
 }
 
 /// Proof that an effect was authorized. Only [`UserExecutionContext::authorize`] makes one.
@@ -256,8 +247,8 @@ pub const DESCRIPTION_LIMITS: RunLimits = RunLimits { fuel: 100_000_000, memory_
 impl UserExecutionContext {
     /// For a run that was submitted, over HTTP or without a server, and has been admitted.
     #[must_use]
-    pub fn rest(spec: Arc<RunSpec>, permissions: Permissions, quota: &Quota, stop: StopSignal) -> Self {
-        Self::new(spec, permissions, quota, stop)
+    pub fn rest(spec: Arc<RunSpec>, permissions: impl Into<Effective>, quota: &Quota, stop: StopSignal) -> Self {
+        Self::new(spec, permissions.into(), quota, stop)
     }
 
     /// For asking a plugin what it is: nothing granted, small limits, nobody's data.
@@ -281,13 +272,14 @@ impl UserExecutionContext {
             created_at: clock::now(),
         };
         let quota = Quota { tool_calls_per_run: 0, events_per_run: 0, ..Quota::default() };
-        Ok(Self::new(Arc::new(spec), Permissions::none(), &quota, StopSignal::default()))
+        Ok(Self::new(Arc::new(spec), Permissions::none().into(), &quota, StopSignal::default()))
     }
 
     /// For a plugin's tool, called from this context: same run, same budget, same end, and only what the tool plugin
     /// itself declared and was granted.
     #[must_use]
-    pub fn tool(&self, plugin: PluginName, permissions: Permissions) -> Self {
+    pub fn tool(&self, plugin: PluginName, permissions: impl Into<Effective>) -> Self {
+        let permissions = permissions.into();
         Self {
             spec: self.spec.clone(),
             plugin,
@@ -299,7 +291,7 @@ impl UserExecutionContext {
         }
     }
 
-    fn new(spec: Arc<RunSpec>, permissions: Permissions, quota: &Quota, stop: StopSignal) -> Self {
+    fn new(spec: Arc<RunSpec>, permissions: Effective, quota: &Quota, stop: StopSignal) -> Self {
         Self {
             plugin: spec.agent.clone(),
             permissions,
@@ -332,7 +324,7 @@ impl UserExecutionContext {
     /// What the plugin may do here.
     #[must_use]
     pub const fn permissions(&self) -> &Permissions {
-        &self.permissions
+        self.permissions.permissions()
     }
 
     /// The user's quota, as it was at admission.
@@ -379,24 +371,40 @@ impl UserExecutionContext {
     /// When the effect is not in what the plugin declared *and* was granted.
     pub fn authorize(&self, effect: Effect<'_>) -> Result<Permit, Denied> {
         let allowed = match effect {
-            Effect::Tool(name) => self.permissions.allow_tool(name),
-            Effect::StateRead => self.permissions.state() >= Access::Read,
-            Effect::StateWrite => self.permissions.state() >= Access::ReadWrite,
+            Effect::Tool(name) => self.permissions().allow_tool(name),
+            Effect::StateRead => self.permissions().state() >= Access::Read,
+            Effect::StateWrite => self.permissions().state() >= Access::ReadWrite,
         };
         if allowed {
             return Ok(Permit { scope: self.scope(), plugin: self.plugin.clone(), thread: self.spec.thread.clone() });
         }
         self.spent.denials.fetch_add(1, Ordering::Relaxed);
-        let (plugin, user) = (self.plugin.clone(), self.spec.user.clone());
-        Err(match effect {
-            // A guest chose the name; the message repeats no more of it than a name can have.
+        Err(self.denied(effect))
+    }
+
+    /// Says on which side it is missing.
+    fn denied(&self, effect: Effect<'_>) -> Denied {
+        let (what, declared, tool, state) = match effect {
             Effect::Tool(name) => {
-                let tool = name.chars().take(crate::grant::TOOL_NAME_BYTES_MAX).collect();
-                Denied::Tool { tool, plugin, user }
+                // A guest chose the name; the message repeats no more of it than a name can have.
+                let shown: String = name.chars().take(TOOL_NAME_BYTES_MAX).collect();
+                let declared = self.permissions.declared().allow_tool(name);
+                (format!("call {shown:?}"), declared, shown.parse().ok(), Access::None)
             }
-            Effect::StateRead => Denied::State { verb: "read", plugin, user },
-            Effect::StateWrite => Denied::State { verb: "change", plugin, user },
-        })
+            Effect::StateRead => {
+                ("read state".into(), self.permissions.declared().state() >= Access::Read, None, Access::Read)
+            }
+            Effect::StateWrite => {
+                let declared = self.permissions.declared().state() >= Access::ReadWrite;
+                ("change state".into(), declared, None, Access::ReadWrite)
+            }
+        };
+        let plugin = self.plugin.clone();
+        if !declared {
+            return Denied::NotDeclared { what, plugin };
+        }
+        let grant = Json::of(&self.permissions.granted_and(tool, state)).as_str().to_owned();
+        Denied::NotGranted { what, plugin, user: self.spec.user.clone(), grant }
     }
 
     /// Whether anything was refused for want of permission.
@@ -485,6 +493,21 @@ mod tests {
         assert!(ctx.authorize(Effect::Tool("file.write")).is_err());
         assert!(ctx.authorize(Effect::StateWrite).is_err());
         assert!(ctx.was_denied());
+    }
+
+    #[test]
+    fn a_denial_says_which_side_lacks_it_and_what_would_mend_it() {
+        let permissions =
+            |tools: &[&str], state| Permissions::new(tools.iter().map(|tool| tool.parse().expect("a tool")), state);
+        let declared = permissions(&["file.*"], Access::Read);
+        let mut ctx = context(Permissions::none(), &Quota::default());
+        ctx.permissions = Effective::of(&declared, &permissions(&["net.*"], Access::None));
+        let word = |effect| ctx.authorize(effect).expect_err("denied").to_string();
+        assert!(word(Effect::Tool("file.read")).contains(r#"'{"tools":["file.read","net.*"],"state":"none"}'"#));
+        assert!(word(Effect::StateRead).contains(r#"'{"tools":["net.*"],"state":"read"}'"#));
+        for effect in [Effect::Tool("net.get"), Effect::Tool("Not a name"), Effect::StateWrite] {
+            assert!(word(effect).contains("needs do not declare it"), "{effect:?}: {}", word(effect));
+        }
     }
 
     #[test]

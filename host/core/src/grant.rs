@@ -177,6 +177,47 @@ impl Permissions {
     }
 }
 
+/// What a plugin may do for a user, with where it comes from, so that a denial can say what is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    declared: Permissions,
+    granted: Permissions,
+    both: Permissions,
+}
+
+impl Effective {
+    /// What stands in the plugin's declaration and in the user's grant.
+    #[must_use]
+    pub fn of(declared: &Permissions, granted: &Permissions) -> Self {
+        Self { declared: declared.clone(), granted: granted.clone(), both: declared.intersect(granted) }
+    }
+
+    /// What may be done.
+    #[must_use]
+    pub const fn permissions(&self) -> &Permissions {
+        &self.both
+    }
+
+    /// What the plugin declared.
+    #[must_use]
+    pub const fn declared(&self) -> &Permissions {
+        &self.declared
+    }
+
+    /// The grant that there is, and this beside it.
+    #[must_use]
+    pub fn granted_and(&self, tool: Option<ToolPattern>, state: Access) -> Permissions {
+        Permissions::new(self.granted.tools.iter().cloned().chain(tool), self.granted.state.max(state))
+    }
+}
+
+/// Everything that is declared is granted.
+impl From<Permissions> for Effective {
+    fn from(permissions: Permissions) -> Self {
+        Self::of(&permissions, &permissions)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use cofferdam_core::{
     Json, UserExecutionContext,
     context::{Effect, ToolCallPlace},
     event::{ARGUMENTS_SHOWN_BYTES_MAX, Event, ToolFailure},
-    grant::TOOL_NAME_BYTES_MAX,
+    grant::{Effective, TOOL_NAME_BYTES_MAX},
     ids::PluginName,
     journal::RunJournal,
     quota::HOST_CALL_BYTES_MAX,
@@ -284,7 +284,7 @@ impl Call {
             }
         };
         let granted = self.services.grants.get(&self.ctx.scope(), name).await.map_err(HostFailure::storage)?;
-        let permissions = about.needs.intersect(&granted.unwrap_or_default());
+        let permissions = Effective::of(&about.needs, &granted.unwrap_or_default());
         let ctx = Arc::new(self.ctx.tool(name.clone(), permissions));
         let sandbox =
             Sandbox::open(&self.services, plugin, ctx, Some(self.journal.clone()), self.memory.clone(), self.fuel)?;

@@ -19,7 +19,7 @@ use cofferdam_core::{
     context::{StopCause, StopSignal},
     event::Event,
     fault::Fault,
-    grant::Permissions,
+    grant::{Effective, Permissions},
     identity::{Operator, Scope},
     ids::{AgentRef, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     journal::{Journal, RunJournal},
@@ -645,9 +645,9 @@ impl RunTask {
         let services = &self.runtime.0.services;
         let (started, started_at) = (Instant::now(), clock::now());
         let granted = services.grants.get(&self.scope, &spec.agent).await;
-        let permissions = granted.map(|granted| about.needs.intersect(&granted.unwrap_or_default()));
+        let permissions = granted.map(|granted| Effective::of(&about.needs, &granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
-        let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none(), Err(e)), |p| (p, Ok(())));
+        let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none().into(), Err(e)), |p| (p, Ok(())));
         let ctx =
             Arc::new(UserExecutionContext::rest(spec.clone(), permissions, self.runtime.quota(), self.stop.clone()));
         let journal = self.runtime.journal().open(&ctx, started_at);
