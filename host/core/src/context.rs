@@ -6,7 +6,7 @@ use crate::{
     identity::Scope,
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
-    quota::{Quota, RunLimits},
+    quota::{Quota, RunLimits, take_one},
     run::{RunSpec, StopReason},
 };
 use std::{
@@ -465,14 +465,6 @@ impl UserExecutionContext {
     pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
         AbortOnDropHandle::new(tokio::spawn(work))
     }
-}
-
-/// Counts one more, unless that would be more than `max`. Gives the new count.
-fn take_one(counter: &AtomicU32, max: u32) -> Option<u32> {
-    counter
-        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < max).then_some(count + 1))
-        .ok()
-        .map(|before| before + 1)
 }
 
 #[cfg(test)]

@@ -244,9 +244,9 @@ impl Admission {
     /// # Errors
     /// When the user's queue, or the host's, is full.
     pub fn enqueue(&self, user: &UserId) -> Result<Place, Refused> {
-        take_one(&self.queued, self.runs_queued_max).map_err(|()| Refused::HostQueueFull(self.runs_queued_max))?;
+        take_one(&self.queued, self.runs_queued_max).ok_or(Refused::HostQueueFull(self.runs_queued_max))?;
         let slots = self.slots(user);
-        if take_one(&slots.queued, self.quota.runs_queued).is_err() {
+        if take_one(&slots.queued, self.quota.runs_queued).is_none() {
             self.queued.fetch_sub(1, Ordering::AcqRel);
             return Err(Refused::UserQueueFull(self.quota.runs_queued));
         }
@@ -322,12 +322,12 @@ impl Admission {
     }
 }
 
-/// Counts one more, unless that would be more than `max`.
-fn take_one(counter: &AtomicU32, max: u32) -> Result<(), ()> {
+/// Counts one more, unless that would be more than `max`. Gives the new count.
+pub(crate) fn take_one(counter: &AtomicU32, max: u32) -> Option<u32> {
     counter
         .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < max).then_some(count + 1))
-        .map(drop)
-        .map_err(drop)
+        .ok()
+        .map(|before| before + 1)
 }
 
 #[cfg(test)]

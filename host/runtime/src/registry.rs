@@ -54,7 +54,7 @@ pub enum PushError {
     #[error(transparent)]
     Structure(#[from] GateError),
     /// It imports what the host does not offer.
-    #[error("the component imports what this host does not offer: {}; agents may import cofferdam:agent/* and WASI 0.2 without sockets", .0.join(", "))]
+    #[error("the component imports what this host does not offer: {}; agents may import cofferdam:agent/* and WASI 0.2 without sockets, so leave out what opens connections (std::net, and crates that use it)", .0.join(", "))]
     UnknownImports(Vec<String>),
     /// Not of either world.
     #[error("the component is of neither world of cofferdam:agent@0.1.0: {0}")]
@@ -336,7 +336,7 @@ fn recognize(bytes: &[u8]) -> Result<(), PushError> {
     } else if bytes.is_empty() {
         "there are no bytes"
     } else {
-        "these bytes are not WebAssembly: they do not begin with its magic number"
+        "these bytes are not WebAssembly: they do not begin with its magic number; `cofferdam build DIR` makes a component and prints where it is"
     };
     Err(PushError::NotAComponent(what.into()))
 }
@@ -361,7 +361,7 @@ fn check(engine: &wasmtime::Engine, component: &Component) -> Result<PluginKind,
     let kind = match (exports("describe"), exports("run"), exports("call")) {
         (true, true, false) => PluginKind::Agent,
         (true, false, true) => PluginKind::Tool,
-        (false, ..) => return Err(PushError::WrongWorld("it exports no function \"describe\"".into())),
+        (false, ..) => return Err(PushError::WrongWorld("it exports no function \"describe\"; a Rust crate exports it by export_agent!(YourType) or export_tool!(YourType)".into())),
         (true, false, false) => {
             return Err(PushError::WrongWorld("it exports neither \"run\" (an agent) nor \"call\" (a tool)".into()));
         }
