@@ -13,13 +13,14 @@ mod local;
 mod meter;
 mod plugin;
 mod registry;
+mod runtime;
 mod sandbox;
 mod services;
 mod wasi;
 mod workspace;
 
 pub use gate::GateError;
-pub use invoke::{AcceptError, Accepted, Runtime, RuntimeConfig, StartError, Submission};
 pub use local::{LocalError, LocalOptions, run_local};
 pub use registry::{PushError, Pushed, Registry};
+pub use runtime::{AcceptError, Accepted, Runtime, RuntimeConfig, StartError, Submission};
 pub use workspace::{Chunk, Entry, EntryKind, FileError, Listing, Workspace, WorkspaceRoot};

@@ -1,8 +1,8 @@
 //! One run without a server: the same engine, limits and journal, with storage in memory.
 
 use crate::{
-    invoke::{AcceptError, Runtime, RuntimeConfig, StartError, Submission},
     registry::PushError,
+    runtime::{AcceptError, Runtime, RuntimeConfig, StartError, Submission},
     workspace::WorkspaceRoot,
 };
 use bytes::Bytes;
