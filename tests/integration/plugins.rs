@@ -67,7 +67,7 @@ fn what_is_not_a_plugin_is_refused_and_told_why() {
         refused(b"\0asm\x01\0\0\0".to_vec(), "not_a_component", "core WebAssembly module").await;
         refused(component[..component.len() / 2].to_vec(), "malformed", "not a whole component").await;
         refused(b"\0asm\x0d\0\x01\0".to_vec(), "wrong_world", "describe").await;
-        refused(bomb(12), "too_complex", "instantiations").await;
+        refused(nested(17), "too_complex", "levels of nesting").await;
         refused(guest("mute-imports"), "unknown_imports", "example:missing").await;
         refused(guest("undescribed"), "describe_failed", "trap").await;
         let mut flipped = 0;
@@ -95,18 +95,15 @@ fn what_is_not_a_plugin_is_refused_and_told_why() {
     });
 }
 
-/// Components in components, each instantiating the one in it ten times.
-fn bomb(levels: u32) -> Vec<u8> {
-    let mut component = b"\0asm\x0d\0\x01\0".to_vec();
-    for _ in 0..levels {
-        let mut outer = wasm_encoder::ComponentBuilder::default();
-        let inner = outer.component_raw(None, &component);
-        for _ in 0..10 {
-            outer.instantiate(None, inner, Vec::<(&str, wasm_encoder::ComponentExportKind, u32)>::new());
-        }
-        component = outer.finish();
+/// Components in components, so many levels deep.
+fn nested(levels: u32) -> Vec<u8> {
+    let mut component = wasm_encoder::Component::new();
+    for _ in 1..levels {
+        let mut outer = wasm_encoder::Component::new();
+        outer.section(&wasm_encoder::NestedComponentSection(&component));
+        component = outer;
     }
-    component
+    component.finish()
 }
 
 #[test]

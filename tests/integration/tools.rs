@@ -88,6 +88,11 @@ fn a_plugins_tool_runs_in_a_sandbox_of_its_own_and_spends_the_callers_budget() {
 
         let parallel = ann.probe(&json!({"do": "parallel", "calls": [convert, convert, convert]})).await;
         assert!(parallel.as_array().expect("answers").iter().all(|answer| answer["ok"].is_object()), "{parallel}");
+        // As many as may be under way find fuel to run with, and what they did not use is not on the bill.
+        let many = vec![convert.clone(); 32];
+        let run = ann.finish(&json!({"agent": "probe", "input": {"do": "parallel", "calls": many}})).await;
+        assert!(run["output"].as_array().is_some_and(|all| all.iter().all(|answer| answer["ok"].is_object())), "{run}");
+        assert!(run["usage"]["fuel"].as_u64().is_some_and(|fuel| fuel < 100_000_000), "{run}");
         let wrong = json!({"do": "call", "name": "units.convert", "args": {"value": "x"}});
         assert_eq!(ann.probe(&wrong).await["error"]["kind"], "invalid_arguments");
         let problem = ann.post("/v1/runs", &json!({"agent": "units", "input": 1})).await;

@@ -282,6 +282,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_users_bodies_leave_room_for_anothers_and_all_of_it_comes_back() {
+        let host = BodyRoom::default();
+        let part = || host.within(Arc::new(Semaphore::new(4)));
+        let (ann, bob) = (part(), part());
+        let take = async |room: &BodyRoom, grains: usize| {
+            let body = Body::from(vec![b'x'; grains * ROOM_BYTES]);
+            read(room, &HeaderMap::new(), body, 16 * ROOM_BYTES, "body_too_large").await.ok()
+        };
+        let held = take(&ann, 4).await.expect("room");
+        assert!(take(&ann, 4).await.is_none(), "her part is taken");
+        assert!(take(&ann, 1).await.is_some(), "a small body needs none");
+        let his = take(&bob, 4).await.expect("his part is his own");
+        drop(held);
+        assert!(take(&ann, 4).await.is_some(), "what is let go of can be taken again");
+        drop(his);
+        assert_eq!(host.host.available_permits(), BODIES_BYTES_MAX / ROOM_BYTES);
+    }
+
+    #[tokio::test]
     async fn a_body_over_its_limit_is_refused_even_where_its_length_is_not_told() {
         let room = BodyRoom::default();
         for (sent, taken) in [(0, true), (9, true), (10, true), (11, false), (1_000, false)] {
