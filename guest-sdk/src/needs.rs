@@ -27,6 +27,7 @@ pub enum Access {
 pub struct Needs {
     tools: Vec<String>,
     state: Access,
+    workspace: Access,
 }
 
 impl Needs {
@@ -47,6 +48,12 @@ impl Needs {
         self.state = access;
         self
     }
+
+    /// Reads, or reads and changes, the user's files below `/workspace`, with `std::fs`.
+    pub fn workspace(mut self, access: Access) -> Needs {
+        self.workspace = access;
+        self
+    }
 }
 
 impl From<Access> for types::Access {
@@ -61,7 +68,7 @@ impl From<Access> for types::Access {
 
 impl From<Needs> for types::Needs {
     fn from(needs: Needs) -> types::Needs {
-        types::Needs { tools: needs.tools, state: needs.state.into() }
+        types::Needs { tools: needs.tools, state: needs.state.into(), workspace: needs.workspace.into() }
     }
 }
 
@@ -73,10 +80,11 @@ mod tests {
     fn needs_add_up_and_start_from_nothing() {
         let nothing: types::Needs = Needs::none().into();
         assert!(nothing.tools.is_empty());
-        assert_eq!(nothing.state, types::Access::None);
+        assert_eq!((nothing.state, nothing.workspace), (types::Access::None, types::Access::None));
 
-        let more: types::Needs = Needs::none().tools(["file.read"]).tools(["units.*"]).state(Access::ReadWrite).into();
+        let more = Needs::none().tools(["file.read"]).tools(["units.*"]).state(Access::ReadWrite);
+        let more: types::Needs = more.workspace(Access::Read).into();
         assert_eq!(more.tools, ["file.read", "units.*"]);
-        assert_eq!(more.state, types::Access::ReadWrite);
+        assert_eq!((more.state, more.workspace), (types::Access::ReadWrite, types::Access::Read));
     }
 }

@@ -10,7 +10,7 @@ fn nothing_is_granted_until_somebody_grants_it() {
         let server = shared().await;
         let ann = server.stranger().await;
         let path = format!("/v1/users/{}/grants/probe", ann.name);
-        assert_eq!(ann.get(&path).await.is(StatusCode::OK), json!({"tools": [], "state": "none"}));
+        assert_eq!(ann.get(&path).await.is(StatusCode::OK), json!({"tools": [], "state": "none", "workspace": "none"}));
         assert_eq!(ann.probe(&json!({"do": "list_tools"})).await, json!([]));
         let call = json!({"do": "call", "name": "file.list"});
         assert_eq!(ann.probe(&call).await["error"]["kind"], "denied");
@@ -49,8 +49,8 @@ fn a_grant_gives_no_more_than_was_declared_and_a_declaration_no_more_than_was_gr
         let path = format!("/v1/users/{}/grants/echo", ann.name);
         let all = json!({"tools": ["*"], "state": "read_write"});
         let answer = server.operator.send(Method::PUT, &path, Some(&all)).await.is(StatusCode::OK);
-        assert_eq!(answer["grant"], json!({"tools": ["*"], "state": "read_write"}));
-        assert_eq!(answer["effective"], json!({"tools": [], "state": "none"}));
+        assert_eq!(answer["grant"], json!({"tools": ["*"], "state": "read_write", "workspace": "none"}));
+        assert_eq!(answer["effective"], json!({"tools": [], "state": "none", "workspace": "none"}));
 
         // A grant is live at the next run, and taken back as quickly.
         server.grant(&ann, "probe", &json!({"tools": ["file.*"]})).await;
@@ -71,7 +71,10 @@ fn only_an_operator_grants_and_a_user_sees_only_their_own() {
             assert_eq!(user.send(Method::PUT, &path, Some(&all)).await.status, StatusCode::FORBIDDEN);
         }
         assert_eq!(bob.get(&path).await.status, StatusCode::NOT_FOUND, "as if there were no such user");
-        assert_eq!(server.operator.get(&path).await.is(StatusCode::OK), json!({"tools": [], "state": "none"}));
+        assert_eq!(
+            server.operator.get(&path).await.is(StatusCode::OK),
+            json!({"tools": [], "state": "none", "workspace": "none"})
+        );
         for bad in [
             json!([]),
             json!({"tools": ["FILE"]}),

@@ -77,9 +77,14 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
         tool_calls_in_flight,
         events_per_run,
         event_bytes_per_run,
+        host_calls_per_run,
+        log_bytes_per_run,
         state_bytes,
         workspace_bytes,
         workspace_files,
+        scratch_bytes,
+        scratch_files,
+        failures_in_a_row,
     } = Quota::default();
     let rows = [
         ("fuel of one run", fuel_per_run, ""),
@@ -95,6 +100,8 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
         ("tool calls under way in one run", tool_calls_in_flight.into(), ""),
         ("events of one run", events_per_run.into(), ""),
         ("bytes of events of one run, those of its tool calls included", event_bytes_per_run, " bytes"),
+        ("bytes of log lines of one run", log_bytes_per_run, " bytes"),
+        ("host calls of one run, of every kind", host_calls_per_run, ""),
         ("text or value of one host call", HOST_CALL_BYTES_MAX as u64, " bytes"),
         ("log line", LOG_LINE_BYTES_MAX as u64, " bytes"),
         ("input of one run", RUN_INPUT_BYTES_MAX as u64, " bytes"),
@@ -103,6 +110,9 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
         ("state of one user", state_bytes, " bytes"),
         ("workspace of one user", workspace_bytes, " bytes"),
         ("entries in one workspace", workspace_files, ""),
+        ("`/scratch` of one run", scratch_bytes, " bytes"),
+        ("entries in one `/scratch`", scratch_files, ""),
+        ("runs of one plugin and user that fail one after another", failures_in_a_row.into(), ""),
         ("component pushed", PLUGIN_BYTES_MAX as u64, " bytes"),
     ];
     for (limit, value, unit) in rows {

@@ -96,7 +96,7 @@ impl Server {
     pub async fn trusted(&self) -> User {
         let user = self.stranger().await;
         for agent in ["probe", "hostile"] {
-            self.grant(&user, agent, &json!({"tools": ["*"], "state": "read_write"})).await;
+            self.grant(&user, agent, &json!({"tools": ["*"], "state": "read_write", "workspace": "read_write"})).await;
         }
         user
     }

@@ -118,6 +118,10 @@ pub enum Effect<'a> {
     StateRead,
     /// Change the user's state.
     StateWrite,
+    /// Look into the directory `/workspace`.
+    WorkspaceRead,
+    /// Change something in the directory `/workspace`.
+    WorkspaceWrite,
 }
 
 /// The effect is not allowed. The text says what is missing and who can mend it.
@@ -374,6 +378,8 @@ impl UserExecutionContext {
             Effect::Tool(name) => self.permissions().allow_tool(name),
             Effect::StateRead => self.permissions().state() >= Access::Read,
             Effect::StateWrite => self.permissions().state() >= Access::ReadWrite,
+            Effect::WorkspaceRead => self.permissions().workspace() >= Access::Read,
+            Effect::WorkspaceWrite => self.permissions().workspace() >= Access::ReadWrite,
         };
         if allowed {
             return Ok(Permit { scope: self.scope(), plugin: self.plugin.clone(), thread: self.spec.thread.clone() });
@@ -384,26 +390,31 @@ impl UserExecutionContext {
 
     /// Says on which side it is missing.
     fn denied(&self, effect: Effect<'_>) -> Denied {
-        let (what, declared, tool, state) = match effect {
+        let declared = self.permissions.declared();
+        let none = Access::None;
+        let (what, declared, tool, state, workspace) = match effect {
             Effect::Tool(name) => {
                 // A guest chose the name; the message repeats no more of it than a name can have.
                 let shown: String = name.chars().take(TOOL_NAME_BYTES_MAX).collect();
-                let declared = self.permissions.declared().allow_tool(name);
-                (format!("call {shown:?}"), declared, shown.parse().ok(), Access::None)
+                (format!("call {shown:?}"), declared.allow_tool(name), shown.parse().ok(), none, none)
             }
-            Effect::StateRead => {
-                ("read state".into(), self.permissions.declared().state() >= Access::Read, None, Access::Read)
-            }
+            Effect::StateRead => ("read state".into(), declared.state() >= Access::Read, None, Access::Read, none),
             Effect::StateWrite => {
-                let declared = self.permissions.declared().state() >= Access::ReadWrite;
-                ("change state".into(), declared, None, Access::ReadWrite)
+                ("change state".into(), declared.state() >= Access::ReadWrite, None, Access::ReadWrite, none)
+            }
+            Effect::WorkspaceRead => {
+                ("read /workspace".into(), declared.workspace() >= Access::Read, None, none, Access::Read)
+            }
+            Effect::WorkspaceWrite => {
+                let declared = declared.workspace() >= Access::ReadWrite;
+                ("change /workspace".into(), declared, None, none, Access::ReadWrite)
             }
         };
         let plugin = self.plugin.clone();
         if !declared {
             return Denied::NotDeclared { what, plugin };
         }
-        let grant = Json::of(&self.permissions.granted_and(tool, state)).as_str().to_owned();
+        let grant = Json::of(&self.permissions.granted_and(tool, state, workspace)).as_str().to_owned();
         Denied::NotGranted { what, plugin, user: self.spec.user.clone(), grant }
     }
 
@@ -495,8 +506,11 @@ mod tests {
         let mut ctx = context(Permissions::none(), &Quota::default());
         ctx.permissions = Effective::of(&declared, &permissions(&["net.*"], Access::None));
         let word = |effect| ctx.authorize(effect).expect_err("denied").to_string();
-        assert!(word(Effect::Tool("file.read")).contains(r#"'{"tools":["file.read","net.*"],"state":"none"}'"#));
-        assert!(word(Effect::StateRead).contains(r#"'{"tools":["net.*"],"state":"read"}'"#));
+        assert!(
+            word(Effect::Tool("file.read"))
+                .contains(r#"'{"tools":["file.read","net.*"],"state":"none","workspace":"none"}'"#)
+        );
+        assert!(word(Effect::StateRead).contains(r#"'{"tools":["net.*"],"state":"read","workspace":"none"}'"#));
         for effect in [Effect::Tool("net.get"), Effect::Tool("Not a name"), Effect::StateWrite] {
             assert!(word(effect).contains("needs do not declare it"), "{effect:?}: {}", word(effect));
         }

@@ -110,6 +110,9 @@ pub struct Permissions {
     /// The user's key-value data for the plugin.
     #[serde(default)]
     state: Access,
+    /// The user's files, as the directory `/workspace`. The tools `file.*` are granted as tools.
+    #[serde(default)]
+    workspace: Access,
 }
 
 fn bounded_tools<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<ToolPattern>, D::Error> {
@@ -130,10 +133,16 @@ fn widest(tools: impl IntoIterator<Item = ToolPattern>) -> BTreeSet<ToolPattern>
 }
 
 impl Permissions {
-    /// These tools and this access to state.
+    /// These tools and this access to state, and no directory.
     #[must_use]
     pub fn new(tools: impl IntoIterator<Item = ToolPattern>, state: Access) -> Self {
-        Self { tools: widest(tools), state }
+        Self { tools: widest(tools), state, workspace: Access::None }
+    }
+
+    /// The same, and this access to the directory `/workspace`.
+    #[must_use]
+    pub fn with_workspace(self, workspace: Access) -> Self {
+        Self { workspace, ..self }
     }
 
     /// Nothing at all.
@@ -155,7 +164,11 @@ impl Permissions {
                 }
             }
         }
-        Self { tools: widest(tools), state: self.state.min(other.state) }
+        Self {
+            tools: widest(tools),
+            state: self.state.min(other.state),
+            workspace: self.workspace.min(other.workspace),
+        }
     }
 
     /// Whether a tool may be called.
@@ -174,6 +187,12 @@ impl Permissions {
     #[must_use]
     pub const fn state(&self) -> Access {
         self.state
+    }
+
+    /// How far access to the directory `/workspace` goes.
+    #[must_use]
+    pub const fn workspace(&self) -> Access {
+        self.workspace
     }
 }
 
@@ -206,8 +225,9 @@ impl Effective {
 
     /// The grant that there is, and this beside it.
     #[must_use]
-    pub fn granted_and(&self, tool: Option<ToolPattern>, state: Access) -> Permissions {
+    pub fn granted_and(&self, tool: Option<ToolPattern>, state: Access, workspace: Access) -> Permissions {
         Permissions::new(self.granted.tools.iter().cloned().chain(tool), self.granted.state.max(state))
+            .with_workspace(self.granted.workspace.max(workspace))
     }
 }
 
@@ -230,7 +250,8 @@ mod tests {
 
     fn permissions() -> impl Strategy<Value = Permissions> {
         let access = prop::sample::select(vec![Access::None, Access::Read, Access::ReadWrite]);
-        (prop::collection::vec(pattern(), 0..5), access).prop_map(|(tools, state)| Permissions::new(tools, state))
+        (prop::collection::vec(pattern(), 0..5), access.clone(), access)
+            .prop_map(|(tools, state, workspace)| Permissions::new(tools, state).with_workspace(workspace))
     }
 
     proptest! {
@@ -241,6 +262,7 @@ mod tests {
             let effective = declared.intersect(&granted);
             prop_assert_eq!(effective.allow_tool(tool), declared.allow_tool(tool) && granted.allow_tool(tool));
             prop_assert_eq!(effective.state(), declared.state().min(granted.state()));
+            prop_assert_eq!(effective.workspace(), declared.workspace().min(granted.workspace()));
         }
 
         #[test]
@@ -263,6 +285,7 @@ mod tests {
             r#"{"tools":["*.read"]}"#,
             r#"{"tools":"*"}"#,
             r#"{"state":"all"}"#,
+            r#"{"workspace":true}"#,
             "null",
         ] {
             assert!(serde_json::from_str::<Permissions>(text).is_err(), "{text} was taken");

@@ -54,16 +54,26 @@ pub struct Quota {
     pub tool_calls_per_run: u32,
     /// Tool calls of one run under way at once.
     pub tool_calls_in_flight: u32,
+    /// Calls of one run from the guest to the host, of every kind, those of its tools included.
+    pub host_calls_per_run: u64,
     /// Events of one run, log lines included, the host's own (start, tools, end) not.
     pub events_per_run: u32,
     /// Events of one run together, those of its tool calls included, in bytes.
     pub event_bytes_per_run: u64,
+    /// Log lines of one run together, in bytes.
+    pub log_bytes_per_run: u64,
     /// Keys and values of the user's state together, in bytes.
     pub state_bytes: u64,
     /// Files of the user's workspace together, in bytes.
     pub workspace_bytes: u64,
     /// Files and directories in the user's workspace.
     pub workspace_files: u64,
+    /// Files below one run's `/scratch` together, in bytes.
+    pub scratch_bytes: u64,
+    /// Files and directories below one run's `/scratch`.
+    pub scratch_files: u64,
+    /// Runs of one plugin that may trap or exhaust a limit one after another before its next runs have to wait.
+    pub failures_in_a_row: u32,
 }
 
 impl Default for Quota {
@@ -78,11 +88,16 @@ impl Default for Quota {
             queue_wait_ms: 30_000,
             tool_calls_per_run: 1_000,
             tool_calls_in_flight: 32,
+            host_calls_per_run: 1_000_000,
             events_per_run: 10_000,
             event_bytes_per_run: 64 << 20,
+            log_bytes_per_run: 16 << 20,
             state_bytes: 64 << 20,
             workspace_bytes: 1 << 30,
             workspace_files: 10_000,
+            scratch_bytes: 256 << 20,
+            scratch_files: 10_000,
+            failures_in_a_row: 5,
         }
     }
 }

@@ -103,7 +103,8 @@ pub enum StopReason {
     Cancelled,
     /// The agent ended because something was not granted to it.
     Denied,
-    /// The run was never admitted: it waited too long for a slot.
+    /// The run was never admitted: it waited too long for a slot. Or it was refused something of a budget as often again
+    /// as the budget has in all.
     Quota,
     /// The output was larger than the limit.
     OutputTooLarge,

@@ -83,6 +83,12 @@ impl HostMemory {
         })
     }
 
+    /// Takes so many bytes of what all sandboxes may hold, for work of the host's own; none if there are not so many left.
+    #[must_use]
+    pub fn reserve(&self, bytes: u64) -> Option<Reserved> {
+        self.pool.take(bytes).map(|_| Reserved { host: self.pool.clone(), bytes })
+    }
+
     fn user(&self, user: &UserId) -> Arc<Pool> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = users.get(user).and_then(Weak::upgrade) {
@@ -151,6 +157,14 @@ impl RunMemory {
         [Refusal::Run, Refusal::User, Refusal::Host].into_iter().find(|refusal| refusal.number() == number)
     }
 
+    /// Holds so many bytes of the host's own memory on the run's behalf, as if its guest had grown by them; none if that
+    /// is over a limit. For what the host keeps for a guest beyond one host call.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>, bytes: usize) -> Option<HeldBytes> {
+        let bytes = bytes as u64;
+        self.take(bytes).then(|| HeldBytes { run: self.clone(), bytes })
+    }
+
     /// Takes from the run, the user and the host, or from none of them.
     fn take(&self, bytes: u64) -> bool {
         let taken = (|| {
@@ -182,6 +196,32 @@ impl RunMemory {
         self.run.give_back(bytes);
         self.user.give_back(bytes);
         self.host.give_back(bytes);
+    }
+}
+
+/// Memory that the host holds for a run. Given back on drop.
+#[derive(Debug)]
+pub struct HeldBytes {
+    run: Arc<RunMemory>,
+    bytes: u64,
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.run.give_back(self.bytes);
+    }
+}
+
+/// Memory that is nobody's guest's, of the host's limit for all guests. Given back on drop.
+#[derive(Debug)]
+pub struct Reserved {
+    host: Arc<Pool>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.host.give_back(self.bytes);
     }
 }
 
@@ -302,6 +342,21 @@ mod tests {
         drop((a, b, c));
         assert_eq!(host.bytes(), 0);
         assert_eq!((one.bytes_left(), three.bytes_left()), (800, 800));
+    }
+
+    #[test]
+    fn what_the_host_holds_for_a_guest_counts_as_the_guests() {
+        let host = HostMemory::new(1500, 1000);
+        let run = host.run(&user("ann"), 800);
+        let mut meter = Meter::new(run.clone());
+        assert!(meter.memory_growing(0, 500, None).expect("no error"));
+        let held = run.hold(300).expect("room");
+        assert!(run.hold(1).is_none());
+        assert_eq!(run.refused(), Some(Refusal::Run));
+        let reserved = host.reserve(700).expect("room");
+        assert!(host.reserve(1).is_none());
+        drop((held, reserved));
+        assert_eq!((run.bytes_left(), host.bytes()), (300, 500));
     }
 
     #[test]

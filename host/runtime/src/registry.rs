@@ -462,12 +462,12 @@ fn checked_needs(needs: bindings::types::Needs) -> Result<Permissions, PushError
     }
     let tools = needs.tools.iter().map(|text| text.parse::<ToolPattern>());
     let tools = tools.collect::<Result<Vec<_>, _>>().map_err(|e| invalid("needs.tools", e.to_string()))?;
-    let state = match needs.state {
+    let access = |access| match access {
         bindings::types::Access::None => Access::None,
         bindings::types::Access::Read => Access::Read,
         bindings::types::Access::ReadWrite => Access::ReadWrite,
     };
-    Ok(Permissions::new(tools, state))
+    Ok(Permissions::new(tools, access(needs.state)).with_workspace(access(needs.workspace)))
 }
 
 fn checked_tools(tools: Vec<bindings::types::Tool>) -> Result<Vec<ToolDescription>, PushError> {

@@ -28,7 +28,7 @@ pub(super) struct RunArgs {
     /// The directory that the agent's file tools see, if they are granted. Without it they see an empty one.
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
-    /// What the agent may do: {"tools": ["file.*"], "state": "read_write"}, or @FILE. Without it, nothing.
+    /// What the agent may do: {"tools": ["file.*"], "state": "read_write", "workspace": "read"}, or @FILE. Without it, nothing.
     #[arg(long, value_name = "JSON|@FILE")]
     grant: Option<String>,
     #[command(flatten)]

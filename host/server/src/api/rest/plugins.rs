@@ -101,6 +101,9 @@ pub(crate) struct PermissionsBody {
     /// The user's key-value data for the plugin.
     #[schema(required = false)]
     state: AccessWord,
+    /// The user's files, as the directory `/workspace`. The tools `file.*` are granted as tools.
+    #[schema(required = false)]
+    workspace: AccessWord,
 }
 
 /// How far a permission goes.
