@@ -22,6 +22,8 @@ pub struct BudgetLeft {
     pub tool_calls: u32,
     /// Events that may still be emitted, log lines included.
     pub events: u32,
+    /// Calls to the host that may still be made, of every kind, those of the standard library included.
+    pub host_calls: u64,
 }
 
 /// What an agent can reach: everything a [`ToolContext`] has (who the run is for, its budget, events, state), and tools.
@@ -170,6 +172,7 @@ impl ToolContext {
             wall_ms: left.wall_ms,
             tool_calls: left.tool_calls,
             events: left.events,
+            host_calls: left.host_calls,
         }
     }
 

@@ -102,6 +102,7 @@ impl From<EventError> for Error {
             EventError::TooMany(_) => "too_many_events",
             EventError::TooLarge(_) => "event_too_large",
             EventError::Full(_) => "events_full",
+            EventError::Exhausted(_) => "host_calls_exhausted",
             EventError::Invalid(_) => "invalid_event",
         };
         Error::failed(code, error.to_string())
@@ -117,6 +118,7 @@ impl From<StateError> for Error {
             StateError::Full(_) => "state_full",
             StateError::Conflict(_) => "state_conflict",
             StateError::Unavailable => "state_unavailable",
+            StateError::Exhausted(_) => "host_calls_exhausted",
             StateError::NotJson(_) => "state_value_not_json",
         };
         Error::failed(code, error.to_string())

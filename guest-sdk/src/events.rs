@@ -24,8 +24,11 @@ pub enum EventError {
     TooMany(u32),
     /// The text or payload is over the limit, given in bytes (1 MiB; 8 KiB for a log line).
     TooLarge(u64),
-    /// The run's events together have as many bytes as they may; the number is the limit (64 MiB by default).
+    /// The run's events together, or its log lines, have as many bytes as they may; the number is the limit (64 MiB, and
+    /// 16 MiB for log lines, by default).
     Full(u64),
+    /// The run has made as many host calls as it may. The text says how many.
+    Exhausted(String),
     /// The name or payload is not what it should be. The text says why.
     Invalid(String),
 }
@@ -38,6 +41,7 @@ impl fmt::Display for EventError {
             EventError::Full(limit) => {
                 write!(f, "the run's events have {limit} bytes together, which is as many as they may")
             }
+            EventError::Exhausted(text) => write!(f, "{text}"),
             EventError::Invalid(why) => write!(f, "the event is not valid: {why}"),
         }
     }
@@ -62,6 +66,7 @@ impl From<events::EventError> for EventError {
             events::EventError::TooMany(limit) => EventError::TooMany(limit),
             events::EventError::TooLarge(limit) => EventError::TooLarge(limit),
             events::EventError::Full(limit) => EventError::Full(limit),
+            events::EventError::Exhausted(text) => EventError::Exhausted(text),
             events::EventError::Invalid(why) => EventError::Invalid(why),
         }
     }

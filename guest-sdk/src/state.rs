@@ -43,6 +43,8 @@ pub enum StateError {
     Conflict(Option<u64>),
     /// The host could not reach its storage. Nothing was changed.
     Unavailable,
+    /// The run has made as many host calls as it may. The text says how many.
+    Exhausted(String),
     /// The value is not what the caller's type expects, or cannot be written as JSON. The text says what and where.
     NotJson(String),
 }
@@ -59,6 +61,7 @@ impl fmt::Display for StateError {
             }
             StateError::Conflict(None) => write!(f, "the key is absent"),
             StateError::Unavailable => write!(f, "the host's storage is not available: try again later"),
+            StateError::Exhausted(text) => write!(f, "{text}"),
             StateError::NotJson(text) => write!(f, "the value does not fit: {text}"),
         }
     }
@@ -74,6 +77,7 @@ impl From<state::StateError> for StateError {
             state::StateError::TooLarge(limit) => StateError::TooLarge(limit),
             state::StateError::Full(limit) => StateError::Full(limit),
             state::StateError::Conflict(version) => StateError::Conflict(version),
+            state::StateError::Exhausted(text) => StateError::Exhausted(text),
             state::StateError::Unavailable => StateError::Unavailable,
         }
     }

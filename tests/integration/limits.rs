@@ -29,7 +29,7 @@ async fn attack(user: &User, input: Value, limits: Value, stop_reason: &str) -> 
 #[test]
 fn every_end_has_its_own_stop_reason() {
     run(async {
-        let server = shared().await;
+        let server = Server::start_with(Quota { failures_in_a_row: u32::MAX, ..Quota::default() }).await;
         let ann = server.trusted().await;
         let none = json!({});
         let mib16 = json!({"memory_bytes": 16 << 20});
@@ -121,25 +121,28 @@ fn floods_meet_their_budgets_and_hurt_nobody() {
             events_per_run: 100,
             tool_calls_per_run: 20,
             state_bytes: 1 << 20,
+            failures_in_a_row: u32::MAX,
             ..Quota::default()
         })
         .await;
         let ann = server.trusted().await;
         let none = json!({});
-        for scenario in ["event_flood", "log_flood"] {
-            let run = attack(&ann, json!({"scenario": scenario, "count": 5_000}), none.clone(), "completed").await;
-            assert_eq!(run["usage"]["events"], 102, "its hundred, the first and the last: {run}");
+        // The first mark is an error that a guest can live with; at the second it is ended.
+        for (count, end) in [(150, "completed"), (1_u64 << 40, "quota")] {
+            for scenario in ["event_flood", "log_flood"] {
+                let run = attack(&ann, json!({"scenario": scenario, "count": count}), none.clone(), end).await;
+                assert_eq!(run["usage"]["events"], 102, "its hundred, the first and the last: {run}");
+            }
         }
-        let run = attack(
-            &ann,
-            json!({"scenario": "stdout_flood", "bytes": 1 << 20, "line_bytes": 100}),
-            none.clone(),
-            "completed",
-        )
-        .await;
-        assert_eq!(run["usage"]["events"], 102, "{run}");
-        let run = attack(&ann, json!({"scenario": "tool_flood", "count": 1_000}), none.clone(), "completed").await;
-        assert_eq!(run["usage"]["events"], 42, "twenty calls, two events each: {run}");
+        for (bytes, end) in [(15_000, "completed"), (1_u64 << 30, "quota")] {
+            let input = json!({"scenario": "stdout_flood", "bytes": bytes, "line_bytes": 100});
+            let run = attack(&ann, input, none.clone(), end).await;
+            assert_eq!(run["usage"]["events"], 102, "{run}");
+        }
+        for (count, end) in [(100, "completed"), (1_u64 << 40, "quota")] {
+            let run = attack(&ann, json!({"scenario": "tool_flood", "count": count}), none.clone(), end).await;
+            assert_eq!(run["usage"]["events"], 42, "twenty calls, two events each: {run}");
+        }
         attack(&ann, json!({"scenario": "state_flood", "keys": 50, "bytes": 100_000}), none.clone(), "completed").await;
         attack(&ann, json!({"scenario": "giant_events"}), none.clone(), "completed").await;
         attack(&ann, json!({"scenario": "giant_arguments"}), none.clone(), "completed").await;
@@ -160,12 +163,67 @@ fn floods_meet_their_budgets_and_hurt_nobody() {
 }
 
 #[test]
+fn a_plugin_that_keeps_failing_for_a_user_is_slowed_and_recovers_by_itself() {
+    run(async {
+        let server = Server::start_with(Quota { failures_in_a_row: 3, ..Quota::default() }).await;
+        let (ann, bob) = (server.trusted().await, server.trusted().await);
+        for _ in 0..3 {
+            attack(&ann, json!({"scenario": "trap"}), json!({}), "trap").await;
+        }
+        let body = json!({"agent": "hostile", "input": {"scenario": "burn", "rounds": 1}});
+        let refused = ann.post("/v1/runs", &body).await;
+        let problem = refused.problem(429, "backing_off");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("the last as trap")), "{problem}");
+        let wait: u64 = refused.header("retry-after").and_then(|text| text.parse().ok()).expect("seconds");
+        assert_eq!(wait, 1);
+        // Nobody else waits, and nothing else of the same user does.
+        assert_eq!(bob.finish(&body).await["stop_reason"], "completed");
+        assert_eq!(ann.finish(&json!({"agent": "echo", "input": 1})).await["stop_reason"], "completed");
+        // As a client does that reads the answer's header.
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        assert_eq!(ann.finish(&body).await["stop_reason"], "completed");
+        for _ in 0..2 {
+            attack(&ann, json!({"scenario": "trap"}), json!({}), "trap").await;
+        }
+        assert_eq!(ann.finish(&body).await["stop_reason"], "completed", "one success begins the count anew");
+    });
+}
+
+#[test]
+fn host_calls_and_log_bytes_have_a_first_and_a_second_mark() {
+    run(async {
+        let server = Server::start_with(Quota {
+            host_calls_per_run: 1_000,
+            log_bytes_per_run: 10_000,
+            failures_in_a_row: u32::MAX,
+            ..Quota::default()
+        })
+        .await;
+        let ann = server.trusted().await;
+        let run = attack(&ann, json!({"scenario": "spin_in_host_calls"}), json!({}), "quota").await;
+        let calls = run["usage"]["host_calls"].as_u64().expect("a number");
+        assert!(calls >= 2_000, "{calls} calls");
+        let run = attack(&ann, json!({"scenario": "event_flood", "count": 1_500}), json!({}), "completed").await;
+        let output = &run["output"];
+        assert!(output["taken"].as_u64().is_some_and(|taken| (900..=1_000).contains(&taken)), "{output}");
+        assert!(output["first_refusal"].as_str().is_some_and(|text| text.contains("Exhausted")), "{output}");
+        let flood = |count| json!({"scenario": "log_flood", "count": count, "bytes": 1_000});
+        let run = attack(&ann, flood(18), json!({}), "completed").await;
+        assert_eq!(run["output"]["taken"], 9, "a line is charged with its level: {run}");
+        let run = attack(&ann, flood(900), json!({}), "quota").await;
+        assert!(run["error"]["message"].as_str().is_some_and(|text| text.contains("log lines")), "{run}");
+        let flood = json!({"scenario": "stdout_flood", "bytes": 1 << 30, "line_bytes": 1_000});
+        attack(&ann, flood, json!({}), "quota").await;
+    });
+}
+
+#[test]
 fn a_run_cannot_fill_the_disk_with_its_events_or_with_the_errors_of_its_tools() {
     run(async {
         let server = Server::start_with(Quota { event_bytes_per_run: 4 << 20, ..Quota::default() }).await;
         let ann = server.trusted().await;
         let flood = json!({"scenario": "event_flood", "count": 100, "bytes": 1 << 20});
-        let run = attack(&ann, flood, json!({}), "completed").await;
+        let run = attack(&ann, flood, json!({}), "quota").await;
         assert_eq!(run["usage"]["events"], 5, "three of a little more than a MiB, the first and the last: {run}");
         // A name longer than any tool's is not compared with any, and an error repeats no more than a bit of its cause.
         for name in ["file.".to_owned() + &"z".repeat(1 << 20), "file.\u{1}".repeat(20)] {

@@ -27,6 +27,8 @@ pub enum StopCause {
     Cancelled,
     /// The host is going away.
     HostShutdown,
+    /// It was refused something as often again as its budget has of it in all: it does not take no for an answer.
+    Overdrawn(BudgetSpent),
 }
 
 impl StopCause {
@@ -36,6 +38,7 @@ impl StopCause {
         match self {
             Self::Cancelled => StopReason::Cancelled,
             Self::HostShutdown => StopReason::HostShutdown,
+            Self::Overdrawn(_) => StopReason::Quota,
         }
     }
 }
@@ -86,11 +89,41 @@ pub struct UserExecutionContext {
 #[derive(Debug)]
 struct Spent {
     tool_sandboxes: Semaphore,
-    tool_calls: AtomicU32,
+    tool_calls: Budget,
     tool_calls_in_flight: AtomicU32,
-    events: AtomicU32,
-    event_bytes: AtomicU64,
+    host_calls: AtomicU64,
+    events: Budget,
+    event_bytes: Budget,
+    log_bytes: Budget,
     denials: AtomicU32,
+}
+
+/// What was taken of something that there is so much of, and what was refused.
+#[derive(Debug, Default)]
+struct Budget {
+    taken: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// Refusals that a run is allowed in any case, however small its budget, before it is ended for asking on.
+const REFUSALS_MIN: u64 = 100;
+
+impl Budget {
+    /// Takes so much, and gives the new sum; or refuses, and says whether that was refused as much as there is in all.
+    fn take(&self, amount: u64, max: u64) -> Result<u64, bool> {
+        let fits = |now: u64| now.checked_add(amount).filter(|total| *total <= max);
+        match self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits) {
+            Ok(before) => Ok(before + amount),
+            Err(_) => {
+                let refused = self.refused.fetch_add(amount, Ordering::AcqRel).saturating_add(amount);
+                Err(refused >= max.max(REFUSALS_MIN))
+            }
+        }
+    }
+
+    fn left(&self, max: u64) -> u64 {
+        max.saturating_sub(self.taken.load(Ordering::Relaxed))
+    }
 }
 
 /// Sandboxes that one run's tools have at once. The other calls under way wait.
@@ -100,10 +133,12 @@ impl Default for Spent {
     fn default() -> Self {
         Self {
             tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_PER_RUN_MAX),
-            tool_calls: AtomicU32::new(0),
+            tool_calls: Budget::default(),
             tool_calls_in_flight: AtomicU32::new(0),
-            events: AtomicU32::new(0),
-            event_bytes: AtomicU64::new(0),
+            host_calls: AtomicU64::new(0),
+            events: Budget::default(),
+            event_bytes: Budget::default(),
+            log_bytes: Budget::default(),
             denials: AtomicU32::new(0),
         }
     }
@@ -216,12 +251,18 @@ pub enum BudgetSpent {
     /// No more tool calls at once.
     #[error("{0} tool calls are under way, which is as many as may be; wait for one of them first")]
     ToolCallsInFlight(u32),
+    /// No more calls to the host.
+    #[error("this run has made {0} host calls, which is as many as it may; at twice as many it is ended")]
+    HostCalls(u64),
     /// No more events.
     #[error("this run has emitted {0} events, which is as many as it may")]
     Events(u32),
     /// No more bytes of events.
     #[error("the events of this run have {0} bytes together, which is as many as they may")]
     EventBytes(u64),
+    /// No more bytes of log lines.
+    #[error("the log lines of this run have {0} bytes together, which is as many as they may")]
+    LogBytes(u64),
 }
 
 /// A tool call under way. Counted until it is dropped.
@@ -424,6 +465,30 @@ impl UserExecutionContext {
         self.spent.denials.load(Ordering::Relaxed) > 0
     }
 
+    /// Counts one call from the guest to the host. Past twice the budget, the run is ended.
+    pub fn count_host_call(&self) {
+        let max = self.quota.host_calls_per_run;
+        let made = self.spent.host_calls.fetch_add(1, Ordering::Relaxed) + 1;
+        if made == max.saturating_mul(2) {
+            self.stop.stop(StopCause::Overdrawn(BudgetSpent::HostCalls(max)));
+        }
+    }
+
+    /// Whether the run may still make calls to the host. Asked by every call that has a way to say no.
+    ///
+    /// # Errors
+    /// When the run has made as many as it may.
+    pub fn may_call_host(&self) -> Result<(), BudgetSpent> {
+        let max = self.quota.host_calls_per_run;
+        if self.host_calls() <= max { Ok(()) } else { Err(BudgetSpent::HostCalls(max)) }
+    }
+
+    /// Calls of the run's guests to the host so far.
+    #[must_use]
+    pub fn host_calls(&self) -> u64 {
+        self.spent.host_calls.load(Ordering::Relaxed)
+    }
+
     /// Takes one tool call from the budget.
     ///
     /// # Errors
@@ -433,7 +498,8 @@ impl UserExecutionContext {
         take_one(&self.spent.tool_calls_in_flight, at_once).ok_or(BudgetSpent::ToolCallsInFlight(at_once))?;
         // From here on the guard gives the place in flight back.
         let mut place = ToolCallPlace { spent: self.spent.clone(), number: 0 };
-        place.number = take_one(&self.spent.tool_calls, max).ok_or(BudgetSpent::ToolCalls(max))?;
+        let number = self.take(&self.spent.tool_calls, 1, max.into(), BudgetSpent::ToolCalls(max))?;
+        place.number = u32::try_from(number).unwrap_or(u32::MAX);
         Ok(place)
     }
 
@@ -444,7 +510,7 @@ impl UserExecutionContext {
     pub fn take_event(&self, bytes: usize) -> Result<(), BudgetSpent> {
         let max = self.quota.events_per_run;
         self.take_event_bytes(bytes)?;
-        take_one(&self.spent.events, max).map(drop).ok_or(BudgetSpent::Events(max))
+        self.take(&self.spent.events, 1, max.into(), BudgetSpent::Events(max)).map(drop)
     }
 
     /// Takes so many bytes from the budget for events: for those that the host records on the guest's behalf, which are
@@ -454,21 +520,38 @@ impl UserExecutionContext {
     /// When the run has as many bytes of events as it may.
     pub fn take_event_bytes(&self, bytes: usize) -> Result<(), BudgetSpent> {
         let max = self.quota.event_bytes_per_run;
-        let fits = |now: u64| now.checked_add(bytes as u64).filter(|total| *total <= max);
-        let taken = self.spent.event_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
-        taken.map(drop).map_err(|_| BudgetSpent::EventBytes(max))
+        self.take(&self.spent.event_bytes, bytes as u64, max, BudgetSpent::EventBytes(max)).map(drop)
+    }
+
+    /// Takes a log line of so many bytes from the budgets: its bytes, and one event.
+    ///
+    /// # Errors
+    /// When the run has as many bytes of log lines, or as many events, as it may.
+    pub fn take_log_line(&self, bytes: usize) -> Result<(), BudgetSpent> {
+        let max = self.quota.log_bytes_per_run;
+        self.take(&self.spent.log_bytes, bytes as u64, max, BudgetSpent::LogBytes(max))?;
+        self.take_event(bytes)
+    }
+
+    fn take(&self, budget: &Budget, amount: u64, max: u64, spent: BudgetSpent) -> Result<u64, BudgetSpent> {
+        budget.take(amount, max).map_err(|overdrawn| {
+            if overdrawn {
+                self.stop.stop(StopCause::Overdrawn(spent));
+            }
+            spent
+        })
     }
 
     /// Tool calls that may still be made.
     #[must_use]
     pub fn tool_calls_left(&self) -> u32 {
-        self.quota.tool_calls_per_run.saturating_sub(self.spent.tool_calls.load(Ordering::Relaxed))
+        u32::try_from(self.spent.tool_calls.left(self.quota.tool_calls_per_run.into())).unwrap_or(u32::MAX)
     }
 
     /// Events that may still be emitted.
     #[must_use]
     pub fn events_left(&self) -> u32 {
-        self.quota.events_per_run.saturating_sub(self.spent.events.load(Ordering::Relaxed))
+        u32::try_from(self.spent.events.left(self.quota.events_per_run.into())).unwrap_or(u32::MAX)
     }
 
     /// Starts work on the run's behalf. Dropping the handle ends it, so that nothing outlives the context's owner.
@@ -541,6 +624,34 @@ mod tests {
         assert_eq!(ctx.take_tool_call().map(drop), Err(BudgetSpent::ToolCalls(3)));
         drop(b);
         assert_eq!(ctx.spent.tool_calls_in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn whoever_asks_on_at_a_spent_budget_is_ended_at_twice_its_size() {
+        let quota =
+            Quota { events_per_run: 200, log_bytes_per_run: 1_000, host_calls_per_run: 300, ..Quota::default() };
+        let ctx = context(Permissions::none(), &quota);
+        for n in 0..399 {
+            assert_eq!(ctx.take_event(1).is_ok(), n < 200, "event {n}");
+            assert_eq!(ctx.stop().cause(), None, "event {n}");
+        }
+        assert_eq!(ctx.take_event(1), Err(BudgetSpent::Events(200)));
+        assert_eq!(ctx.stop().cause(), Some(StopCause::Overdrawn(BudgetSpent::Events(200))));
+
+        let ctx = context(Permissions::none(), &quota);
+        assert!(ctx.take_log_line(1_000).is_ok());
+        assert_eq!(ctx.take_log_line(999), Err(BudgetSpent::LogBytes(1_000)));
+        assert_eq!(ctx.stop().cause(), None);
+        assert!(ctx.take_log_line(1).is_err() && ctx.stop().cause().is_some());
+
+        let ctx = context(Permissions::none(), &quota);
+        for n in 1..600 {
+            ctx.count_host_call();
+            assert_eq!(ctx.may_call_host().is_ok(), n <= 300, "call {n}");
+        }
+        assert_eq!(ctx.stop().cause(), None);
+        ctx.count_host_call();
+        assert_eq!(ctx.stop().cause(), Some(StopCause::Overdrawn(BudgetSpent::HostCalls(300))));
     }
 
     #[tokio::test]

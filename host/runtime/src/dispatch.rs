@@ -3,7 +3,7 @@
 use crate::{
     bindings::types::{Tool, ToolError},
     imports::tools::tool,
-    meter::RunMemory,
+    meter::{HeldBytes, RunMemory},
     plugin::Plugin,
     sandbox::{Guest, HostFailure, Sandbox, Spent},
     services::Services,
@@ -107,6 +107,7 @@ pub struct AnswerOf {
     pub spent: Spent,
     /// The call is under way until the guest has taken the answer: an answer that waits is host memory.
     _place: ToolCallPlace,
+    _held: Option<HeldBytes>,
 }
 
 /// An answer, or a failure of the host's own.
@@ -121,6 +122,7 @@ pub struct Call {
     place: ToolCallPlace,
     name: String,
     arguments: Json,
+    _held: HeldBytes,
     target: Target,
     fuel: u64,
 }
@@ -136,6 +138,7 @@ pub fn prepare(guest: &Guest, name: String, arguments: String, fuel: u64) -> Res
     }
     // A permit first: what is not granted is denied whether or not it exists.
     guest.ctx.authorize(Effect::Tool(&name)).map_err(|denied| ToolError::Denied(denied.to_string()))?;
+    guest.ctx.may_call_host().map_err(|spent| ToolError::Exhausted(spent.to_string()))?;
     let place = guest.ctx.take_tool_call().map_err(|spent| ToolError::Exhausted(spent.to_string()))?;
     let too_large = || ToolError::TooLarge(HOST_CALL_BYTES_MAX as u64);
     if arguments.len() > HOST_CALL_BYTES_MAX {
@@ -146,6 +149,7 @@ pub fn prepare(guest: &Guest, name: String, arguments: String, fuel: u64) -> Res
     if !arguments.as_str().trim_start().starts_with('{') {
         return Err(invalid("the arguments must be a JSON object".into()));
     }
+    let held = guest.meter.run().hold(arguments.as_str().len()).ok_or_else(no_memory)?;
     let target = find(&guest.services, &name).ok_or_else(|| unknown(guest, &name))?;
     // What the two events of a call repeat of it: its name twice, its arguments, and perhaps an error.
     let bytes = 2 * name.len() + arguments.as_str().len().min(ARGUMENTS_SHOWN_BYTES_MAX) + ERROR_BYTES_MAX;
@@ -168,9 +172,15 @@ pub fn prepare(guest: &Guest, name: String, arguments: String, fuel: u64) -> Res
         place,
         name,
         arguments,
+        _held: held,
         target,
         fuel,
     })
+}
+
+/// What a call carries is held by the host, and counts as the run's memory.
+fn no_memory() -> ToolError {
+    ToolError::Exhausted("the arguments or the answer do not fit into the run's memory limit; hold less".into())
 }
 
 fn find(services: &Services, name: &str) -> Option<Target> {
@@ -213,11 +223,15 @@ impl Call {
         };
         let result = result.map_err(cut).and_then(|answer| {
             if answer.len() > HOST_CALL_BYTES_MAX {
-                Err(ToolError::TooLarge(HOST_CALL_BYTES_MAX as u64))
-            } else {
-                Ok(answer)
+                return Err(ToolError::TooLarge(HOST_CALL_BYTES_MAX as u64));
             }
+            let held = self.memory.hold(answer.len()).ok_or_else(no_memory)?;
+            Ok((answer, held))
         });
+        let (result, held) = match result {
+            Ok((answer, held)) => (Ok(answer), Some(held)),
+            Err(error) => (Err(error), None),
+        };
         self.record(Event::ToolCompleted {
             call,
             tool: self.name.clone(),
@@ -226,7 +240,7 @@ impl Call {
             elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         })
         .await?;
-        Ok(AnswerOf { result, spent, _place: self.place })
+        Ok(AnswerOf { result, spent, _place: self.place, _held: held })
     }
 
     async fn record(&self, event: Event) -> wasmtime::Result<()> {

@@ -143,6 +143,8 @@ impl RunTask {
         let end =
             Ending { started: Some(started), started_at: Some(started_at), spent, peak_bytes: memory.peak_bytes() };
         let end = end.close(&journal, result).await;
+        let failures_max = ctx.quota().failures_in_a_row;
+        self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
         self.view.clone().ended(&end)
     }
 }
@@ -166,6 +168,10 @@ async fn invoke(
         Err(error) => return (Err(host_error(&error)), Spent::default()),
     };
     let spec = ctx.spec();
+    let Some(_held) = memory.hold_beside(spec.input.as_str().len()) else {
+        let why = "there is no memory left for the run's input, of what the user's runs or all runs may hold together; submit it again later";
+        return (Err(Stop::new(StopReason::MemoryLimit, why)), Spent::default());
+    };
     let sandbox = Sandbox::open(services, plugin, ctx.clone(), Some(journal.clone()), memory.clone(), spec.limits.fuel);
     match sandbox {
         Ok(sandbox) => sandbox.run(&spec.input).await,

@@ -2,6 +2,7 @@
 //! everything between is in `invoke.rs`, which reads from top to bottom.
 
 mod artifact;
+mod backoff;
 mod bindings;
 pub mod compile;
 mod dispatch;

@@ -162,7 +162,20 @@ impl RunMemory {
     #[must_use]
     pub fn hold(self: &Arc<Self>, bytes: usize) -> Option<HeldBytes> {
         let bytes = bytes as u64;
-        self.take(bytes).then(|| HeldBytes { run: self.clone(), bytes })
+        self.take(bytes).then(|| HeldBytes { run: self.clone(), bytes, beside: false })
+    }
+
+    /// As [`hold`](Self::hold), beside the run's own limit: for its input, which has a limit of its own and is there
+    /// before the run can do anything about it.
+    #[must_use]
+    pub fn hold_beside(self: &Arc<Self>, bytes: usize) -> Option<HeldBytes> {
+        let bytes = bytes as u64;
+        self.user.take(bytes)?;
+        if self.host.take(bytes).is_none() {
+            self.user.give_back(bytes);
+            return None;
+        }
+        Some(HeldBytes { run: self.clone(), bytes, beside: true })
     }
 
     /// Takes from the run, the user and the host, or from none of them.
@@ -204,11 +217,17 @@ impl RunMemory {
 pub struct HeldBytes {
     run: Arc<RunMemory>,
     bytes: u64,
+    beside: bool,
 }
 
 impl Drop for HeldBytes {
     fn drop(&mut self) {
-        self.run.give_back(self.bytes);
+        if self.beside {
+            self.run.user.give_back(self.bytes);
+            self.run.host.give_back(self.bytes);
+        } else {
+            self.run.give_back(self.bytes);
+        }
     }
 }
 
@@ -353,6 +372,8 @@ mod tests {
         let held = run.hold(300).expect("room");
         assert!(run.hold(1).is_none());
         assert_eq!(run.refused(), Some(Refusal::Run));
+        assert!(run.hold_beside(201).is_none(), "the user's limit holds beside the run's too");
+        drop(run.hold_beside(200).expect("room beside the run's own limit"));
         let reserved = host.reserve(700).expect("room");
         assert!(host.reserve(1).is_none());
         drop((held, reserved));

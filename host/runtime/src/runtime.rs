@@ -2,6 +2,7 @@
 
 use crate::{
     artifact::Artifacts,
+    backoff::{BackingOff, Backoff},
     compile::Compiler,
     engine::Engine,
     invoke::{Ending, RunTask},
@@ -34,7 +35,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
@@ -149,6 +150,9 @@ pub enum AcceptError {
     /// No room in the queue.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The plugin keeps failing for this user.
+    #[error(transparent)]
+    BackingOff(#[from] BackingOff),
     /// The host is going away.
     #[error("the host is stopping and takes no new runs; submit again when it is back")]
     Draining,
@@ -166,7 +170,7 @@ impl AcceptError {
             Self::NotAnAgent(_) | Self::InvalidMetadata(_) | Self::InputTooLarge { .. } | Self::Limits(_) => {
                 Fault::Caller
             }
-            Self::Refused(_) => Fault::Exhausted,
+            Self::Refused(_) | Self::BackingOff(_) => Fault::Exhausted,
             Self::Draining | Self::Storage(_) => Fault::Host,
         }
     }
@@ -181,6 +185,7 @@ impl AcceptError {
             Self::InputTooLarge { .. } => "input_too_large",
             Self::Limits(_) => "limit_out_of_range",
             Self::Refused(_) => "queue_full",
+            Self::BackingOff(_) => "backing_off",
             Self::Draining => "draining",
             Self::Storage(_) => "storage_failed",
         }
@@ -224,6 +229,7 @@ pub(crate) struct Inner {
     registry: Registry,
     journal: Journal,
     pub admission: Admission,
+    pub backoff: Backoff,
     live: Mutex<HashMap<RunId, Live>>,
     tasks: TaskTracker,
     draining: AtomicBool,
@@ -258,6 +264,7 @@ impl Runtime {
             registry: Registry::new(services.clone()),
             journal: Journal::new(services.storage.clone()),
             admission: Admission::new(config.quota, config.runs_live_max, config.runs_queued_max),
+            backoff: Backoff::default(),
             live: Mutex::default(),
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),
@@ -405,6 +412,7 @@ impl Runtime {
             return Err(AcceptError::InvalidMetadata("must be a JSON object of at most 16 KiB"));
         }
         let limits = self.quota().narrow(asked.limits)?;
+        self.0.backoff.check(scope.user(), about.digest, Instant::now())?;
         let id = RunId::generate();
         let spec = RunSpec {
             id,

@@ -63,7 +63,6 @@ pub struct Guest {
     pub table: ResourceTable,
     /// Made when the guest first looks at the machine; most small agents never do.
     wasi: Option<(Output, WasiCtx)>,
-    host_calls: u64,
     /// Fuel that was lent to tools which have ended without using it, and whose answers were not taken.
     pub fuel_unused: Arc<AtomicU64>,
     /// Time that its tools' sandboxes took beside it.
@@ -73,20 +72,20 @@ pub struct Guest {
 impl Guest {
     /// Counts a call from the guest. Every import goes through here or through [`WasiView::ctx`].
     pub fn called(&mut self) -> &mut Self {
-        self.host_calls += 1;
+        self.ctx.count_host_call();
         self
     }
 
-    /// Adds what a tool's sandbox took to this guest's bill.
-    pub const fn add_spent(&mut self, host_calls: u64, active: Duration) {
-        self.host_calls += host_calls;
+    /// Adds the time that a tool's sandbox took beside this one to this guest's bill. A call that was waited for is part of
+    /// its own time.
+    pub const fn add_active(&mut self, active: Duration) {
         self.active_beside = self.active_beside.saturating_add(active);
     }
 }
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.host_calls += 1;
+        self.ctx.count_host_call();
         let (_, ctx) = self.wasi.get_or_insert_with(|| {
             let output = Output::new(&self.ctx, self.journal.as_ref());
             let wasi = output.wasi();
@@ -143,7 +142,7 @@ pub struct Spent {
     pub fuel: u64,
     /// Time in which the guest, or the host on its behalf, was executing.
     pub active: Duration,
-    /// Calls from the guest to the host.
+    /// Calls from the run's guests to the host, up to here.
     pub host_calls: u64,
 }
 
@@ -203,7 +202,6 @@ impl Sandbox {
             meter: Meter::new(memory),
             table,
             wasi: None,
-            host_calls: 0,
             fuel_unused: Arc::default(),
             active_beside: Duration::ZERO,
         };
@@ -298,9 +296,13 @@ impl Sandbox {
         let spent = Spent {
             fuel: self.fuel.saturating_sub(fuel_left),
             active: active + guest.active_beside,
-            host_calls: guest.host_calls,
+            host_calls: ctx.host_calls(),
         };
         let result = match end {
+            // It returned before the next tick; what it did is the same.
+            End::Returned(_) if matches!(ctx.stop().cause(), Some(StopCause::Overdrawn(_))) => {
+                Err(stop_of_interruption(&ctx, guest.journal.as_ref()))
+            }
             End::Returned(reply) => Ok((reply, self.store.into_data())),
             End::Panicked => {
                 guest.services.host_panics.fetch_add(1, Ordering::Relaxed);
@@ -391,6 +393,10 @@ pub fn stop_of_interruption(ctx: &UserExecutionContext, journal: Option<&RunJour
         Some(StopCause::HostShutdown) => {
             Stop::new(StopReason::HostShutdown, "the host stopped before the run had ended; submit it again")
         }
+        Some(StopCause::Overdrawn(spent)) => Stop::new(
+            StopReason::Quota,
+            format!("{spent}, and it was refused as much again; ask for less, or stop when you are refused"),
+        ),
         None => {
             let ms = ctx.spec().limits.deadline_ms;
             let next = advice(ms, ctx.quota().deadline_ms, "raise limits.deadline_ms or do less", "do less in one run");

@@ -142,7 +142,7 @@ impl Lines {
         let text = String::from_utf8_lossy(line).into_owned();
         line.clear();
         if let Some(journal) = &self.journal
-            && self.ctx.take_event(text.len()).is_ok()
+            && self.ctx.take_log_line(text.len()).is_ok()
         {
             journal.append_now(Event::Log { level: self.level, text });
         }

@@ -38,5 +38,6 @@ fn budget(fuel: u64, guest: &Guest) -> BudgetLeft {
         wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
         tool_calls: guest.ctx.tool_calls_left(),
         events: guest.ctx.events_left(),
+        host_calls: guest.ctx.quota().host_calls_per_run.saturating_sub(guest.ctx.host_calls()),
     }
 }

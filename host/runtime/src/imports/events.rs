@@ -50,9 +50,16 @@ impl Guest {
             Ok(event) => event,
             Err(error) => return Ok(Err(error)),
         };
-        match self.ctx.take_event(event.bytes()) {
+        let taken = self.ctx.may_call_host().and_then(|()| match event {
+            Event::Log { .. } => self.ctx.take_log_line(event.bytes()),
+            _ => self.ctx.take_event(event.bytes()),
+        });
+        match taken {
             Ok(()) => {}
-            Err(BudgetSpent::EventBytes(bytes)) => return Ok(Err(EventError::Full(bytes))),
+            Err(BudgetSpent::EventBytes(bytes) | BudgetSpent::LogBytes(bytes)) => {
+                return Ok(Err(EventError::Full(bytes)));
+            }
+            Err(spent @ BudgetSpent::HostCalls(_)) => return Ok(Err(EventError::Exhausted(spent.to_string()))),
             Err(_) => return Ok(Err(EventError::TooMany(self.ctx.quota().events_per_run))),
         }
         self.journal()?.append(event).await.map_err(HostFailure::storage)?;

@@ -43,6 +43,7 @@ fn unavailable(error: &StorageError) -> StateError {
 
 impl Guest {
     fn state_space(&self, scope: Scope, effect: Effect<'_>) -> Result<StateSpace, StateError> {
+        self.ctx.may_call_host().map_err(|spent| StateError::Exhausted(spent.to_string()))?;
         let permit = self.ctx.authorize(effect).map_err(|denied| StateError::Denied(denied.to_string()))?;
         Ok(permit.state_space(matches!(scope, Scope::Thread)))
     }

@@ -6,7 +6,7 @@ use crate::{
     dispatch::{self, Answer},
     sandbox::{Guest, HostFailure},
 };
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::atomic::Ordering;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
     StoreContextMut,
@@ -54,8 +54,6 @@ async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: St
     };
     let answer = call.run().await?;
     store.set_fuel(fuel.saturating_sub(answer.spent.fuel))?;
-    // Its time is part of this guest's own: the call was waited for.
-    store.data_mut().add_spent(answer.spent.host_calls, Duration::ZERO);
     Ok(answer.result)
 }
 
@@ -101,7 +99,7 @@ async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>)
     store.data().fuel_unused.fetch_sub(back, Ordering::Relaxed);
     let fuel = store.get_fuel()?;
     store.set_fuel(fuel.saturating_add(back))?;
-    store.data_mut().add_spent(answer.spent.host_calls, answer.spent.active);
+    store.data_mut().add_active(answer.spent.active);
     Ok(answer.result)
 }
 

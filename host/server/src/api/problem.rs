@@ -214,6 +214,7 @@ impl From<AcceptError> for Problem {
             AcceptError::InputTooLarge { .. } => problem.field("input"),
             AcceptError::Limits(out) => problem.field(format!("limits.{}", out.field)),
             AcceptError::Refused(refused) => problem.retry_after(refused.retry_after_s()),
+            AcceptError::BackingOff(off) => problem.retry_after(off.retry_after_s()),
             AcceptError::Draining => problem.retry_after(5),
             AcceptError::Storage(_) => problem,
         }

@@ -390,6 +390,7 @@ fn of_event(outcome: Result<(), EventError>) -> Value {
         Err(EventError::TooMany(limit)) => json!({"kind": "too_many", "limit": limit}),
         Err(EventError::TooLarge(limit)) => json!({"kind": "too_large", "limit": limit}),
         Err(EventError::Full(limit)) => json!({"kind": "full", "limit": limit}),
+        Err(EventError::Exhausted(text)) => json!({"kind": "exhausted", "text": text}),
         Err(EventError::Invalid(text)) => json!({"kind": "invalid", "text": text}),
     };
     json!({"error": error})
@@ -404,6 +405,7 @@ fn of_state<T: Serialize>(outcome: Result<T, StateError>) -> Value {
         Err(StateError::Full(limit)) => json!({"kind": "full", "limit": limit}),
         Err(StateError::Conflict(version)) => json!({"kind": "conflict", "version": version}),
         Err(StateError::Unavailable) => json!({"kind": "unavailable"}),
+        Err(StateError::Exhausted(text)) => json!({"kind": "exhausted", "text": text}),
         Err(StateError::NotJson(text)) => json!({"kind": "not_json", "text": text}),
     };
     json!({"error": error})
