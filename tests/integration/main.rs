@@ -16,6 +16,7 @@ mod bad_input;
 mod cli;
 mod events;
 mod grants;
+mod host_failure;
 mod invariants;
 mod isolation;
 mod limits;

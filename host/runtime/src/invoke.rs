@@ -87,11 +87,11 @@ impl RunTask {
             },
         };
         let executed = unpanicked(self.execute(&slot, spec, &about)).await;
+        drop(slot);
         let view = match executed {
             Some(view) => view,
             None => return self.panicked(&ending).await,
         };
-        drop(slot);
         ending.send_replace(Some(view));
     }
 
