@@ -14,11 +14,15 @@
 
 mod bad_input;
 mod cli;
+#[path = "corpus/component.rs"]
+#[allow(dead_code, reason = "shared with the corpus, which uses all of it")]
+mod component;
 mod events;
 mod grants;
 mod host_failure;
 mod invariants;
 mod isolation;
+mod leftovers;
 mod limits;
 mod plugins;
 mod readme;
