@@ -121,6 +121,30 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
     }
 }
 
+/// What README.md and SECURITY.md promise names the test that tries it, as `file::test`.
+#[test]
+fn every_test_that_a_promise_names_exists() {
+    let mut named = 0;
+    for page in ["README.md", "SECURITY.md"] {
+        let text = std::fs::read_to_string(root().join(page)).expect("a page");
+        for word in text.split('`').filter(|word| word.contains("::") && !word.contains([' ', '/', '(', '*'])) {
+            let Some((file, test)) = word.split_once("::") else { continue };
+            let places = [
+                format!("tests/integration/{file}.rs"),
+                format!("tests/integration/{file}/main.rs"),
+                format!("host/core/src/{file}.rs"),
+                format!("host/runtime/src/{file}.rs"),
+            ];
+            let source = places.iter().find_map(|place| std::fs::read_to_string(root().join(place)).ok());
+            let source = source.unwrap_or_else(|| panic!("{page} names `{word}`, but there is no {file}.rs"));
+            let test = test.rsplit("::").next().unwrap_or(test);
+            assert!(source.contains(&format!("fn {test}()")), "{page} names `{word}`, which does not exist");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named} tests are named");
+}
+
 fn thousands(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
