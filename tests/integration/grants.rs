@@ -1,6 +1,6 @@
 //! What a plugin may do for a user: declared and granted, or denied.
 
-use crate::server::{run, shared};
+use crate::server::{User, run, shared};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -57,6 +57,22 @@ fn a_grant_gives_no_more_than_was_declared_and_a_declaration_no_more_than_was_gr
         assert_eq!(kind(write.clone()).await, serde_json::Value::Null);
         server.grant(&ann, "probe", &json!({})).await;
         assert_eq!(kind(write).await, "denied");
+    });
+}
+
+#[test]
+fn operators_make_operators_and_users_make_nobody() {
+    run(async {
+        let server = shared().await;
+        let made = server.operator.post("/v1/keys", &json!({"user": "team-a", "role": "operator"})).await;
+        let made = made.is(StatusCode::CREATED);
+        assert_eq!(made["role"], "operator");
+        let team = User::new("team-a", &server.app.url(), made["api_key"].as_str().expect("a key"));
+        team.post("/v1/keys", &json!({"user": "made-by-team-a"})).await.is(StatusCode::CREATED);
+        team.post("/v1/runs", &json!({"agent": "echo", "input": 1})).await.problem(403, "user_needed");
+        let ann = server.stranger().await;
+        ann.post("/v1/keys", &json!({"user": "x", "role": "operator"})).await.problem(403, "operator_needed");
+        server.operator.post("/v1/keys", &json!({"user": "x", "role": "root"})).await.problem(422, "invalid_body");
     });
 }
 

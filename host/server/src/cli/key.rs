@@ -23,6 +23,9 @@ enum KeyVerb {
     Create {
         /// The user.
         user: String,
+        /// Make an operator's key: it pushes plugins, grants, and makes keys, and has no runs of its own.
+        #[arg(long)]
+        operator: bool,
     },
 }
 
@@ -34,8 +37,8 @@ struct NewKey {
 
 pub(super) async fn run(args: KeyArgs, json: bool) -> Result<(), Failure> {
     let client = Client::new(args.client)?;
-    let KeyVerb::Create { user } = args.verb;
-    let body = serde_json::json!({ "user": user }).to_string();
+    let KeyVerb::Create { user, operator } = args.verb;
+    let body = serde_json::json!({ "user": user, "role": if operator { "operator" } else { "user" } }).to_string();
     let request = client.request(As::Operator, Method::POST, ["v1", "keys"])?;
     let text = client.text(with_json(request, body)).await?;
     if json {

@@ -29,6 +29,21 @@ use utoipa::ToSchema;
 pub(crate) struct KeyRequest {
     /// 1 to 64 characters of a-z, 0-9, '_', '-', '.' and '@', the first a letter or digit.
     user: String,
+    /// What the key may do: `user` if not said.
+    #[serde(default)]
+    #[schema(required = false)]
+    role: KeyRole,
+}
+
+/// What a key may do.
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum KeyRole {
+    /// Submit and see their own runs.
+    #[default]
+    User,
+    /// Push plugins, set grants, make keys; no runs of their own.
+    Operator,
 }
 
 impl JsonRequest for KeyRequest {}
@@ -42,13 +57,15 @@ pub(crate) struct NewKey {
     /// Whom it stands for.
     #[schema(value_type = String)]
     user: UserId,
+    /// What the key may do.
+    role: KeyRole,
     /// The key. This is the only time it is shown; the host keeps its digest.
     api_key: String,
 }
 
 /// Make a key for a user.
 ///
-/// A user exists from their first key on.
+/// A user exists from their first key on. Each operator has a name too, and uploads take turns by it.
 #[utoipa::path(
     post, path = "/v1/keys", operation_id = "create_key", tag = "keys", security(("api_key" = [])),
     request_body = KeyRequest,
@@ -76,7 +93,11 @@ pub(crate) async fn create(
         tracing::error!(%error, "the operating system gave no random numbers");
         Problem::host_error()
     })?;
-    let id = keep_key(&**storage, operator, &secret, user.clone(), Role::User).await?;
-    let key = NewKey { id, user, api_key: secret.reveal().to_owned() };
+    let role = match asked.role {
+        KeyRole::User => Role::User,
+        KeyRole::Operator => Role::Operator,
+    };
+    let id = keep_key(&**storage, operator, &secret, user.clone(), role).await?;
+    let key = NewKey { id, user, role: asked.role, api_key: secret.reveal().to_owned() };
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(key)))
 }
