@@ -17,6 +17,7 @@ mod cli;
 #[path = "corpus/component.rs"]
 #[allow(dead_code, reason = "shared with the corpus, which uses all of it")]
 mod component;
+mod directories;
 mod events;
 mod grants;
 mod host_failure;

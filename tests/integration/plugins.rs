@@ -14,7 +14,10 @@ fn a_plugin_is_pushed_described_and_listed() {
         let first = server.operator.push("pushed-twice", component.clone()).await.is(StatusCode::CREATED);
         assert_eq!((&first["name"], &first["digest"]), (&json!("pushed-twice"), &json!(digest)));
         assert_eq!((&first["kind"], &first["bytes"]), (&json!("agent"), &json!(component.len())));
-        assert_eq!(first["needs"], json!({"tools": ["file.*", "units.*"], "state": "read_write", "workspace": "none"}));
+        assert_eq!(
+            first["needs"],
+            json!({"tools": ["file.*", "units.*"], "state": "read_write", "workspace": "read_write"})
+        );
         assert!(first["input_schema"].is_object() && first["description"].is_string(), "{first}");
         server.operator.push("pushed-twice", component).await.is(StatusCode::OK);
         let ann = server.stranger().await;

@@ -353,7 +353,9 @@ fn file_error(error: FileError) -> ToolError {
         FileError::NotFound(_) => ToolError::NotFound(error.to_string()),
         FileError::InvalidPath(_) => ToolError::InvalidArguments(error.to_string()),
         FileError::Full { .. } => ToolError::Exhausted(error.to_string()),
-        FileError::NotAFile(_) | FileError::NotADirectory(_) => ToolError::Failed(error.to_string()),
+        FileError::NotAFile(_) | FileError::NotADirectory(_) | FileError::Exists(_) | FileError::NotEmpty(_) => {
+            ToolError::Failed(error.to_string())
+        }
         FileError::Io(source) => {
             tracing::error!(error = %source, "a workspace cannot be reached");
             ToolError::Failed("the workspace cannot be reached".into())

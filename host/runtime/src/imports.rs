@@ -3,6 +3,7 @@
 
 mod context;
 mod events;
+mod filesystem;
 mod state;
 pub mod tools;
 
@@ -19,6 +20,7 @@ use wasmtime::component::{HasSelf, Linker};
 /// When an interface is defined twice.
 pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     context::link(linker)?;
+    filesystem::link(linker)?;
     bindings::events::add_to_linker::<_, HasSelf<Guest>>(linker, Guest::called)?;
     bindings::state::add_to_linker::<_, HasSelf<Guest>>(linker, Guest::called)
 }

@@ -16,7 +16,9 @@ mod plugin;
 mod registry;
 mod runtime;
 mod sandbox;
+mod scratch;
 mod services;
+mod tree;
 mod wasi;
 mod workspace;
 

@@ -69,8 +69,14 @@ pub async fn run_local(
     on_event: &mut (dyn FnMut(&Envelope) + Send),
 ) -> Result<RunView, LocalError> {
     let workspaces = options.workspace.map_or(WorkspaceRoot::Nowhere, WorkspaceRoot::Single);
-    let config =
-        RuntimeConfig { workspaces, runs_live_max: 1, ..RuntimeConfig::new(options.cache_dir, options.compile_worker) };
+    // The cache is shared with other processes, which may be running agents too.
+    let scratch_dir = options.cache_dir.join(format!("scratch-{}", std::process::id()));
+    let config = RuntimeConfig {
+        workspaces,
+        scratch_dir,
+        runs_live_max: 1,
+        ..RuntimeConfig::new(options.cache_dir, options.compile_worker)
+    };
     let storage = Arc::new(MemoryStorage::default());
     let runtime = Runtime::start(config, storage.clone()).await?;
     let (user, name): (UserId, PluginName) = ("local".parse()?, "agent".parse()?);

@@ -10,6 +10,7 @@ use crate::{
     plugin::{Linkers, Plugins},
     registry::Registry,
     sandbox::{OUTCOME_UNKNOWN, Spent, Stop},
+    scratch::Scratches,
     services::{Grants, Services, TOOL_SANDBOXES_MAX},
     workspace::{Workspace, WorkspaceRoot, Workspaces},
 };
@@ -53,6 +54,8 @@ pub struct RuntimeConfig {
     pub data_dir: PathBuf,
     /// Where users' files are.
     pub workspaces: WorkspaceRoot,
+    /// Where runs' scratch is. What is there is removed at start.
+    pub scratch_dir: PathBuf,
     /// The `cofferdam` binary, started as `cofferdam compile-worker`.
     pub compile_worker: PathBuf,
     /// What each user may take.
@@ -71,10 +74,12 @@ impl RuntimeConfig {
     pub fn new(data_dir: impl Into<PathBuf>, compile_worker: impl Into<PathBuf>) -> Self {
         let (data_dir, compile_worker) = (data_dir.into(), compile_worker.into());
         let workspaces = WorkspaceRoot::PerUser(data_dir.join("workspaces"));
+        let scratch_dir = data_dir.join("scratch");
         let quota = Quota::default();
         Self {
             data_dir,
             workspaces,
+            scratch_dir,
             compile_worker,
             quota,
             memory_bytes_max: HostMemory::half_of_machine(),
@@ -253,6 +258,7 @@ impl Runtime {
             plugins: Plugins::new(engine.wasmtime().clone(), linkers, artifacts, known),
             grants: Arc::new(Grants::new(storage.clone())),
             workspaces: Workspaces::new(config.workspaces, &config.quota),
+            scratch: Scratches::open(config.scratch_dir, &config.quota).map_err(StartError::DataDir)?,
             memory: HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user),
             tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_MAX as usize),
             publishing: tokio::sync::Mutex::new(()),

@@ -10,6 +10,7 @@ use crate::{
     meter::{Meter, Refusal, RunMemory},
     plugin::{Plugin, Pre},
     services::Services,
+    tree::Tree,
     wasi::Output,
 };
 use cofferdam_core::{
@@ -61,6 +62,8 @@ pub struct Guest {
     pub services: Arc<Services>,
     pub meter: Meter,
     pub table: ResourceTable,
+    /// The run's own directory, once the guest has asked what directories there are.
+    pub scratch: Option<Arc<Tree>>,
     /// Made when the guest first looks at the machine; most small agents never do.
     wasi: Option<(Output, WasiCtx)>,
     /// Fuel that was lent to tools which have ended without using it, and whose answers were not taken.
@@ -201,6 +204,7 @@ impl Sandbox {
             services: services.clone(),
             meter: Meter::new(memory),
             table,
+            scratch: None,
             wasi: None,
             fuel_unused: Arc::default(),
             active_beside: Duration::ZERO,

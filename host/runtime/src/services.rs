@@ -1,6 +1,6 @@
 //! What every sandbox of the host shares: the engine, storage, plugins, grants, files.
 
-use crate::{engine::Engine, meter::HostMemory, plugin::Plugins, workspace::Workspaces};
+use crate::{engine::Engine, meter::HostMemory, plugin::Plugins, scratch::Scratches, workspace::Workspaces};
 use cofferdam_core::{
     grant::Permissions,
     identity::{Operator, Scope},
@@ -27,6 +27,7 @@ pub struct Services {
     pub plugins: Plugins,
     pub grants: Arc<Grants>,
     pub workspaces: Workspaces,
+    pub scratch: Scratches,
     pub memory: HostMemory,
     pub tool_sandboxes: Semaphore,
     /// Held while a plugin version is published, so that what memory knows is in the order in which storage was told.

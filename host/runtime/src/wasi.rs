@@ -22,7 +22,8 @@ const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// How much output is taken in one go before the guest has to ask again.
 const OUTPUT_STEP_BYTES: usize = 64 << 10;
 
-/// Links what a guest may import of WASI 0.2: everything of `wasi:cli`'s world but the sockets.
+/// Links what a guest may import of WASI 0.2: everything of `wasi:cli`'s world but the sockets, and the files, which
+/// are ours.
 ///
 /// # Errors
 /// When an interface is defined twice.
@@ -30,8 +31,7 @@ pub fn link<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     use wasmtime_wasi::{
         cli::{WasiCli, WasiCliView as _},
         clocks::{WasiClocks, WasiClocksView as _},
-        filesystem::{WasiFilesystem, WasiFilesystemView as _},
-        p2::bindings::{cli, clocks, filesystem, random},
+        p2::bindings::{cli, clocks, random},
         random::WasiRandom,
     };
     wasmtime_wasi_io::bindings::wasi::io::error::add_to_linker::<T, Io>(linker, |t| t.ctx().table)?;
@@ -51,10 +51,7 @@ pub fn link<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     cli::terminal_output::add_to_linker::<T, WasiCli>(linker, T::cli)?;
     cli::terminal_stdin::add_to_linker::<T, WasiCli>(linker, T::cli)?;
     cli::terminal_stdout::add_to_linker::<T, WasiCli>(linker, T::cli)?;
-    cli::terminal_stderr::add_to_linker::<T, WasiCli>(linker, T::cli)?;
-    // Linked so that standard libraries instantiate. No directory is open, so every path is refused.
-    filesystem::types::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)?;
-    filesystem::preopens::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)
+    cli::terminal_stderr::add_to_linker::<T, WasiCli>(linker, T::cli)
 }
 
 struct Io;

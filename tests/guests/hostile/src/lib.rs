@@ -6,6 +6,7 @@
 
 wit_bindgen::generate!({ path: "../../../wit", world: "agent" });
 
+mod disk;
 mod machine;
 mod reach;
 mod take;
@@ -27,11 +28,7 @@ impl Guest for Hostile {
             input_schema: r#"{"type":"object","properties":{"scenario":{"type":"string"}},"required":["scenario"]}"#
                 .to_owned(),
             output_schema: "true".to_owned(),
-            needs: Needs {
-                tools: vec!["file.*".to_owned()],
-                state: Access::ReadWrite,
-                workspace: Access::ReadWrite,
-            },
+            needs: Needs { tools: vec!["file.*".to_owned()], state: Access::ReadWrite, workspace: Access::ReadWrite },
         }
     }
 
@@ -115,6 +112,22 @@ fn attack(it: &Scenario) -> Result<String, AgentError> {
         // So many timers that nobody waits for [count 1e6].
         "timer_flood" => machine::timer_flood(it.number("count", 1_000_000)),
         "sleep_long" => machine::sleep(it.number("ms", 3_600_000)),
+
+        // Of the disk, below [dir /scratch].
+        // One file of chunks of [bytes 1 MiB]; the same by appending; files with nothing in them; files that end at
+        // [bytes] with nothing before; files that are full, open and removed.
+        "disk_fill" => disk::fill(it.text("dir", "/scratch"), it.size("bytes", 1 << 20)),
+        "disk_append" => disk::append(it.text("dir", "/scratch"), it.size("bytes", 64 << 10)),
+        "disk_entries" => disk::entries(it.text("dir", "/scratch")),
+        "disk_holes" => disk::holes(it.text("dir", "/scratch"), it.number("bytes", 1 << 40)),
+        "disk_unlinked" => {
+            disk::unlinked(it.text("dir", "/scratch"), it.size("bytes", 1 << 20), it.number("times", 1000))
+        }
+        "disk_handles" => disk::handles(it.text("dir", "/scratch")),
+        "disk_renames" => disk::renames(it.text("dir", "/scratch"), it.number("times", 100)),
+        "disk_deep" => disk::deep(it.text("dir", "/scratch")),
+        // Ways out of it, also into [other /workspace].
+        "ways_out" => disk::ways_out(it.text("dir", "/scratch"), it.text("other", "/workspace")),
 
         // Of what belongs to others.
         // Reads and writes paths that lead out of the workspace [paths: its own list].

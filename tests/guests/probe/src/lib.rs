@@ -108,6 +108,18 @@ enum Do {
     Env {},
     /// What the standard library can reach of files: for each attempt the kind of error, or what it found.
     Fs {},
+    /// Something with the standard library's files: `op` is write, append, read, list, rename, remove, make_dir,
+    /// remove_dir, size, resize or copy.
+    Std {
+        op: String,
+        path: String,
+        #[serde(default)]
+        to: String,
+        #[serde(default)]
+        text: String,
+        #[serde(default)]
+        size: u64,
+    },
     /// How many bytes standard input has.
     Stdin {},
     Sleep {
@@ -190,7 +202,7 @@ impl Agent for Probe {
     const DESCRIPTION: &'static str = "Calls every import, politely, and says what came back.";
 
     fn needs() -> Needs {
-        Needs::none().tools(["file.*", "units.*"]).state(Access::ReadWrite)
+        Needs::none().tools(["file.*", "units.*"]).state(Access::ReadWrite).workspace(Access::ReadWrite)
     }
 
     fn run(ctx: &Context, input: Do) -> Result<Value, Error> {
@@ -323,6 +335,7 @@ fn perform(ctx: &Context, step: Do) -> Result<Value, Error> {
             "write x": attempt(std::fs::write("x", "x")),
             "remove /": attempt(std::fs::remove_dir_all("/")),
         }),
+        Do::Std { op, path, to, text, size } => standard(&op, &path, &to, &text, size),
         Do::Stdin {} => attempt(std::io::copy(&mut std::io::stdin(), &mut std::io::sink())),
         Do::Sleep { ms } => {
             let started = Instant::now();
@@ -335,6 +348,32 @@ fn perform(ctx: &Context, step: Do) -> Result<Value, Error> {
         Do::FailDenied { text } => return Err(Error::denied(text)),
         Do::Invalid { text } => return Err(Error::invalid_input(text)),
     })
+}
+
+/// What `std::fs` makes of it.
+fn standard(op: &str, path: &str, to: &str, text: &str, size: u64) -> Value {
+    use std::fs::{self, OpenOptions};
+    match op {
+        "write" => attempt(fs::write(path, text)),
+        "append" => {
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            attempt(file.and_then(|mut file| file.write_all(text.as_bytes())))
+        }
+        "read" => attempt(fs::read_to_string(path)),
+        "list" => attempt(fs::read_dir(path).and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<std::io::Result<Vec<_>>>()
+        })),
+        "rename" => attempt(fs::rename(path, to)),
+        "remove" => attempt(fs::remove_file(path)),
+        "make_dir" => attempt(fs::create_dir(path)),
+        "remove_dir" => attempt(fs::remove_dir(path)),
+        "size" => attempt(fs::metadata(path).map(|metadata| metadata.len())),
+        "resize" => attempt(OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(size))),
+        "copy" => attempt(fs::copy(path, to)),
+        other => json!({"error": {"kind": "unknown", "text": other}}),
+    }
 }
 
 fn parallel(ctx: &Context, calls: &[Call], wait: Option<Vec<usize>>) -> Result<Value, Error> {
