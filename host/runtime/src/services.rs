@@ -27,7 +27,7 @@ pub struct Services {
     pub plugins: Plugins,
     pub grants: Arc<Grants>,
     pub workspaces: Workspaces,
-    pub memory: HostMemory,
+    pub memory: Arc<HostMemory>,
     pub tool_sandboxes: Semaphore,
     /// Held while a plugin version is published, so that what memory knows is in the order in which storage was told.
     pub publishing: tokio::sync::Mutex<()>,
