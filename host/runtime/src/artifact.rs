@@ -37,6 +37,9 @@ pub enum ArtifactError {
     /// The disk failed.
     #[error("the component store cannot be reached: {0}")]
     Io(#[from] io::Error),
+    /// It asks for more than a slot of the pool has.
+    #[error("{0}")]
+    TooLarge(String),
     /// The engine refused what its own worker compiled.
     #[error("the engine refused an artifact: {0}")]
     Engine(String),
@@ -102,7 +105,7 @@ impl Artifacts {
         self.on_disk(move |disk| {
             let _until_kept = until_kept;
             let artifact = &compiled.artifact;
-            let loaded = deserialize(&engine, artifact).map_err(|error| ArtifactError::Engine(error.to_string()))?;
+            let loaded = deserialize(&engine, artifact).map_err(|error| refusal(&error))?;
             // What cannot be kept is compiled again next time.
             if let Err(error) = write_whole(&disk.artifact(digest), &[&disk.tag(digest, artifact), artifact]) {
                 tracing::warn!(%digest, %error, "an artifact is not kept");
@@ -195,6 +198,12 @@ impl Disk {
     fn tag(&self, digest: Digest, artifact: &[u8]) -> [u8; TAG_BYTES] {
         self.mac(digest, artifact).finalize().into_bytes().into()
     }
+}
+
+/// Why the engine does not load what its own worker has compiled: the worker has no pool that code must fit into.
+fn refusal(error: &wasmtime::Error) -> ArtifactError {
+    let why = format!("{error:#}");
+    if why.contains("pooling allocator") { ArtifactError::TooLarge(why) } else { ArtifactError::Engine(why) }
 }
 
 /// Loads machine code.

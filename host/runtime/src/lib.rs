@@ -15,6 +15,7 @@ mod plugin;
 mod registry;
 mod runtime;
 mod sandbox;
+mod schema;
 mod services;
 mod wasi;
 mod workspace;

@@ -9,6 +9,7 @@ use crate::{
     gate::{self, GateError},
     plugin::Plugin,
     sandbox::{Sandbox, Stop},
+    schema,
     services::Services,
 };
 use bytes::Bytes;
@@ -30,8 +31,6 @@ use wasmtime::component::{Component, types::ComponentItem};
 
 /// The longest description, in bytes.
 const DESCRIPTION_BYTES_MAX: usize = 4 << 10;
-/// The largest schema, in bytes.
-const SCHEMA_BYTES_MAX: usize = 64 << 10;
 /// The longest name that a plugin gives itself, in characters.
 const TITLE_CHARS_MAX: usize = 64;
 /// The most tools that a tool plugin offers.
@@ -70,6 +69,11 @@ pub enum PushError {
         /// How many there may be.
         max: u64,
     },
+    /// Its modules ask for more than a sandbox has, each for itself.
+    #[error(
+        "the component needs more than one sandbox has: {0}; declare smaller memories and tables, and let them grow"
+    )]
+    BeyondSandbox(String),
     /// It does not compile.
     #[error("the component does not compile: {0}")]
     Compile(String),
@@ -125,7 +129,7 @@ impl PushError {
             Self::Structure(GateError::TooMany { .. }) => "too_complex",
             Self::UnknownImports(_) => "unknown_imports",
             Self::WrongWorld(_) => "wrong_world",
-            Self::TooManyResources { .. } => "too_many_resources",
+            Self::TooManyResources { .. } | Self::BeyondSandbox(_) => "too_many_resources",
             Self::Compile(_) => "compile_failed",
             Self::CompileLimit(_) => "compile_limit",
             Self::NoRoom(_) => "no_room_to_compile",
@@ -148,7 +152,7 @@ impl From<ArtifactError> for PushError {
     fn from(error: ArtifactError) -> Self {
         match error {
             ArtifactError::Compile(CompileError::Invalid(why)) => Self::Compile(why),
-            ArtifactError::Engine(why) => Self::Compile(why),
+            ArtifactError::TooLarge(why) => Self::BeyondSandbox(why),
             ArtifactError::Compile(limit @ CompileError::Limit { .. }) => Self::CompileLimit(limit.to_string()),
             ArtifactError::Compile(busy @ CompileError::NoRoom { .. }) => Self::NoRoom(busy.to_string()),
             ArtifactError::Compile(busy @ CompileError::TooManyWaiting) => Self::TooManyWaiting(busy.to_string()),
@@ -496,13 +500,7 @@ fn checked_version(version: String) -> Result<String, PushError> {
 }
 
 fn schema(field: &str, text: String) -> Result<Json, PushError> {
-    let schema = Json::parse(bounded(field, text, SCHEMA_BYTES_MAX)?).map_err(|e| invalid(field, format!("is {e}")))?;
-    let begins = schema.as_str().trim_start();
-    if begins.starts_with('{') || begins == "true" || begins == "false" {
-        Ok(schema)
-    } else {
-        Err(invalid(field, "must be a JSON Schema: an object, true or false"))
-    }
+    schema::checked(text).map_err(|error| invalid(field, error.to_string()))
 }
 
 fn checked_needs(needs: bindings::types::Needs) -> Result<Permissions, PushError> {
