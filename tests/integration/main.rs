@@ -25,3 +25,5 @@ mod restart;
 mod runs;
 mod server;
 mod tools;
+mod uploads;
+mod wat;

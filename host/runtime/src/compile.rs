@@ -276,8 +276,30 @@ pub fn worker_main(memory_bytes: Option<&str>) -> ExitCode {
     }
 }
 
-fn limit_itself(memory_bytes: u64) -> rustix::io::Result<()> {
-    let limit = |resource, value| setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) });
+/// Closes what the host's own starter left open for all its children: a log, a terminal, a listening socket.
+#[expect(unsafe_code, reason = "only the first lines of a process know that no descriptor in it has an owner")]
+fn close_inherited() -> std::io::Result<()> {
+    use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+    let mut open: Vec<RawFd> = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        open.extend(entry?.file_name().to_str().and_then(|number| number.parse::<RawFd>().ok()));
+    }
+    for number in open.into_iter().filter(|number| *number > 2) {
+        // The list held the descriptor that it was read from, which is closed by now.
+        if std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok() {
+            // SAFETY: this process has just begun, has one thread, and has opened nothing that it still holds; so nobody
+            // in it owns this descriptor, and it is there.
+            drop(unsafe { OwnedFd::from_raw_fd(number) });
+        }
+    }
+    Ok(())
+}
+
+fn limit_itself(memory_bytes: u64) -> std::io::Result<()> {
+    close_inherited()?;
+    let limit = |resource, value| -> std::io::Result<()> {
+        Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?)
+    };
     limit(Resource::As, memory_bytes.min(WORKER_MEMORY_BYTES_MAX))?;
     limit(Resource::Cpu, WORKER_CPU_S)?;
     // It opens nothing, not even a socket; it writes no file, leaves no core and starts nobody.
