@@ -15,6 +15,7 @@
 mod bad_input;
 mod cli;
 mod events;
+mod generated;
 mod grants;
 mod invariants;
 mod isolation;
