@@ -133,7 +133,9 @@ impl Verdict {
         let problem = match (&self.valid, self.word.as_str()) {
             (_, word) if word.starts_with('5') => "the host failed",
             (Ok(()), _) if refused_as_invalid && !self.is_the_compilers_own() => "a valid component is called invalid",
-            (Err(_), word) if !refused_as_invalid && !matches!(word, "too_complex" | "not_a_component") => {
+            (Err(_), word)
+                if !refused_as_invalid && !matches!(word, "too_complex" | "not_a_component" | "too_many_plugins") =>
+            {
                 "an invalid component is not called invalid"
             }
             _ => return None,
