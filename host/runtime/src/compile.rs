@@ -64,6 +64,8 @@ const WORKER_FILES: u64 = 3;
 
 /// The worker could not limit itself: it has compiled nothing.
 const EXIT_UNLIMITED: u8 = 3;
+/// An allocation failed where that is an error; elsewhere the process aborts.
+const EXIT_NO_MEMORY: u8 = 4;
 /// The component is not one, or is not valid.
 const EXIT_INVALID: u8 = 1;
 
@@ -244,16 +246,18 @@ fn memory_bytes(shape: Shape, host_bytes: u64) -> u64 {
 fn outcome(status: ExitStatus, memory_bytes: u64, artifact: Vec<u8>, reason: &str) -> Result<Vec<u8>, CompileError> {
     use std::os::unix::process::ExitStatusExt as _;
     let reason: String = reason.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let no_memory = CompileError::Limit { what: format!("{} MiB", memory_bytes >> 20) };
     match (status.code(), status.signal()) {
         (Some(0), _) if !artifact.is_empty() => Ok(artifact),
         (Some(code), _) if code == i32::from(EXIT_INVALID) => Err(CompileError::Invalid(reason)),
         (Some(code), _) if code == i32::from(EXIT_UNLIMITED) => {
             Err(CompileError::Worker(format!("{reason}; uploads are refused on a machine that cannot limit it")))
         }
+        (Some(code), _) if code == i32::from(EXIT_NO_MEMORY) => Err(no_memory),
         // SIGXCPU, or SIGKILL at the hard limit.
         (None, Some(24 | 9)) => Err(CompileError::Limit { what: format!("{WORKER_CPU_S} s of CPU time") }),
         // SIGABRT and SIGSEGV are what an allocator out of memory and a stack out of bounds end in.
-        (None, Some(6 | 11)) => Err(CompileError::Limit { what: format!("{} MiB", memory_bytes >> 20) }),
+        (None, Some(6 | 11)) => Err(no_memory),
         _ => Err(CompileError::Worker(format!("it ended with {status}: {reason}"))),
     }
 }
@@ -271,7 +275,9 @@ pub fn worker_main(memory_bytes: Option<&str>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{error:#}");
-            ExitCode::from(EXIT_INVALID)
+            let is_read = |error: &std::io::Error| error.kind() == std::io::ErrorKind::OutOfMemory;
+            let is_memory = error.is::<wasmtime::OutOfMemory>() || error.downcast_ref().is_some_and(is_read);
+            ExitCode::from(if is_memory { EXIT_NO_MEMORY } else { EXIT_INVALID })
         }
     }
 }
@@ -365,6 +371,25 @@ mod tests {
         assert_eq!((compiled.artifact.as_slice(), memory.bytes()), (b"x".as_slice(), WORKER_BASE_BYTES));
         drop(compiled);
         assert_eq!(memory.bytes(), 0);
+    }
+
+    #[test]
+    fn a_limit_that_was_met_is_never_called_an_invalid_component() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let exit = |code: u8| ExitStatus::from_raw(i32::from(code) << 8);
+        let told = |status| outcome(status, 100 << 20, Vec::new(), "why").expect_err("no artifact").to_string();
+        for (status, word) in [
+            (exit(EXIT_NO_MEMORY), "more than 100 MiB"),
+            (ExitStatus::from_raw(6), "more than 100 MiB"),
+            (ExitStatus::from_raw(11), "more than 100 MiB"),
+            (ExitStatus::from_raw(24), "60 s of CPU time"),
+            (ExitStatus::from_raw(9), "60 s of CPU time"),
+        ] {
+            assert!(told(status).contains(word), "{status}: {}", told(status));
+        }
+        assert_eq!(told(exit(EXIT_INVALID)), "why");
+        assert!(told(exit(EXIT_UNLIMITED)).contains("cannot limit"));
+        assert!(told(exit(0)).contains("worker failed"), "an empty artifact is none");
     }
 
     #[tokio::test]
