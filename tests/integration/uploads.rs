@@ -1,11 +1,10 @@
 //! Hostile uploads: each is refused in words, and after it the host is as it was.
 
 use crate::{
-    server::{Server, User, config, guest, run, worker},
+    server::{Server, User, config, guest, run, started, worker},
     wat::describing,
 };
 use cofferdam_core::{ids::Digest, quota::Quota};
-use cofferdam_server::App;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
@@ -39,7 +38,7 @@ impl Isolated {
         let mut config = config(dir.path(), quota);
         config.compile_worker = dir.path().join("worker");
         let worker = config.compile_worker.clone();
-        let app = App::start(config).await.expect("started");
+        let app = started(config).await;
         let operator = User::new("operator", &app.url(), app.admin_key().expect("a dev server"));
         Self { server: Server { app, dir, operator }, worker }
     }
