@@ -17,7 +17,7 @@ use cofferdam_core::{
     Json,
     grant::{Access, Permissions},
     identity::{Operator, Scope},
-    ids::RequestId,
+    ids::{RequestId, UserId},
     quota::LimitsAsked,
     run::StopReason,
     storage::{MemoryStorage, Storage},
@@ -115,10 +115,10 @@ impl Host {
     async fn new(dir: &Path, storage: Arc<dyn Storage>) -> Self {
         let worker = PathBuf::from(env!("CARGO_BIN_EXE_cofferdam"));
         let runtime = Runtime::start(RuntimeConfig::new(dir.to_owned(), worker), storage).await.expect("started");
-        let (operator, user) = (Operator::host(), "bench".parse().expect("a user"));
+        let (operator, user) = (Operator::host(), "bench".parse::<UserId>().expect("a user"));
         for name in ["echo", "probe"] {
             let plugin = name.parse().expect("a name");
-            runtime.registry().push(operator, plugin, guest(name).into()).await.expect("pushed");
+            runtime.registry().push(operator, &user, plugin, guest(name).into()).await.expect("pushed");
             let all = Permissions::new(["*".parse().expect("a pattern")], Access::ReadWrite);
             runtime.put_grant(operator, &user, &name.parse().expect("a name"), all).await.expect("granted");
         }

@@ -114,7 +114,11 @@ fn a_host_function_that_panics_ends_its_run_and_no_other_and_is_counted() {
         let config = RuntimeConfig { runs_live_max: 16, ..RuntimeConfig::new(dir.path(), worker()) };
         let runtime = Runtime::start(config, Arc::new(Cursed(MemoryStorage::default()))).await.expect("started");
         let (operator, name): (_, PluginName) = (Operator::host(), "probe".parse().expect("a name"));
-        runtime.registry().push(operator, name.clone(), guest("probe").into()).await.expect("pushed");
+        runtime
+            .registry()
+            .push(operator, &"team".parse().expect("a user"), name.clone(), guest("probe").into())
+            .await
+            .expect("pushed");
         let all = Permissions::new(["*".parse().expect("a pattern")], Access::ReadWrite);
         for user in ["ann", "bob"] {
             let user = user.parse().expect("a user");

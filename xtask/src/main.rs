@@ -1,10 +1,11 @@
-//! Developer commands of this repository: `cargo xtask demo`, `test`, `guests`, `bench`, `openapi`.
+//! Developer commands of this repository: `cargo xtask demo`, `test`, `fuzz`, `guests`, `bench`, `openapi`.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command talks to the terminal")]
 
 mod bench;
 mod demo;
+mod fuzz;
 mod guests;
 mod openapi;
 mod step;
@@ -36,6 +37,15 @@ enum Task {
         #[arg(last = true)]
         cargo_test: Vec<String>,
     },
+    /// Push generated and changed components to a host, and compare what it says of them with the validator.
+    Fuzz {
+        /// How many.
+        #[arg(long, value_name = "N")]
+        count: u64,
+        /// Where the generator begins; the same seed makes the same components.
+        #[arg(long, value_name = "S")]
+        seed: Option<u64>,
+    },
     /// Build every guest under `plugins` and `tests/guests` to `target/guests/NAME.wasm`.
     Guests,
     /// Run the benchmarks.
@@ -56,6 +66,7 @@ fn main() -> ExitCode {
     let done = Workspace::find().and_then(|workspace| match task {
         Task::Demo { input } => demo::run(&workspace, input.as_deref()),
         Task::Test { only, cargo_test } => test::run(&workspace, only, &cargo_test),
+        Task::Fuzz { count, seed } => fuzz::run(&workspace, count, seed),
         Task::Guests => guests::build_all(&workspace),
         Task::Bench { bench, harness } => bench::run(&workspace, &bench, &harness),
         Task::Openapi => openapi::run(&workspace),

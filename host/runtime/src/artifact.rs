@@ -1,9 +1,12 @@
 //! Components and their compiled artifacts on disk. An artifact is machine code that the host will execute, so it is
 //! loaded only with proof that this host wrote it: an HMAC over everything it depends on.
 
-use crate::compile::{CompileError, Compiler};
+use crate::{
+    compile::{CompileError, Compiler},
+    gate::{self, GateError},
+};
 use bytes::Bytes;
-use cofferdam_core::ids::Digest;
+use cofferdam_core::ids::{Digest, UserId};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use std::{
@@ -25,12 +28,18 @@ pub enum ArtifactError {
     /// It does not compile.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// Its structure is one that is not compiled: the gate's limits are newer than the component.
+    #[error(transparent)]
+    Structure(#[from] GateError),
     /// Its bytes are gone or changed.
     #[error("the component {0} is not in the host's store any more; push the plugin again")]
     Missing(Digest),
     /// The disk failed.
     #[error("the component store cannot be reached: {0}")]
     Io(#[from] io::Error),
+    /// It asks for more than a slot of the pool has.
+    #[error("{0}")]
+    TooLarge(String),
     /// The engine refused what its own worker compiled.
     #[error("the engine refused an artifact: {0}")]
     Engine(String),
@@ -72,26 +81,33 @@ impl Artifacts {
         self.on_disk(move |disk| Ok(write_whole(&disk.component(digest), &[&component])?)).await
     }
 
-    /// Compiles a component, or takes the artifact from before.
+    /// Compiles a component for a user, or takes the artifact from before. Whoever drops this ends the compile;
+    /// `until_kept` is held for as long as something may still be written.
     ///
     /// # Errors
     /// When it does not compile.
     pub async fn compiled(
         &self,
         engine: &wasmtime::Engine,
+        user: &UserId,
         digest: Digest,
-        component: &[u8],
+        component: Bytes,
+        until_kept: impl Send + 'static,
     ) -> Result<Component, ArtifactError> {
         let load = engine.clone();
         if let Some(component) = self.on_disk(move |disk| Ok(disk.load(&load, digest))).await? {
             return Ok(component);
         }
-        let artifact = self.compiler.compile(component).await?;
+        let looked_at = component.clone();
+        let shape = self.on_disk(move |_| Ok(gate::check(&looked_at)?)).await?;
+        let compiled = self.compiler.compile(user, shape, &component).await?;
         let engine = engine.clone();
         self.on_disk(move |disk| {
-            let loaded = deserialize(&engine, &artifact).map_err(|error| ArtifactError::Engine(error.to_string()))?;
+            let _until_kept = until_kept;
+            let artifact = &compiled.artifact;
+            let loaded = deserialize(&engine, artifact).map_err(|error| refusal(&error))?;
             // What cannot be kept is compiled again next time.
-            if let Err(error) = write_whole(&disk.artifact(digest), &[&disk.tag(digest, &artifact), &artifact]) {
+            if let Err(error) = write_whole(&disk.artifact(digest), &[&disk.tag(digest, artifact), artifact]) {
                 tracing::warn!(%digest, %error, "an artifact is not kept");
             }
             Ok(loaded)
@@ -99,11 +115,15 @@ impl Artifacts {
         .await
     }
 
-    /// Removes the artifact of a component that turned out not to be a plugin.
-    pub async fn forget(&self, digest: Digest) {
-        let removed = self.on_disk(move |disk| Ok(std::fs::remove_file(disk.artifact(digest))?)).await;
-        if let Err(error) = removed {
-            tracing::debug!(%digest, %error, "an artifact is not removed");
+    /// Removes what is kept of a component that is no plugin. Two names are taken out of two directories, which is soon
+    /// done; so it can be the last thing that a push does when its client has gone.
+    pub fn forget(&self, digest: Digest) {
+        for path in [self.disk.artifact(digest), self.disk.component(digest)] {
+            if let Err(error) = std::fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%digest, %error, "a file of a component that was refused is not removed");
+            }
         }
     }
 
@@ -111,13 +131,18 @@ impl Artifacts {
     ///
     /// # Errors
     /// When its bytes are gone, or do not compile.
-    pub async fn kept(&self, engine: &wasmtime::Engine, digest: Digest) -> Result<Component, ArtifactError> {
+    pub async fn kept(
+        &self,
+        engine: &wasmtime::Engine,
+        user: &UserId,
+        digest: Digest,
+    ) -> Result<Component, ArtifactError> {
         let load = engine.clone();
         if let Some(component) = self.on_disk(move |disk| Ok(disk.load(&load, digest))).await? {
             return Ok(component);
         }
         let component = self.on_disk(move |disk| disk.read_component(digest)).await?;
-        self.compiled(engine, digest, &component).await
+        self.compiled(engine, user, digest, component.into(), ()).await
     }
 
     #[expect(clippy::disallowed_methods, reason = "files block; the work is bounded by the largest artifact")]
@@ -173,6 +198,12 @@ impl Disk {
     fn tag(&self, digest: Digest, artifact: &[u8]) -> [u8; TAG_BYTES] {
         self.mac(digest, artifact).finalize().into_bytes().into()
     }
+}
+
+/// Why the engine does not load what its own worker has compiled: the worker has no pool that code must fit into.
+fn refusal(error: &wasmtime::Error) -> ArtifactError {
+    let why = format!("{error:#}");
+    if why.contains("pooling allocator") { ArtifactError::TooLarge(why) } else { ArtifactError::Engine(why) }
 }
 
 /// Loads machine code.

@@ -290,7 +290,7 @@ impl Call {
         let Some(about) = self.services.plugins.latest_of(name) else {
             return Ok((Err(ToolError::UnknownTool(format!("there is no tool {:?}", self.name))), Spent::default()));
         };
-        let plugin: Arc<Plugin> = match self.services.plugins.load(&about).await {
+        let plugin: Arc<Plugin> = match self.services.plugins.load(&about, self.ctx.scope().user()).await {
             Ok(plugin) => plugin,
             Err(error) => {
                 tracing::error!(plugin = %name, error = %error, "a tool plugin cannot be loaded");

@@ -10,6 +10,7 @@ use std::{
     },
     time::Duration,
 };
+use wasmparser::WasmFeatures;
 use wasmtime::{Config, InstanceAllocationStrategy, OperatorCost, PoolingAllocationConfig};
 
 /// How often a running guest is asked whether it should stop, and gives way to others. A spinning guest holds a thread
@@ -36,19 +37,28 @@ pub const MEMORY_BYTES_MAX: usize = 256 << 20;
 /// Fuel for each 64 KiB page of `memory.grow`, which is otherwise free: about what touching the page costs.
 const MEMORY_GROW_FUEL_PER_PAGE: u8 = 255;
 
+/// What WebAssembly may be made of here: exactly this, whatever wasmtime turns on by default. A validator with the same
+/// features agrees with the engine about which components are valid. Left out is what no toolchain of agents needs:
+/// garbage collection, exceptions, threads, 64-bit memories, and the component model's concurrency.
+pub const FEATURES: WasmFeatures = WasmFeatures::WASM2
+    .union(WasmFeatures::EXTENDED_CONST)
+    .union(WasmFeatures::FUNCTION_REFERENCES)
+    .union(WasmFeatures::MULTI_MEMORY)
+    .union(WasmFeatures::RELAXED_SIMD)
+    .union(WasmFeatures::TAIL_CALL)
+    .union(WasmFeatures::COMPONENT_MODEL)
+    // References to the host's garbage-collected objects are a feature of their own.
+    .difference(WasmFeatures::GC_TYPES);
+
 /// The settings that compiled code depends on: the same in the host and in the compile worker.
 fn config() -> Config {
     let mut config = Config::new();
     config
-        .wasm_component_model(true)
+        .wasm_features(WasmFeatures::all().difference(FEATURES), false)
+        .wasm_features(FEATURES, true)
         // Guests call, they do not run concurrently inside; see the WIT. Off also means that the store does not set up
         // what only concurrency needs.
         .concurrency_support(false)
-        .wasm_memory64(false)
-        .wasm_multi_memory(true)
-        .wasm_tail_call(true)
-        .wasm_simd(true)
-        .wasm_relaxed_simd(true)
         .relaxed_simd_deterministic(true)
         .cranelift_nan_canonicalization(true)
         .consume_fuel(true)

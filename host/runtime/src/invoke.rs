@@ -4,6 +4,8 @@
 //! that goes away in the middle leaves either nothing or a run that goes on.
 
 use crate::{
+    artifact::ArtifactError,
+    compile::CompileError,
     meter::RunMemory,
     runtime::Runtime,
     sandbox::{self, Sandbox, Spent, Stop},
@@ -160,11 +162,16 @@ async fn invoke(
     // A plugin that is not in memory is read, checked, and perhaps compiled: longer than some runs may take.
     let loaded = tokio::select! {
         biased;
-        loaded = services.plugins.load(about) => loaded,
+        loaded = services.plugins.load(about, &ctx.spec().user) => loaded,
         () = ctx.over() => return (Err(sandbox::stop_of_interruption(ctx, Some(journal))), Spent::default()),
     };
     let plugin = match loaded {
         Ok(plugin) => plugin,
+        // The host has the plugin, but no room to compile it again.
+        Err(ArtifactError::Compile(error @ (CompileError::NoRoom { .. } | CompileError::TooManyWaiting))) => {
+            let stop = Stop::new(StopReason::Quota, format!("the agent is not ready to run: {error}"));
+            return (Err(stop), Spent::default());
+        }
         Err(error) => return (Err(host_error(&error)), Spent::default()),
     };
     let spec = ctx.spec();

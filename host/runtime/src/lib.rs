@@ -16,6 +16,7 @@ mod plugin;
 mod registry;
 mod runtime;
 mod sandbox;
+mod schema;
 mod scratch;
 mod services;
 mod tree;

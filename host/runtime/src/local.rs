@@ -81,7 +81,7 @@ pub async fn run_local(
     let runtime = Runtime::start(config, storage.clone()).await?;
     let (user, name): (UserId, PluginName) = ("local".parse()?, "agent".parse()?);
     let operator = Operator::host();
-    runtime.registry().push(operator, name.clone(), Bytes::from(options.component)).await?;
+    runtime.registry().push(operator, &user, name.clone(), Bytes::from(options.component)).await?;
     runtime.put_grant(operator, &user, &name, options.grant.unwrap_or_default()).await?;
     let scope = operator.on_behalf_of(&user);
     let submission = Submission {

@@ -71,6 +71,12 @@ impl HostMemory {
         self.pool.bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes that all sandboxes may hold.
+    #[must_use]
+    pub fn bytes_max(&self) -> u64 {
+        self.pool.bytes_max
+    }
+
     /// The memory of one run of this user.
     #[must_use]
     pub fn run(&self, user: &UserId, bytes_max: u64) -> Arc<RunMemory> {

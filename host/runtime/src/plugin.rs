@@ -8,7 +8,7 @@ use crate::{
     wasi,
 };
 use cofferdam_core::{
-    ids::{AgentRef, Digest, Pick, PluginName},
+    ids::{AgentRef, Digest, Pick, PluginName, UserId},
     storage::{PluginKind, PluginVersion},
 };
 use std::{
@@ -127,14 +127,15 @@ impl Plugins {
         versions.push(version);
     }
 
-    /// The plugin of a version.
+    /// The plugin of a version, for a user, in whose turn it is compiled if need be. If the one who compiles it goes
+    /// away, the next who waits takes over.
     ///
     /// # Errors
     /// When its component is gone or does not compile any more.
-    pub async fn load(&self, version: &PluginVersion) -> Result<Arc<Plugin>, ArtifactError> {
+    pub async fn load(&self, version: &PluginVersion, user: &UserId) -> Result<Arc<Plugin>, ArtifactError> {
         let loading = self.loading(version.digest);
         let plugin = loading.get_or_try_init(|| async {
-            let component = self.artifacts.kept(&self.engine, version.digest).await?;
+            let component = self.artifacts.kept(&self.engine, user, version.digest).await?;
             let plugin = self.linkers.link(&component, version.kind);
             plugin.map(Arc::new).map_err(|error| ArtifactError::Engine(error.to_string()))
         });

@@ -9,6 +9,7 @@ use crate::{
     gate::{self, GateError},
     plugin::Plugin,
     sandbox::{Sandbox, Stop},
+    schema,
     services::Services,
 };
 use bytes::Bytes;
@@ -18,17 +19,18 @@ use cofferdam_core::{
     fault::Fault,
     grant::{Access, Permissions, TOOL_PATTERNS_MAX, ToolPattern, is_tool_verb},
     identity::Operator,
-    ids::{Digest, PluginName, is_version},
+    ids::{Digest, PluginName, UserId, is_version},
     quota::{PLUGIN_BYTES_MAX, PLUGIN_VERSIONS_MAX},
     storage::{PluginKind, PluginVersion, StorageError, ToolDescription},
 };
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 use wasmtime::component::{Component, types::ComponentItem};
 
 /// The longest description, in bytes.
 const DESCRIPTION_BYTES_MAX: usize = 4 << 10;
-/// The largest schema, in bytes.
-const SCHEMA_BYTES_MAX: usize = 64 << 10;
 /// The longest name that a plugin gives itself, in characters.
 const TITLE_CHARS_MAX: usize = 64;
 /// The most tools that a tool plugin offers.
@@ -67,12 +69,23 @@ pub enum PushError {
         /// How many there may be.
         max: u64,
     },
+    /// Its modules ask for more than a sandbox has, each for itself.
+    #[error(
+        "the component needs more than one sandbox has: {0}; declare smaller memories and tables, and let them grow"
+    )]
+    BeyondSandbox(String),
     /// It does not compile.
     #[error("the component does not compile: {0}")]
     Compile(String),
     /// The compiler met a limit.
     #[error("{0}")]
     CompileLimit(String),
+    /// The host has no memory to compile it in now.
+    #[error("{0}")]
+    NoRoom(String),
+    /// The user has as many compiles waiting as may be.
+    #[error("{0}; push again when those are answered")]
+    TooManyWaiting(String),
     /// It did not say what it is.
     #[error("the plugin failed to describe itself ({}): {}", .0.reason.as_str(), .0.message)]
     Describe(Stop),
@@ -101,7 +114,7 @@ impl PushError {
     pub const fn fault(&self) -> Fault {
         match self {
             Self::Host(_) => Fault::Host,
-            Self::Full(_) => Fault::Exhausted,
+            Self::Full(_) | Self::NoRoom(_) | Self::TooManyWaiting(_) => Fault::Exhausted,
             _ => Fault::Caller,
         }
     }
@@ -116,9 +129,11 @@ impl PushError {
             Self::Structure(GateError::TooMany { .. }) => "too_complex",
             Self::UnknownImports(_) => "unknown_imports",
             Self::WrongWorld(_) => "wrong_world",
-            Self::TooManyResources { .. } => "too_many_resources",
+            Self::TooManyResources { .. } | Self::BeyondSandbox(_) => "too_many_resources",
             Self::Compile(_) => "compile_failed",
             Self::CompileLimit(_) => "compile_limit",
+            Self::NoRoom(_) => "no_room_to_compile",
+            Self::TooManyWaiting(_) => "too_many_compiles",
             Self::Describe(_) => "describe_failed",
             Self::Description { .. } => "invalid_description",
             Self::ReservedName(_) => "reserved_name",
@@ -137,8 +152,11 @@ impl From<ArtifactError> for PushError {
     fn from(error: ArtifactError) -> Self {
         match error {
             ArtifactError::Compile(CompileError::Invalid(why)) => Self::Compile(why),
-            ArtifactError::Engine(why) => Self::Compile(why),
-            ArtifactError::Compile(limit @ CompileError::Limit(_)) => Self::CompileLimit(limit.to_string()),
+            ArtifactError::TooLarge(why) => Self::BeyondSandbox(why),
+            ArtifactError::Compile(limit @ CompileError::Limit { .. }) => Self::CompileLimit(limit.to_string()),
+            ArtifactError::Compile(busy @ CompileError::NoRoom { .. }) => Self::NoRoom(busy.to_string()),
+            ArtifactError::Compile(busy @ CompileError::TooManyWaiting) => Self::TooManyWaiting(busy.to_string()),
+            ArtifactError::Structure(error) => Self::Structure(error),
             other => {
                 tracing::error!(error = %other, "a plugin cannot be compiled");
                 Self::Host("the compile worker or the component store failed; see the host's log".into())
@@ -157,24 +175,66 @@ pub struct Pushed {
 }
 
 /// All plugins of the host, for whoever manages them.
-pub struct Registry(Arc<Services>);
+pub struct Registry {
+    services: Arc<Services>,
+    /// How many pushes of each component are under way.
+    pushing: Arc<Mutex<HashMap<Digest, u32>>>,
+}
+
+/// A push under way. When the last one of a component ends and it has not become a plugin, nothing is kept of it: that
+/// is so whether it was refused, or whoever pushed it went away.
+struct Pushing {
+    services: Arc<Services>,
+    pushing: Arc<Mutex<HashMap<Digest, u32>>>,
+    digest: Digest,
+}
+
+impl Drop for Pushing {
+    fn drop(&mut self) {
+        // Held until the files are gone, so that a push which begins now finds none, and not some that are removed later.
+        let mut pushing = self.pushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = pushing.get_mut(&self.digest).map_or(0, |count| {
+            *count -= 1;
+            *count
+        });
+        if others == 0 {
+            pushing.remove(&self.digest);
+            if !self.services.plugins.knows(self.digest) {
+                self.services.plugins.artifacts().forget(self.digest);
+            }
+        }
+    }
+}
 
 impl Registry {
-    pub(crate) const fn new(services: Arc<Services>) -> Self {
-        Self(services)
+    pub(crate) fn new(services: Arc<Services>) -> Self {
+        Self { services, pushing: Arc::default() }
     }
 
-    /// Takes a plugin: checks it, compiles it, asks it what it is, keeps it, and makes it the newest of its name.
+    fn begin(&self, digest: Digest) -> Arc<Pushing> {
+        *self.pushing.lock().unwrap_or_else(PoisonError::into_inner).entry(digest).or_default() += 1;
+        Arc::new(Pushing { services: self.services.clone(), pushing: self.pushing.clone(), digest })
+    }
+
+    /// Takes a plugin: checks it, compiles it in the turn of whoever pushes it, asks it what it is, keeps it, and makes it
+    /// the newest of its name. Whoever drops this before it is kept ends all of it.
     ///
     /// # Errors
     /// When it is not a plugin that this host can run.
-    pub async fn push(&self, operator: Operator, name: PluginName, bytes: Bytes) -> Result<Pushed, PushError> {
-        let plugins = &self.0.plugins;
+    pub async fn push(
+        &self,
+        operator: Operator,
+        by: &UserId,
+        name: PluginName,
+        bytes: Bytes,
+    ) -> Result<Pushed, PushError> {
+        let plugins = &self.services.plugins;
         if name.as_str() == FILE_FAMILY {
             return Err(PushError::ReservedName(name));
         }
         recognize(&bytes)?;
         let digest = inspect(bytes.clone()).await?;
+        let pushing = self.begin(digest);
         let known = plugins.versions(&name).into_iter().find(|version| version.digest == digest);
         let (version, plugin) = match known {
             Some(known) => (PluginVersion { pushed_at: clock::now(), ..PluginVersion::clone(&known) }, None),
@@ -182,34 +242,25 @@ impl Registry {
                 if plugins.count() >= PLUGIN_VERSIONS_MAX {
                     return Err(PushError::Full(PLUGIN_VERSIONS_MAX));
                 }
-                let (mut version, plugin) = match self.examine(name, digest, &bytes).await {
-                    Ok(examined) => examined,
-                    Err(refused) => {
-                        // Nothing is kept of what is refused, unless it is a plugin by another name.
-                        if !plugins.knows(digest) {
-                            plugins.artifacts().forget(digest).await;
-                        }
-                        return Err(refused);
-                    }
-                };
+                let (mut version, plugin) = self.examine(by, name, digest, &bytes, pushing.clone()).await?;
                 version.bytes = bytes.len() as u64;
                 (version, Some(plugin))
             }
         };
-        // Also for bytes that were here before: whoever pushes them again may be mending the store.
-        plugins.artifacts().keep(digest, bytes).await?;
-        self.publish(operator, version, plugin).await
+        self.publish(operator, version, plugin, bytes, pushing).await
     }
 
     /// Compiles a component, links it, and asks it what it is.
     async fn examine(
         &self,
+        by: &UserId,
         name: PluginName,
         digest: Digest,
-        bytes: &[u8],
+        bytes: &Bytes,
+        pushing: Arc<Pushing>,
     ) -> Result<(PluginVersion, Arc<Plugin>), PushError> {
-        let plugins = &self.0.plugins;
-        let component = plugins.artifacts().compiled(plugins.engine(), digest, bytes).await?;
+        let plugins = &self.services.plugins;
+        let component = plugins.artifacts().compiled(plugins.engine(), by, digest, bytes.clone(), pushing).await?;
         let kind = check(plugins.engine(), &component)?;
         let linked = plugins.linkers().link(&component, kind);
         let plugin = Arc::new(linked.map_err(|error| PushError::WrongWorld(format!("{error:#}")))?);
@@ -217,8 +268,8 @@ impl Registry {
         Ok((version, plugin))
     }
 
-    /// Makes a version the newest of its name, in storage and then in memory: one at a time, and to the end even if the
-    /// client goes away.
+    /// Makes a version the newest of its name, on disk, in storage and then in memory: one at a time, and to the end even
+    /// if the client goes away.
     #[expect(
         clippy::disallowed_methods,
         reason = "storage and memory must not be torn apart by a client that goes away"
@@ -228,9 +279,14 @@ impl Registry {
         operator: Operator,
         version: PluginVersion,
         plugin: Option<Arc<Plugin>>,
+        bytes: Bytes,
+        pushing: Arc<Pushing>,
     ) -> Result<Pushed, PushError> {
-        let services = self.0.clone();
+        let services = self.services.clone();
         let published = tokio::spawn(async move {
+            let _under_way = pushing;
+            // Also for bytes that were here before: whoever pushes them again may be mending the store.
+            services.plugins.artifacts().keep(version.digest, bytes).await?;
             let _one_at_a_time = services.publishing.lock().await;
             let versions = services.plugins.versions(&version.name);
             let new = !versions.iter().any(|known| known.digest == version.digest);
@@ -244,19 +300,19 @@ impl Registry {
     /// All versions of a plugin, the one pushed last at the end; none if the name is unknown.
     #[must_use]
     pub fn versions(&self, name: &PluginName) -> Vec<PluginVersion> {
-        self.0.plugins.versions(name).iter().map(|version| PluginVersion::clone(version)).collect()
+        self.services.plugins.versions(name).iter().map(|version| PluginVersion::clone(version)).collect()
     }
 
     /// The newest version of each plugin, by name.
     #[must_use]
     pub fn latest(&self) -> Vec<PluginVersion> {
-        self.0.plugins.latest().iter().map(|version| PluginVersion::clone(version)).collect()
+        self.services.plugins.latest().iter().map(|version| PluginVersion::clone(version)).collect()
     }
 
     /// The name most like a text, if any is like it.
     #[must_use]
     pub fn nearest(&self, text: &str) -> Option<PluginName> {
-        self.0.plugins.nearest(text, None)
+        self.services.plugins.nearest(text, None)
     }
 
     /// Asks a plugin what it is, with nothing granted and small limits.
@@ -268,8 +324,8 @@ impl Registry {
         plugin: Arc<Plugin>,
     ) -> Result<PluginVersion, PushError> {
         let ctx = UserExecutionContext::description(digest).map_err(|error| PushError::Host(error.to_string()))?;
-        let memory = self.0.memory.run(&ctx.spec().user, DESCRIPTION_LIMITS.memory_bytes);
-        let sandbox = Sandbox::open(&self.0, plugin, Arc::new(ctx), None, memory, DESCRIPTION_LIMITS.fuel)
+        let memory = self.services.memory.run(&ctx.spec().user, DESCRIPTION_LIMITS.memory_bytes);
+        let sandbox = Sandbox::open(&self.services, plugin, Arc::new(ctx), None, memory, DESCRIPTION_LIMITS.fuel)
             .map_err(|error| PushError::Host(error.to_string()))?;
         let about = |title, version, description, needs| -> Result<PluginVersion, PushError> {
             Ok(PluginVersion {
@@ -444,13 +500,7 @@ fn checked_version(version: String) -> Result<String, PushError> {
 }
 
 fn schema(field: &str, text: String) -> Result<Json, PushError> {
-    let schema = Json::parse(bounded(field, text, SCHEMA_BYTES_MAX)?).map_err(|e| invalid(field, format!("is {e}")))?;
-    let begins = schema.as_str().trim_start();
-    if begins.starts_with('{') || begins == "true" || begins == "false" {
-        Ok(schema)
-    } else {
-        Err(invalid(field, "must be a JSON Schema: an object, true or false"))
-    }
+    schema::checked(text).map_err(|error| invalid(field, error.to_string()))
 }
 
 fn checked_needs(needs: bindings::types::Needs) -> Result<Permissions, PushError> {

@@ -251,7 +251,8 @@ impl Runtime {
         let sandboxes_max = config.runs_live_max.saturating_add(TOOL_SANDBOXES_MAX + DESCRIPTIONS_MAX);
         let engine = Engine::new(sandboxes_max).map_err(StartError::Engine)?;
         let linkers = Linkers::new(engine.wasmtime()).map_err(StartError::Engine)?;
-        let compiler = Compiler::new(&config.compile_worker);
+        let memory = Arc::new(HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user));
+        let compiler = Compiler::new(&config.compile_worker, memory.clone());
         let artifacts = Artifacts::open(&config.data_dir, compiler).map_err(StartError::DataDir)?;
         let known = storage.plugins(Operator::host()).await?;
         let services = Arc::new(Services {
@@ -259,7 +260,7 @@ impl Runtime {
             grants: Arc::new(Grants::new(storage.clone())),
             workspaces: Workspaces::new(config.workspaces, &config.quota),
             scratch: Scratches::open(config.scratch_dir, &config.quota).map_err(StartError::DataDir)?,
-            memory: HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user),
+            memory,
             tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_MAX as usize),
             publishing: tokio::sync::Mutex::new(()),
             host_panics: AtomicU64::new(0),

@@ -28,7 +28,7 @@ pub struct Services {
     pub grants: Arc<Grants>,
     pub workspaces: Workspaces,
     pub scratch: Scratches,
-    pub memory: HostMemory,
+    pub memory: Arc<HostMemory>,
     pub tool_sandboxes: Semaphore,
     /// Held while a plugin version is published, so that what memory knows is in the order in which storage was told.
     pub publishing: tokio::sync::Mutex<()>,

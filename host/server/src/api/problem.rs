@@ -68,6 +68,8 @@ const fn status(fault: Fault, code: &str) -> StatusCode {
         b"input_too_large" | b"body_too_large" | b"too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         // The host comes back, and says so by this very status.
         b"draining" => StatusCode::SERVICE_UNAVAILABLE,
+        // Nobody used up a share of theirs: the host is full for a while.
+        b"no_room_to_compile" => StatusCode::SERVICE_UNAVAILABLE,
         // The limits of compiling are used up by the component that was sent, not by the caller's earlier requests.
         b"compile_limit" => StatusCode::UNPROCESSABLE_ENTITY,
         _ => match fault {
@@ -223,7 +225,12 @@ impl From<AcceptError> for Problem {
 
 impl From<PushError> for Problem {
     fn from(error: PushError) -> Self {
-        logged(error.fault(), error.code(), &error)
+        let problem = logged(error.fault(), error.code(), &error);
+        match error {
+            PushError::NoRoom(_) => problem.retry_after(10),
+            PushError::TooManyWaiting(_) => problem.retry_after(5),
+            _ => problem,
+        }
     }
 }
 
@@ -259,6 +266,8 @@ mod tests {
             (Fault::Host, "storage_failed", 500),
             (Fault::Caller, "input_too_large", 413),
             (Fault::Exhausted, "compile_limit", 422),
+            (Fault::Exhausted, "no_room_to_compile", 503),
+            (Fault::Exhausted, "too_many_compiles", 429),
             (Fault::Host, "draining", 503),
         ] {
             assert_eq!(status(fault, code).as_u16(), expected, "{code}");

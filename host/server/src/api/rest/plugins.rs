@@ -156,6 +156,7 @@ impl From<PluginVersion> for Plugin {
 pub(crate) async fn push(
     State(api): State<Arc<Api>>,
     OperatorKey(operator): OperatorKey,
+    Caller(identity): Caller,
     Segments(name): Segments<String>,
     room: body::BodyRoom,
     headers: HeaderMap,
@@ -164,7 +165,7 @@ pub(crate) async fn push(
     let name = plugin_name(&name)?;
     body::require_media_type(&headers, "application/wasm")?;
     let held = body::read(&room, &headers, body, PLUGIN_BYTES_MAX, "too_large").await?;
-    let pushed = api.runtime.registry().push(operator, name, held.bytes.clone()).await?;
+    let pushed = api.runtime.registry().push(operator, identity.user(), name, held.bytes.clone()).await?;
     let status = if pushed.new { StatusCode::CREATED } else { StatusCode::OK };
     let location = HeaderValue::from_str(&format!("/v1/plugins/{}", pushed.plugin.name));
     let mut response = (status, Answer(Plugin::from(pushed.plugin))).into_response();

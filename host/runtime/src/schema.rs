@@ -1,0 +1,216 @@
+//! Schemas that a plugin gives for its inputs, outputs and tools: bounded, and complete in themselves.
+//!
+//! They are passed on to clients and models, and whoever checks a value against one walks it. So none is deeper or larger
+//! than such a walk should be, and none refers to anything outside of itself: a reference to somewhere else is a request
+//! that a plugin's author lets others send.
+
+use cofferdam_core::Json;
+use serde_json::Value;
+
+/// The largest schema, in bytes.
+const SCHEMA_BYTES_MAX: usize = 64 << 10;
+/// Objects and arrays inside one another: checkers recurse. An object in an object takes two; schemas that are derived
+/// from types name their parts in `$defs` and have about 6.
+const SCHEMA_DEPTH_MAX: usize = 32;
+/// Values in a schema, of every kind: what a checker compiles it into has as many parts. Derived ones have hundreds.
+const SCHEMA_NODES_MAX: usize = 5_000;
+/// The longest part of a plugin's text that an error repeats, in characters.
+const SHOWN_CHARS_MAX: usize = 128;
+
+/// Keywords that refer to another schema.
+const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
+
+/// The dialects that a schema may say it is written in. Older ones also with the empty fragment that they were named with.
+const DIALECTS: [&str; 5] = [
+    "http://json-schema.org/draft-04/schema",
+    "http://json-schema.org/draft-06/schema",
+    "http://json-schema.org/draft-07/schema",
+    "https://json-schema.org/draft/2019-09/schema",
+    "https://json-schema.org/draft/2020-12/schema",
+];
+
+/// Why a schema is not taken. Reads on from the name of the field it is in; `at` is a JSON pointer into it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    #[error("has {0} bytes, at most {SCHEMA_BYTES_MAX} are allowed")]
+    TooLarge(usize),
+    #[error("is {0}")]
+    NotJson(String),
+    #[error("must be a JSON Schema: an object, true or false")]
+    NotASchema,
+    #[error(
+        "is nested more than {SCHEMA_DEPTH_MAX} levels deep at {at:?}; move inner schemas to \"$defs\" and refer to them"
+    )]
+    TooDeep { at: String },
+    #[error("has more than {SCHEMA_NODES_MAX} values, the first too many at {at:?}; make it simpler")]
+    TooManyValues { at: String },
+    #[error(
+        "refers to {to:?} at {at:?}, but a schema must hold all it refers to: begin it with '#', as in \"#/$defs/NAME\""
+    )]
+    RemoteReference { at: String, to: String },
+    #[error("has an absolute URI or a host in its $id at {at:?}; leave $id out, or give a name without a scheme")]
+    AbsoluteId { at: String },
+    #[error(
+        "names an unknown dialect at {at:?}; leave $schema out, or give \"https://json-schema.org/draft/2020-12/schema\""
+    )]
+    UnknownDialect { at: String },
+}
+
+/// A schema that is bounded and refers to nothing outside of itself.
+pub fn checked(text: String) -> Result<Json, SchemaError> {
+    if text.len() > SCHEMA_BYTES_MAX {
+        return Err(SchemaError::TooLarge(text.len()));
+    }
+    let schema = Json::parse(text).map_err(|error| SchemaError::NotJson(error.to_string()))?;
+    let value: Value =
+        serde_json::from_str(schema.as_str()).map_err(|error| SchemaError::NotJson(error.to_string()))?;
+    if !matches!(value, Value::Object(_) | Value::Bool(_)) {
+        return Err(SchemaError::NotASchema);
+    }
+    Walk::default().value(&value, 0)?;
+    Ok(schema)
+}
+
+/// Where in a schema the walk is, and what it has seen.
+#[derive(Default)]
+struct Walk {
+    path: Vec<String>,
+    nodes: usize,
+}
+
+impl Walk {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), SchemaError> {
+        self.nodes += 1;
+        if self.nodes > SCHEMA_NODES_MAX {
+            return Err(SchemaError::TooManyValues { at: self.pointer() });
+        }
+        match value {
+            Value::Object(_) | Value::Array(_) if depth >= SCHEMA_DEPTH_MAX => {
+                Err(SchemaError::TooDeep { at: self.pointer() })
+            }
+            Value::Object(members) => members.iter().try_for_each(|(name, member)| {
+                self.path.push(name.replace('~', "~0").replace('/', "~1"));
+                if let Value::String(text) = member {
+                    self.keyword(name, text)?;
+                }
+                self.value(member, depth + 1)?;
+                self.path.pop();
+                Ok(())
+            }),
+            Value::Array(items) => items.iter().enumerate().try_for_each(|(i, item)| {
+                self.path.push(i.to_string());
+                self.value(item, depth + 1)?;
+                self.path.pop();
+                Ok(())
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks at a text by its name wherever it stands, also in a `default` or below an unknown keyword: a reference can
+    /// make a schema of any part. A property of that name is no text, but a schema.
+    fn keyword(&self, name: &str, text: &str) -> Result<(), SchemaError> {
+        if REFERENCES.contains(&name) && !text.starts_with('#') {
+            return Err(SchemaError::RemoteReference { at: self.pointer(), to: shown(text) });
+        }
+        if name == "$id" && (text.starts_with("//") || has_scheme(text)) {
+            return Err(SchemaError::AbsoluteId { at: self.pointer() });
+        }
+        if name == "$schema" && !DIALECTS.contains(&text.strip_suffix('#').unwrap_or(text)) {
+            return Err(SchemaError::UnknownDialect { at: self.pointer() });
+        }
+        Ok(())
+    }
+
+    fn pointer(&self) -> String {
+        let pointer: String = self.path.iter().flat_map(|name| ["/", name]).collect();
+        shown(&pointer)
+    }
+}
+
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+    if shown.len() < text.len() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// Whether a URI begins with a scheme (RFC 3986, section 3.1).
+fn has_scheme(uri: &str) -> bool {
+    uri.split_once(':').is_some_and(|(scheme, _)| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        checked(text.to_owned()).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn what_toolchains_derive_is_taken() {
+        for text in [
+            "true",
+            " false",
+            "{}",
+            r##"{"$schema":"https://json-schema.org/draft/2020-12/schema","title":"Input","type":"object",
+                "properties":{"rows":{"type":"array","items":{"$ref":"#/$defs/Row"}}},"$defs":{"Row":{"type":"object"}}}"##,
+            r##"{"$schema":"http://json-schema.org/draft-07/schema#","definitions":{"a":{"$ref":"#"}},"$id":"input"}"##,
+            r##"{"$dynamicRef":"#node","$dynamicAnchor":"node","$recursiveRef":"#"}"##,
+            // Properties may have any names.
+            r##"{"properties":{"$ref":{"type":"string"},"$id":{"type":"string"},"$schema":true}}"##,
+        ] {
+            assert!(checked(text.to_owned()).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_outside_is_referred_to() {
+        for (text, at) in [
+            (r#"{"$ref":"https://example.com/s.json"}"#, "/$ref"),
+            (r#"{"$ref":""}"#, "/$ref"),
+            (r#"{"$ref":"other.json#/a"}"#, "/$ref"),
+            (r#"{"properties":{"a/b":{"items":[{"$ref":"file:///etc/passwd"}]}}}"#, "/properties/a~1b/items/0/$ref"),
+            (r#"{"allOf":[true,{"$dynamicRef":"//host/x"}]}"#, "/allOf/1/$dynamicRef"),
+            (r#"{"not":{"$recursiveRef":"x"}}"#, "/not/$recursiveRef"),
+            // A reference can lead there.
+            (r##"{"$ref":"#/default","default":{"$ref":"http://h"}}"##, "/default/$ref"),
+            (r#"{"$id":"https://example.com/s"}"#, "/$id"),
+            (r#"{"$id":"urn:x"}"#, "/$id"),
+            (r#"{"$defs":{"a":{"$id":"//example.com/s"}}}"#, "/$defs/a/$id"),
+            (r#"{"$schema":"https://example.com/dialect"}"#, "/$schema"),
+            (r#"{"$schema":""}"#, "/$schema"),
+        ] {
+            let why = refused(text);
+            assert!(why.contains(&format!("{at:?}")), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn depth_and_size_have_an_edge() {
+        let deep = |levels: usize| format!("{}{{}}{}", r#"{"not":"#.repeat(levels - 1), "}".repeat(levels - 1));
+        assert!(checked(deep(SCHEMA_DEPTH_MAX)).is_ok());
+        assert!(refused(&deep(SCHEMA_DEPTH_MAX + 1)).contains("levels deep"));
+        // The object, the array, and what is in it.
+        let wide = |nodes: usize| format!(r#"{{"enum":[{}]}}"#, vec!["1"; nodes - 2].join(","));
+        assert!(checked(wide(SCHEMA_NODES_MAX)).is_ok());
+        assert!(refused(&wide(SCHEMA_NODES_MAX + 1)).contains("values"));
+        let long = |bytes: usize| format!(r#"{{"title":"{}"}}"#, "x".repeat(bytes - 12));
+        assert!(checked(long(SCHEMA_BYTES_MAX)).is_ok());
+        assert!(refused(&long(SCHEMA_BYTES_MAX + 1)).contains("bytes"));
+    }
+
+    #[test]
+    fn what_is_no_schema_is_refused_and_errors_stay_short() {
+        for text in ["", "1", "[]", "null", r#""x""#, "{", "{}{}"] {
+            refused(text);
+        }
+        let long = refused(&format!(r#"{{"{}":{{"$ref":"{}"}}}}"#, "a".repeat(10_000), "b".repeat(10_000)));
+        assert!(long.len() < 600, "{long}");
+    }
+}
