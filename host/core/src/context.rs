@@ -316,7 +316,16 @@ impl UserExecutionContext {
             limits: DESCRIPTION_LIMITS,
             created_at: clock::now(),
         };
-        let quota = Quota { tool_calls_per_run: 0, events_per_run: 0, ..Quota::default() };
+        let RunLimits { fuel, memory_bytes, deadline_ms } = DESCRIPTION_LIMITS;
+        let quota = Quota {
+            // There is no more to be had: nobody is to be told to raise a limit.
+            fuel_per_run: fuel,
+            memory_bytes_per_context: memory_bytes,
+            deadline_ms,
+            tool_calls_per_run: 0,
+            events_per_run: 0,
+            ..Quota::default()
+        };
         Ok(Self::new(Arc::new(spec), Permissions::none().into(), &quota, StopSignal::default()))
     }
 

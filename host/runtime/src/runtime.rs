@@ -264,6 +264,7 @@ impl Runtime {
             tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_MAX as usize),
             publishing: tokio::sync::Mutex::new(()),
             host_panics: AtomicU64::new(0),
+            sandboxes_open: AtomicU64::new(0),
             engine,
             storage,
         });
@@ -350,6 +351,12 @@ impl Runtime {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.0.services.memory.bytes()
+    }
+
+    /// Sandboxes that exist now: those of runs, of their tools, and of plugins that are being described.
+    #[must_use]
+    pub fn sandboxes_open(&self) -> u64 {
+        self.0.services.sandboxes_open.load(Ordering::Relaxed)
     }
 
     /// Host functions that panicked since the start. Anything but 0 is a bug of the host.

@@ -70,6 +70,24 @@ pub struct Guest {
     pub fuel_unused: Arc<AtomicU64>,
     /// Time that its tools' sandboxes took beside it.
     active_beside: Duration,
+    /// Counts the sandbox among those of the host.
+    _open: Open,
+}
+
+/// A sandbox that has not been thrown away yet. Counted until it is dropped.
+struct Open(Arc<Services>);
+
+impl Open {
+    fn new(services: &Arc<Services>) -> Self {
+        services.sandboxes_open.fetch_add(1, Ordering::Relaxed);
+        Self(services.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.sandboxes_open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Guest {
@@ -208,6 +226,7 @@ impl Sandbox {
             wasi: None,
             fuel_unused: Arc::default(),
             active_beside: Duration::ZERO,
+            _open: Open::new(services),
         };
         let mut store = Store::new(services.engine.wasmtime(), guest);
         store.limiter(|guest| &mut guest.meter);
@@ -371,6 +390,8 @@ fn stop_of_agent_error(error: AgentError, guest: &Guest) -> Stop {
         }
     };
     let message = cut(message);
+    // Whoever reads the run's end should not have to guess whether something was lost.
+    let message = if message.is_empty() { format!("the agent failed as {code:?} without a message") } else { message };
     if let Some(refusal) = guest.meter.run().refused() {
         return memory_limit(guest, refusal, &message);
     }

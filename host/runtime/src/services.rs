@@ -34,6 +34,8 @@ pub struct Services {
     pub publishing: tokio::sync::Mutex<()>,
     /// Host functions that panicked. Must stay 0.
     pub host_panics: AtomicU64,
+    /// Stores that exist now: those of runs, of their tools, and of plugins that are being described.
+    pub sandboxes_open: AtomicU64,
 }
 
 /// Grants, remembered from storage. This process is storage's only writer, so what is remembered is what is stored.
