@@ -18,6 +18,7 @@ mod calls;
 mod component;
 mod cpu;
 mod crowd;
+mod files;
 mod load;
 mod memory;
 #[path = "../server.rs"]
@@ -62,6 +63,7 @@ fn classes() -> Vec<(&'static str, Vec<Scenario>)> {
         ("abi", abi::scenarios()),
         ("host calls", calls::scenarios()),
         ("wasi", wasi::scenarios()),
+        ("files", files::scenarios()),
         ("crowd", crowd::scenarios()),
     ]
 }
@@ -98,7 +100,7 @@ fn no_guest_of_the_corpus_outlasts_its_limits_or_disturbs_another() {
     // A name selects the rows that contain it, for whoever works on one of them.
     let only = std::env::var("CORPUS").unwrap_or_default();
     server::run(async {
-        let server = Server::start_with(Quota::default()).await;
+        let server = Server::start_with(Quota { failures_in_a_row: u32::MAX, ..Quota::default() }).await;
         let other = server.stranger().await;
         let load = Load::start(&other, server.app.url(), server.app.admin_url());
         // Not known before the warm-up.
@@ -238,12 +240,13 @@ impl Corpus {
             let held = (runtime.runs_live(), runtime.runs_queued(), runtime.sandboxes_open(), runtime.memory_bytes());
             let plugins = self.taken.load(Ordering::Relaxed);
             let files_back = process.files <= self.process.files + plugins + FILES_JITTER;
-            if held == (0, 0, 0, 0) && files_back && process.children == self.process.children {
+            let scratch = std::fs::read_dir(self.server.dir.path().join("scratch")).map_or(0, Iterator::count);
+            if held == (0, 0, 0, 0) && scratch == 0 && files_back && process.children == self.process.children {
                 break;
             }
             assert!(
                 begun.elapsed() < SETTLE_MAX,
-                "{name}: left behind (runs, queued, sandboxes, bytes) {held:?}, {process:?} instead of {:?} and {plugins} plugins",
+                "{name}: left behind (runs, queued, sandboxes, bytes) {held:?}, {scratch} scratch directories, {process:?} instead of {:?} and {plugins} plugins",
                 self.process
             );
             // A round trip through the host is the pause between two looks: it gives way to whatever still has to end.

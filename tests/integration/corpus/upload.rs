@@ -43,13 +43,13 @@ fn in_the_code() -> Vec<Scenario> {
             calm().with("(table 1 funcref) (func $f) (elem (i32.const 1) $f)"),
             "describe_failed",
         ),
-        refused("has five memories", calm().memory(memories(5)), "compile_failed"),
-        refused("has seventeen tables", calm().with("(table 1 funcref)".repeat(17)), "compile_failed"),
-        refused("has a table of a million places", calm().with("(table 1000000 funcref)"), "compile_failed"),
+        refused("has five memories", calm().memory(memories(5)), "too_many_resources"),
+        refused("has seventeen tables", calm().with("(table 1 funcref)".repeat(17)), "too_many_resources"),
+        refused("has a table of a million places", calm().with("(table 1000000 funcref)"), "too_many_resources"),
         refused(
             "has a memory of more than any sandbox",
             calm().memory(r#"(memory (export "memory") 4097)"#),
-            "compile_failed",
+            "too_many_resources",
         ),
         refused(
             "has more memory than a description may take",
