@@ -63,8 +63,9 @@
 //! # What a plugin can reach
 //!
 //! Nothing but its [`Context`] and, of the standard library, `std::time`, standard output and error (each line becomes
-//! a `log` event) and random numbers (which `HashMap` uses). The environment is empty, `std::fs` finds no directory,
-//! `std::net` and threads do not exist. A panic ends the run with the stop reason `trap`; return an [`Error`] instead.
+//! a `log` event) and random numbers (which `HashMap` uses). Of files, `std::fs` finds `/scratch`, which starts empty and
+//! goes with the run, and `/workspace`, if the plugin [needs](Needs::workspace) it and the user was granted it. The
+//! environment is empty, `std::net` and threads do not exist. A panic ends the run with the stop reason `trap`; return an [`Error`] instead.
 //!
 //! # Deriving without further dependencies
 //!

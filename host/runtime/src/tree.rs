@@ -32,8 +32,8 @@ pub struct Tree {
 }
 
 impl Drop for Tree {
-    /// Whoever lets go of a tree last may be a thread that must not block.
-    #[expect(clippy::disallowed_methods, reason = "removing blocks; there are no more entries than the quota")]
+    /// Whoever lets go of a tree last may be a thread that must not block; removing takes as long as the entries that the
+    /// quota allows.
     fn drop(&mut self) {
         let made = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).take().is_some();
         let Some(path) = self.path.take().filter(|_| made && self.is_temporary) else { return };

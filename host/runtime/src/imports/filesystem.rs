@@ -383,7 +383,7 @@ impl HostDescriptor for Guest {
         }
         let at = path.clone();
         let node = open.mount.turn(move |tree| tree.open(&at, opening)).await?;
-        Ok(self.open(Descriptor { mount: open.mount, path, node, flags }).map_err(FsError::trap)?)
+        self.open(Descriptor { mount: open.mount, path, node, flags }).map_err(FsError::trap)
     }
 
     fn drop(&mut self, descriptor: Resource<types::Descriptor>) -> wasmtime::Result<()> {
