@@ -123,7 +123,7 @@ fn routes_methods_and_queries_that_do_not_exist_are_problems_too() {
             json!({"user": ""}),
             json!({"user": 1}),
             json!({}),
-            json!({"user": "a", "role": "operator"}),
+            json!({"user": "a", "role": "god"}),
         ] {
             let answer = server.operator.post("/v1/keys", &user).await;
             assert!(answer.status.is_client_error(), "{user}: {}", answer.text);
