@@ -53,6 +53,9 @@ impl Storage for Cursed {
     ) -> Kept<Vec<cofferdam_core::event::Envelope>> {
         self.0.events(scope, id, after, limit).await
     }
+    async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Kept<Vec<cofferdam_core::record::RecordChunk>> {
+        self.0.record(scope, id, after).await
+    }
     async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
         self.0.unfinished_runs(operator).await
     }

@@ -27,10 +27,30 @@ pub enum CodecError {
 /// # Errors
 /// When the value cannot be encoded, which none of our types can bring about.
 pub fn encode(value: &impl Encode) -> Result<Vec<u8>, CodecError> {
-    let mut bytes = vec![VERSION];
-    bincode::encode_into_std_write(value, &mut bytes, config::standard())
-        .map_err(|e| CodecError::Damaged(e.to_string()))?;
+    let mut bytes = begin();
+    append(value, &mut bytes)?;
     Ok(bytes)
+}
+
+/// The beginning of bytes to which values are appended: the version.
+#[must_use]
+pub fn begin() -> Vec<u8> {
+    vec![VERSION]
+}
+
+/// Adds the bytes of a value behind those of others.
+///
+/// # Errors
+/// When the value cannot be encoded, which none of our types can bring about. Then nothing was added.
+pub fn append(value: &impl Encode, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+    let before = bytes.len();
+    match bincode::encode_into_std_write(value, bytes, config::standard()) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            bytes.truncate(before);
+            Err(CodecError::Damaged(error.to_string()))
+        }
+    }
 }
 
 /// The value of bytes.
@@ -38,14 +58,39 @@ pub fn encode(value: &impl Encode) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// When the bytes are not of a format that this host reads, are cut short, or go on after their end.
 pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (version, body) = bytes.split_first().ok_or(CodecError::Empty)?;
-    if *version != VERSION {
-        return Err(CodecError::UnknownVersion(*version));
+    let (value, rest) = decode_first(body(bytes)?)?;
+    if rest.is_empty() { Ok(value) } else { Err(CodecError::Damaged("there are bytes after its end".into())) }
+}
+
+/// All the values of bytes to which values were appended.
+///
+/// # Errors
+/// When the bytes are not of a format that this host reads, or are cut short within a value.
+pub fn decode_all<T: Decode<()>>(bytes: &[u8]) -> Result<Vec<T>, CodecError> {
+    let mut rest = body(bytes)?;
+    let mut values = Vec::new();
+    while !rest.is_empty() {
+        let (value, after) = decode_first(rest)?;
+        // A type without bytes would go on for ever.
+        if after.len() == rest.len() {
+            return Err(CodecError::Damaged("a value has no bytes".into()));
+        }
+        values.push(value);
+        rest = after;
     }
+    Ok(values)
+}
+
+fn body(bytes: &[u8]) -> Result<&[u8], CodecError> {
+    let (version, body) = bytes.split_first().ok_or(CodecError::Empty)?;
+    if *version == VERSION { Ok(body) } else { Err(CodecError::UnknownVersion(*version)) }
+}
+
+fn decode_first<T: Decode<()>>(bytes: &[u8]) -> Result<(T, &[u8]), CodecError> {
     // The bound keeps a damaged length from asking for memory that the record cannot hold.
-    let (value, read) = bincode::decode_from_slice(body, config::standard().with_limit::<{ 16 << 20 }>())
+    let (value, read) = bincode::decode_from_slice(bytes, config::standard().with_limit::<{ 16 << 20 }>())
         .map_err(|e| CodecError::Damaged(e.to_string()))?;
-    if read == body.len() { Ok(value) } else { Err(CodecError::Damaged("there are bytes after its end".into())) }
+    Ok((value, bytes.get(read..).unwrap_or_default()))
 }
 
 #[cfg(test)]

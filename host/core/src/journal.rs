@@ -4,6 +4,9 @@
 //! and one writer for the whole host commits the list every millisecond. A run that ends before then is committed by
 //! its own last step, in the same transaction as its end, so that a short run costs one commit for all its events.
 //! Followers are told only what is durable, and read it from storage.
+//!
+//! Beside its events, the journal keeps a record of the guest's calls to the host ([`crate::record`]), in chunks that are
+//! persisted with the events.
 
 use crate::{
     clock,
@@ -11,9 +14,11 @@ use crate::{
     event::{Envelope, Event},
     identity::Scope,
     ids::RunId,
+    record::{Asked, Record, RecordChunk},
     run::RunEnd,
     storage::{RunBatch, Storage, StorageError, UnfinishedRun},
 };
+use bincode::Encode;
 use jiff::Timestamp;
 use std::{
     collections::HashMap,
@@ -32,6 +37,14 @@ const LINGER: Duration = Duration::from_millis(1);
 /// How many bytes of one run's events may wait for a commit. At this mark the guest waits for storage, so that a guest
 /// that emits faster than the disk writes cannot fill the host's memory.
 const PENDING_BYTES_MAX: usize = 256 << 10;
+
+/// How many bytes of the record of one run's calls may wait for a commit before the writer is asked for one. Less waits
+/// for the next event, or the end: a commit costs more than keeping it.
+const RECORD_LISTED_BYTES: usize = 64 << 10;
+
+/// How many bytes of one run may wait for storage when a call is recorded that cannot wait, as that for the time. Beyond,
+/// storage is so slow that the record is given up, and not the host's memory.
+const RECORD_PENDING_BYTES_MAX: usize = 1 << 20;
 
 /// The longest wait between two attempts to persist the end of a run.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -71,6 +84,20 @@ struct Log {
     listed: bool,
     /// The last event is there. What a tool that nobody waited for says later is not part of the run.
     sealed: bool,
+    calls: Calls,
+}
+
+/// The record of the guest's calls.
+struct Calls {
+    /// How many have a number.
+    made: u64,
+    /// The entries that are in no batch yet.
+    chunk: RecordChunk,
+    /// Bytes of all entries so far, and how many there may be.
+    bytes: u64,
+    bytes_max: u64,
+    /// The record has come to its end before the run.
+    ended: bool,
 }
 
 #[derive(Default)]
@@ -79,6 +106,8 @@ struct Unsaved {
     effects: bool,
     bytes: usize,
     events: Vec<Envelope>,
+    /// Chunks that a commit failed to save. Kept as they were: it may have saved them after all.
+    chunks: Vec<RecordChunk>,
 }
 
 /// How far the log of a run is durable.
@@ -108,6 +137,7 @@ impl Journal {
     pub fn open(&self, ctx: &UserExecutionContext, started_at: Timestamp) -> RunJournal {
         let spec = ctx.spec();
         let journal = self.of_run(ctx.scope(), spec.id, 1, Some(started_at));
+        journal.log().calls.bytes_max = ctx.quota().record_bytes_per_run;
         journal.record(Event::started(&spec.agent, &spec.digest));
         journal
     }
@@ -127,7 +157,15 @@ impl Journal {
             scope,
             run,
             committing: tokio::sync::Mutex::new(()),
-            log: Mutex::new(Log { next_seq, started_at, effects_saved: false, unsaved, listed: false, sealed: false }),
+            log: Mutex::new(Log {
+                next_seq,
+                started_at,
+                effects_saved: false,
+                unsaved,
+                listed: false,
+                sealed: false,
+                calls: Calls { made: 0, chunk: RecordChunk::empty(1), bytes: 0, bytes_max: 0, ended: false },
+            }),
         }))
     }
 
@@ -218,6 +256,12 @@ impl RunJournal {
         log.unsaved.bytes += event.bytes();
         log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: clock::now(), event });
         let bytes = log.unsaved.bytes;
+        self.list(log);
+        bytes
+    }
+
+    /// Puts the run on the writer's list.
+    fn list(&self, mut log: MutexGuard<'_, Log>) {
         if !std::mem::replace(&mut log.listed, true) {
             drop(log);
             let mut waiting = lock(&self.0.shared.waiting);
@@ -227,7 +271,12 @@ impl RunJournal {
                 self.0.shared.wake.notify_one();
             }
         }
-        bytes
+    }
+
+    /// The record of the calls of this run's agent. Its tools' sandboxes have none: their caller's has their answers.
+    #[must_use]
+    pub fn recorder(&self) -> Recorder {
+        Recorder(self.clone())
     }
 
     /// Makes it durable that the run has begun and is about to change something outside itself. After a crash such a
@@ -277,7 +326,7 @@ impl RunJournal {
     async fn commit_here(&self) -> Result<(), StorageError> {
         let _one_at_a_time = self.0.committing.lock().await;
         let batch = self.take_batch();
-        if batch.events.is_empty() && batch.started_at.is_none() && !batch.effects {
+        if batch.events.is_empty() && batch.chunks.is_empty() && batch.started_at.is_none() && !batch.effects {
             return Ok(());
         }
         let done = self.0.shared.storage.append(&self.0.scope, batch.clone()).await;
@@ -319,12 +368,14 @@ impl RunJournal {
 
     fn take_batch(&self) -> RunBatch {
         let mut log = self.log();
-        let unsaved = std::mem::take(&mut log.unsaved);
+        let mut unsaved = std::mem::take(&mut log.unsaved);
+        unsaved.chunks.extend(log.calls.take_chunk());
         RunBatch {
             run: self.0.run,
             started_at: log.started_at.filter(|_| unsaved.started),
             effects: unsaved.effects,
             events: unsaved.events,
+            chunks: unsaved.chunks,
         }
     }
 
@@ -344,8 +395,114 @@ impl RunJournal {
         log.unsaved.effects |= batch.effects;
         let newer = std::mem::replace(&mut log.unsaved.events, batch.events);
         log.unsaved.events.extend(newer);
-        log.unsaved.bytes = log.unsaved.events.iter().map(|envelope| envelope.event.bytes()).sum();
+        // A batch takes the chunks that were left over before, so there are no others now.
+        log.unsaved.chunks = batch.chunks;
+        let events: usize = log.unsaved.events.iter().map(|envelope| envelope.event.bytes()).sum();
+        let chunks: usize = log.unsaved.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+        log.unsaved.bytes = events + chunks + log.calls.chunk.bytes.len();
     }
+}
+
+impl Calls {
+    fn take_chunk(&mut self) -> Option<RecordChunk> {
+        let next = RecordChunk::empty(self.chunk.number + 1);
+        (self.chunk.bytes.len() > next.bytes.len()).then(|| std::mem::replace(&mut self.chunk, next))
+    }
+
+    /// Adds an entry, and gives its size.
+    fn push(&mut self, record: &Record) -> usize {
+        let before = self.chunk.bytes.len();
+        if self.chunk.push(record).is_err() {
+            self.ended = true;
+        }
+        let bytes = self.chunk.bytes.len() - before;
+        self.bytes += bytes as u64;
+        bytes
+    }
+
+    fn give_up(&mut self, why: &str) -> usize {
+        self.ended = true;
+        self.push(&Record::Incomplete { call: self.made, why: why.to_owned() })
+    }
+}
+
+/// Keeps the calls of one guest. Every import of an agent that has an answer from outside comes here once.
+///
+/// A call that changes something outside the run is [`started`](Self::started), made durable with
+/// [`RunJournal::before_effect`], done, and [`finished`](Self::finished). Any other is [`called`](Self::called) when its
+/// answer is known.
+#[derive(Clone)]
+pub struct Recorder(RunJournal);
+
+impl Recorder {
+    /// Keeps what the guest's random numbers come from.
+    pub fn seeded(&self, seed: [u8; 32]) {
+        self.keep(|_| Record::Seed(seed));
+    }
+
+    /// Keeps a call together with its answer.
+    pub fn called(&self, asked: Asked, answer: &impl Encode) {
+        self.numbered(|call| Record::Call { call, asked: asked.into_text(), answer: encoded(answer) });
+    }
+
+    /// Keeps that a call begins, and gives its number.
+    pub fn started(&self, asked: Asked) -> u64 {
+        self.numbered(|call| Record::Started { call, asked: asked.into_text() })
+    }
+
+    /// Keeps the answer of a call that was begun.
+    pub fn finished(&self, call: u64, answer: &impl Encode) {
+        self.keep(|_| Record::Finished { call, answer: encoded(answer) });
+    }
+
+    /// Keeps that the guest learns the answer of an earlier call.
+    pub fn observed(&self, of: u64) {
+        self.numbered(|call| Record::Observed { call, of });
+    }
+
+    /// Keeps that something is not kept from here on.
+    pub fn incomplete(&self, why: &str) {
+        let mut log = self.0.log();
+        if !log.calls.ended {
+            log.unsaved.bytes += log.calls.give_up(why);
+        }
+    }
+
+    fn numbered(&self, record: impl FnOnce(u64) -> Record) -> u64 {
+        self.keep(|calls| {
+            calls.made += 1;
+            record(calls.made)
+        })
+    }
+
+    fn keep(&self, record: impl FnOnce(&mut Calls) -> Record) -> u64 {
+        let mut log = self.0.log();
+        let (waiting, calls) = (log.unsaved.bytes, &mut log.calls);
+        if calls.ended {
+            return calls.made;
+        }
+        let bytes = if calls.bytes >= calls.bytes_max {
+            calls.give_up("the run's calls and their answers are larger than the limit on its record")
+        } else if waiting >= RECORD_PENDING_BYTES_MAX {
+            calls.give_up("the guest called faster than storage could write")
+        } else {
+            let record = record(calls);
+            calls.push(&record)
+        };
+        let made = calls.made;
+        log.unsaved.bytes += bytes;
+        if log.unsaved.bytes >= RECORD_LISTED_BYTES && !log.sealed {
+            self.0.list(log);
+        }
+        made
+    }
+}
+
+/// An answer that cannot be encoded does not exist; an empty one is told from every other when it is read.
+fn encoded(answer: &impl Encode) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = crate::codec::append(answer, &mut bytes);
+    bytes
 }
 
 /// Whoever waits for news of a run.

@@ -15,6 +15,7 @@ pub mod ids;
 pub mod journal;
 pub mod json;
 pub mod quota;
+pub mod record;
 pub mod run;
 pub mod storage;
 

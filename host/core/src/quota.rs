@@ -62,6 +62,8 @@ pub struct Quota {
     pub event_bytes_per_run: u64,
     /// Log lines of one run together, in bytes.
     pub log_bytes_per_run: u64,
+    /// The record of one run's calls to the host, with their answers, in bytes. Beyond, the run goes on without one.
+    pub record_bytes_per_run: u64,
     /// Keys and values of the user's state together, in bytes.
     pub state_bytes: u64,
     /// Files of the user's workspace together, in bytes.
@@ -92,6 +94,7 @@ impl Default for Quota {
             events_per_run: 10_000,
             event_bytes_per_run: 64 << 20,
             log_bytes_per_run: 16 << 20,
+            record_bytes_per_run: 64 << 20,
             state_bytes: 64 << 20,
             workspace_bytes: 1 << 30,
             workspace_files: 10_000,

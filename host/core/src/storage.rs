@@ -8,6 +8,7 @@ use crate::{
     grant::Permissions,
     identity::{Identity, Operator, Role, Scope},
     ids::{Digest, KeyId, PluginName, RunId, ThreadId, UserId},
+    record::RecordChunk,
     run::{RunEnd, RunSpec, RunStatus, RunView},
 };
 use async_trait::async_trait;
@@ -44,6 +45,8 @@ pub struct RunBatch {
     pub effects: bool,
     /// In order of `seq`, without holes.
     pub events: Vec<Envelope>,
+    /// Of the record of its calls, in order of their numbers, without holes.
+    pub chunks: Vec<RecordChunk>,
 }
 
 /// Which runs to list, newest first.
@@ -198,7 +201,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Keeps a new run as `queued`.
     async fn insert_run(&self, scope: &Scope, spec: &RunSpec) -> Result<()>;
 
-    /// Adds events to a run's log. Events that are there already are left as they are; a run that has ended is too.
+    /// Adds events to a run's log, and chunks to its record. What is there already is left as it is; a run that has ended
+    /// is too.
     async fn append(&self, scope: &Scope, batch: RunBatch) -> Result<()>;
 
     /// Adds the last events of a run and ends it, in one step. A run that has ended is left as it is.
@@ -216,6 +220,10 @@ pub trait Storage: Send + Sync + 'static {
     /// Events of a run after `after`, in order, at most `limit` and at most about 1 MiB of them, but at least one if
     /// there is one.
     async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Result<Vec<Envelope>>;
+
+    /// Chunks of a run's record after number `after`, in order, at most about 1 MiB of them, but at least one if there is
+    /// one.
+    async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Result<Vec<RecordChunk>>;
 
     /// Runs that have not ended, oldest first.
     async fn unfinished_runs(&self, operator: Operator) -> Result<Vec<UnfinishedRun>>;
@@ -267,7 +275,7 @@ pub trait Storage: Send + Sync + 'static {
     async fn authenticate(&self, secret_digest: Digest) -> Result<Option<Identity>>;
 }
 
-/// How many bytes of events one page holds, about.
+/// How many bytes of events, or of a record, one page holds, about.
 pub const EVENTS_PAGE_BYTES_MAX: usize = 1 << 20;
 
 impl RunBatch {

@@ -8,6 +8,8 @@ pub mod agent {
         imports: { default: async | trappable },
         exports: { default: async },
         with: { "cofferdam:agent/tools.pending": crate::imports::tools::Pending },
+        // Answers are kept in the record of a run.
+        additional_derives: [bincode::Encode, bincode::Decode],
     });
 }
 

@@ -11,7 +11,7 @@ use crate::{
     registry::Registry,
     sandbox::{OUTCOME_UNKNOWN, Spent, Stop},
     scratch::Scratches,
-    services::{Grants, Services, TOOL_SANDBOXES_MAX},
+    services::{Grants, Seeds, Services, TOOL_SANDBOXES_MAX},
     workspace::{Workspace, WorkspaceRoot, Workspaces},
 };
 use cofferdam_core::{
@@ -101,6 +101,9 @@ pub enum StartError {
     /// Storage cannot be read.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// There are no random numbers.
+    #[error("the operating system has no random numbers to give: {0}")]
+    Random(getrandom::Error),
 }
 
 /// A run that somebody wants.
@@ -263,6 +266,7 @@ impl Runtime {
             memory,
             tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_MAX as usize),
             publishing: tokio::sync::Mutex::new(()),
+            seeds: Seeds::from_system().map_err(StartError::Random)?,
             host_panics: AtomicU64::new(0),
             sandboxes_open: AtomicU64::new(0),
             engine,

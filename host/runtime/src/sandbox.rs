@@ -11,13 +11,14 @@ use crate::{
     plugin::{Plugin, Pre},
     services::Services,
     tree::Tree,
-    wasi::Output,
+    wasi::{self, Output},
 };
 use cofferdam_core::{
     Json, UserExecutionContext,
     context::StopCause,
-    journal::RunJournal,
+    journal::{Recorder, RunJournal},
     quota::{HOST_CALL_BYTES_MAX, RUN_OUTPUT_BYTES_MAX},
+    record::Asked,
     run::StopReason,
     storage::StorageError,
 };
@@ -59,6 +60,8 @@ const FRAMES_SHOWN_MAX: usize = 8;
 pub struct Guest {
     pub ctx: Arc<UserExecutionContext>,
     pub journal: Option<RunJournal>,
+    /// The record of its calls, for the run's agent.
+    pub recorder: Option<Recorder>,
     pub services: Arc<Services>,
     pub meter: Meter,
     pub table: ResourceTable,
@@ -97,6 +100,13 @@ impl Guest {
         self
     }
 
+    /// Keeps a call and its answer in the record, if there is one.
+    pub fn record(&self, asked: impl FnOnce() -> Asked, answer: &impl bincode::Encode) {
+        if let Some(recorder) = &self.recorder {
+            recorder.called(asked(), answer);
+        }
+    }
+
     /// Adds the time that a tool's sandbox took beside this one to this guest's bill. A call that was waited for is part of
     /// its own time.
     pub const fn add_active(&mut self, active: Duration) {
@@ -108,8 +118,8 @@ impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.ctx.count_host_call();
         let (_, ctx) = self.wasi.get_or_insert_with(|| {
-            let output = Output::new(&self.ctx, self.journal.as_ref());
-            let wasi = output.wasi();
+            let output = Output::new(&self.ctx, self.journal.as_ref(), self.recorder.as_ref());
+            let wasi = wasi::machine(&output, self.services.seeds.next(), self.recorder.as_ref());
             (output, wasi)
         });
         WasiCtxView { ctx, table: &mut self.table }
@@ -216,9 +226,12 @@ impl Sandbox {
     ) -> wasmtime::Result<Self> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
+        let is_agent = *ctx.plugin() == ctx.spec().agent;
+        let recorder = journal.as_ref().filter(|_| is_agent).map(RunJournal::recorder);
         let guest = Guest {
             ctx,
             journal,
+            recorder,
             services: services.clone(),
             meter: Meter::new(memory),
             table,

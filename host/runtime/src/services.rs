@@ -1,6 +1,10 @@
 //! What every sandbox of the host shares: the engine, storage, plugins, grants, files.
 
 use crate::{engine::Engine, meter::HostMemory, plugin::Plugins, scratch::Scratches, workspace::Workspaces};
+use chacha20::{
+    ChaCha20Rng,
+    rand_core::{Rng as _, SeedableRng as _},
+};
 use cofferdam_core::{
     grant::Permissions,
     identity::{Operator, Scope},
@@ -32,10 +36,35 @@ pub struct Services {
     pub tool_sandboxes: Semaphore,
     /// Held while a plugin version is published, so that what memory knows is in the order in which storage was told.
     pub publishing: tokio::sync::Mutex<()>,
+    /// Seeds of guests' random numbers.
+    pub seeds: Seeds,
     /// Host functions that panicked. Must stay 0.
     pub host_panics: AtomicU64,
     /// Stores that exist now: those of runs, of their tools, and of plugins that are being described.
     pub sandboxes_open: AtomicU64,
+}
+
+/// Where the seeds of guests' random numbers come from: a generator that the operating system's numbers have seeded once,
+/// so that a run costs no system call for its seed, and none can fail.
+pub struct Seeds(Mutex<ChaCha20Rng>);
+
+impl Seeds {
+    /// Seeded by the operating system.
+    ///
+    /// # Errors
+    /// When it has no random numbers to give.
+    pub fn from_system() -> Result<Self, getrandom::Error> {
+        let mut seed = [0_u8; 32];
+        getrandom::fill(&mut seed)?;
+        Ok(Self(Mutex::new(ChaCha20Rng::from_seed(seed))))
+    }
+
+    /// The next one.
+    pub fn next(&self) -> [u8; 32] {
+        let mut seed = [0_u8; 32];
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut seed);
+        seed
+    }
 }
 
 /// Grants, remembered from storage. This process is storage's only writer, so what is remembered is what is stored.

@@ -59,6 +59,9 @@ impl Storage for Moody {
     async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Kept<Vec<Envelope>> {
         self.storage.events(scope, id, after, limit).await
     }
+    async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Kept<Vec<RecordChunk>> {
+        self.storage.record(scope, id, after).await
+    }
     async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
         self.storage.unfinished_runs(operator).await
     }
@@ -232,4 +235,54 @@ async fn an_effect_waits_until_it_is_durable_that_it_may_happen() {
         unfinished.iter().map(|run| (run.status, run.effects)).collect::<Vec<_>>(),
         [(RunStatus::Running, true)]
     );
+}
+
+async fn record(bench: &Bench) -> Vec<Record> {
+    let chunks = bench.storage.record(&bench.ctx.scope(), bench.ctx.spec().id, 0).await.expect("reads");
+    assert!(chunks.iter().map(|chunk| chunk.number).eq(1..=chunks.len() as u64), "the record has a hole");
+    chunks.iter().flat_map(|chunk| chunk.records().expect("decodes")).collect()
+}
+
+#[tokio::test]
+async fn a_record_has_every_call_once_whatever_storage_does_meanwhile() {
+    let bench = bench().await;
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let recorder = journal.recorder();
+    recorder.seeded([1; 32]);
+    for n in 0..300_u64 {
+        // Every third commit fails.
+        bench.storage.failing.store(n % 3 == 0, Ordering::SeqCst);
+        recorder.called(Asked::of("clock.now"), &n);
+        if n % 10 == 0 {
+            let call = recorder.started(Asked::of("tools.call").text("file.write"));
+            let _ = journal.before_effect().await;
+            let _ = journal.commit().await;
+            recorder.finished(call, &true);
+            recorder.observed(call);
+        }
+    }
+    bench.storage.failing.store(false, Ordering::SeqCst);
+    bench.close(&journal).await;
+    let record = record(&bench).await;
+    assert_eq!(record.first(), Some(&Record::Seed([1; 32])));
+    assert_eq!(record.len(), 1 + 300 + 3 * 30);
+    let numbered = record.iter().filter(|entry| !matches!(entry, Record::Seed(_) | Record::Finished { .. }));
+    assert!(numbered.map(Record::call).eq(1..=360), "{record:?}");
+}
+
+#[tokio::test]
+async fn a_record_that_would_grow_without_end_is_given_up_and_says_so() {
+    let bench = bench().await;
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    // Nothing can be written, and this caller does not wait.
+    bench.storage.failing.store(true, Ordering::SeqCst);
+    let recorder = journal.recorder();
+    for n in 0..200_000_u64 {
+        recorder.called(Asked::of("clock.now"), &n);
+    }
+    assert!(journal.log().unsaved.bytes <= RECORD_PENDING_BYTES_MAX + 1_000);
+    bench.storage.failing.store(false, Ordering::SeqCst);
+    bench.close(&journal).await;
+    let record = record(&bench).await;
+    assert!(matches!(record.last(), Some(Record::Incomplete { .. })), "{:?}", record.last());
 }

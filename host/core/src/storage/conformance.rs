@@ -37,6 +37,7 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     a_run_is_kept_and_lived_through(storage).await;
     a_run_may_end_without_having_begun(storage).await;
     a_run_is_its_users_only(storage).await;
+    a_record_is_kept_once_and_comes_in_pages(storage).await;
     events_are_kept_once_and_as_they_were(storage).await;
     events_come_in_pages(storage).await;
     runs_are_listed_newest_first(storage).await;
@@ -183,6 +184,25 @@ async fn a_run_is_its_users_only(storage: &dyn Storage) {
     let unfinished = storage.unfinished_runs(Operator::host()).await.expect("lists");
     assert!(unfinished.iter().any(|run| run.id == spec.id && !run.effects), "another user marked the run");
     storage.finish(&ann, batch(spec.id, []), completed("1")).await.expect("finishes");
+}
+
+async fn a_record_is_kept_once_and_comes_in_pages(storage: &dyn Storage) {
+    let ann = scope("rita");
+    let spec = insert(storage, spec("rita")).await;
+    let chunk = |number: u64| RecordChunk { number, bytes: vec![u8::try_from(number).unwrap_or(0); 400 << 10] };
+    let with = |chunks: Vec<RecordChunk>| RunBatch { chunks, ..batch(spec.id, []) };
+    assert_eq!(storage.record(&ann, spec.id, 0).await.expect("reads"), []);
+    storage.append(&ann, with(vec![chunk(1), chunk(2)])).await.expect("appends");
+    // A chunk whose answer was lost is written again, and what is there stays as it is.
+    let again = RecordChunk { number: 2, bytes: vec![0] };
+    storage.append(&ann, with(vec![again, chunk(3)])).await.expect("appends");
+    storage.finish(&ann, with(vec![chunk(4)]), completed("1")).await.expect("finishes");
+    storage.append(&ann, with(vec![chunk(5)])).await.expect("is ignored");
+    let first = storage.record(&ann, spec.id, 0).await.expect("reads");
+    assert_eq!(first, [chunk(1), chunk(2)], "a page is about 1 MiB");
+    assert_eq!(storage.record(&ann, spec.id, 2).await.expect("reads"), [chunk(3), chunk(4)]);
+    assert_eq!(storage.record(&ann, spec.id, 4).await.expect("reads"), []);
+    assert_eq!(storage.record(&scope("vic"), spec.id, 0).await.expect("reads"), [], "another user's record was read");
 }
 
 async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {
@@ -669,7 +689,7 @@ async fn insert(storage: &dyn Storage, spec: RunSpec) -> RunSpec {
 }
 
 fn batch(run: RunId, events: impl IntoIterator<Item = Envelope>) -> RunBatch {
-    RunBatch { run, started_at: None, effects: false, events: events.into_iter().collect() }
+    RunBatch { run, started_at: None, effects: false, events: events.into_iter().collect(), chunks: Vec::new() }
 }
 
 fn thinking(run_id: RunId, seq: u64, text: &str) -> Envelope {

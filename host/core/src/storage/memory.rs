@@ -27,6 +27,7 @@ struct Run {
     view: RunView,
     effects: bool,
     events: Vec<Envelope>,
+    record: Vec<RecordChunk>,
 }
 
 /// User, plugin, thread, key: the order in which keys are listed.
@@ -62,6 +63,8 @@ impl Tables {
         run.effects |= batch.effects;
         let last = run.events.last().map_or(0, |envelope| envelope.seq);
         run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
+        let last = run.record.last().map_or(0, |chunk| chunk.number);
+        run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last));
         Some(run)
     }
 
@@ -95,7 +98,13 @@ fn state_key(space: &StateSpace, key: &str) -> StateKey {
 #[async_trait]
 impl Storage for MemoryStorage {
     async fn insert_run(&self, _scope: &Scope, spec: &RunSpec) -> Result<()> {
-        let run = Run { spec: spec.clone(), view: RunView::queued(spec), effects: false, events: Vec::new() };
+        let run = Run {
+            spec: spec.clone(),
+            view: RunView::queued(spec),
+            effects: false,
+            events: Vec::new(),
+            record: Vec::new(),
+        };
         // A run that is there already is being written again, because an answer was lost.
         self.tables().runs.entry(spec.id).or_insert(run);
         Ok(())
@@ -140,6 +149,18 @@ impl Storage for MemoryStorage {
         let page = events.iter().filter(|envelope| envelope.seq > after).take(limit as usize).take_while(|envelope| {
             let first = bytes == 0;
             bytes += envelope.event.bytes();
+            first || bytes <= EVENTS_PAGE_BYTES_MAX
+        });
+        Ok(page.cloned().collect())
+    }
+
+    async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Result<Vec<RecordChunk>> {
+        let tables = self.tables();
+        let record = tables.run(scope, id).map_or(&[][..], |run| &run.record);
+        let mut bytes = 0;
+        let page = record.iter().filter(|chunk| chunk.number > after).take_while(|chunk| {
+            let first = bytes == 0;
+            bytes += chunk.bytes.len();
             first || bytes <= EVENTS_PAGE_BYTES_MAX
         });
         Ok(page.cloned().collect())

@@ -5,6 +5,7 @@ use crate::{
     bindings::context::{BudgetLeft, Info},
     sandbox::Guest,
 };
+use cofferdam_core::record::Asked;
 use std::time::Instant;
 use wasmtime::component::Linker;
 
@@ -13,7 +14,10 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     context.func_wrap("get", |mut store, (): ()| Ok((info(store.data_mut().called()),)))?;
     context.func_wrap("budget", |mut store, (): ()| {
         let fuel = store.get_fuel()?;
-        Ok((budget(fuel, store.data_mut().called()),))
+        let guest = store.data_mut().called();
+        let left = budget(fuel, guest);
+        guest.record(|| Asked::of("context.budget"), &left);
+        Ok((left,))
     })
 }
 

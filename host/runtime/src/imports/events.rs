@@ -9,6 +9,7 @@ use cofferdam_core::{
     context::BudgetSpent,
     event::{Event, LogLevel},
     quota::{HOST_CALL_BYTES_MAX, LOG_LINE_BYTES_MAX},
+    record::Asked,
 };
 
 /// The longest name of an agent's own event, in bytes.
@@ -45,7 +46,16 @@ fn progress(fraction: f64, note: String) -> Result<Event, EventError> {
 }
 
 impl Guest {
+    /// An event that was taken is kept in the log, which says all that the record would; what was refused is kept here.
     async fn emit_event(&mut self, event: Result<Event, EventError>) -> Emitted {
+        let emitted = self.take_event(event).await?;
+        if emitted.is_err() {
+            self.record(|| Asked::of("events"), &emitted);
+        }
+        Ok(emitted)
+    }
+
+    async fn take_event(&mut self, event: Result<Event, EventError>) -> Emitted {
         let event = match event {
             Ok(event) => event,
             Err(error) => return Ok(Err(error)),

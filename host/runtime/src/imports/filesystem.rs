@@ -166,8 +166,16 @@ impl Guest {
         Ok(Resource::new_own(self.table.push(descriptor)?.rep()))
     }
 
+    /// Every operation on something open comes here. What is done in `/scratch` follows from the run itself; what is in
+    /// `/workspace` does not, and may be larger than any record.
     fn opened(&self, descriptor: &Resource<types::Descriptor>) -> FsResult<Descriptor> {
-        Ok(self.table.get(&ours(descriptor)).map_err(FsError::trap)?.clone())
+        let open = self.table.get(&ours(descriptor)).map_err(FsError::trap)?.clone();
+        if open.mount.is_workspace
+            && let Some(recorder) = &self.recorder
+        {
+            recorder.incomplete("the agent used its directory /workspace; the tools file.* are recorded");
+        }
+        Ok(open)
     }
 
     /// Before anything is changed: whether it may be, and that the journal knows first.

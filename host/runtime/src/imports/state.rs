@@ -8,6 +8,7 @@ use cofferdam_core::{
     clock,
     context::{Effect, StateSpace},
     quota::HOST_CALL_BYTES_MAX,
+    record::Asked,
     storage::{Expected, StateRefused, StateWrite, StorageError},
 };
 use jiff::{Timestamp, ToSpan as _};
@@ -64,30 +65,63 @@ impl Guest {
             }
             Ok((space, expiry(ttl_ms)?))
         })();
+        let asked = || {
+            let asked = Asked::of("state.set").value(scope_word(scope)).text(&key).digest(&value);
+            asked.value(format_args!("{ttl_ms:?} {expected:?}"))
+        };
         let (space, expires_at) = match checked {
             Ok(checked) => checked,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(self.answered(asked, Err(error))),
         };
-        self.journal()?.before_effect().await.map_err(HostFailure::storage)?;
+        let call = self.begin_change(asked()).await?;
         let user_bytes_max = self.ctx.quota().state_bytes;
         let write = StateWrite { key, value, expires_at, expected, user_bytes_max };
-        Ok(self.services.storage.state_set(&space, write).await.map_err(|refused| match refused {
+        let set = self.services.storage.state_set(&space, write).await.map_err(|refused| match refused {
             StateRefused::Full(limit) => StateError::Full(limit),
             StateRefused::Conflict(version) => StateError::Conflict(version),
             StateRefused::Storage(error) => unavailable(&error),
-        }))
+        });
+        Ok(self.changed(call, set))
+    }
+
+    /// Records that a change begins, which is durable before it does.
+    async fn begin_change(&mut self, asked: Asked) -> wasmtime::Result<Option<u64>> {
+        let call = self.recorder.as_ref().map(|recorder| recorder.started(asked));
+        self.journal()?.before_effect().await.map_err(HostFailure::storage)?;
+        Ok(call)
+    }
+
+    fn changed<T: bincode::Encode>(&self, call: Option<u64>, answer: T) -> T {
+        if let Some((recorder, call)) = self.recorder.as_ref().zip(call) {
+            recorder.finished(call, &answer);
+        }
+        answer
+    }
+
+    fn answered<T: bincode::Encode>(&self, asked: impl FnOnce() -> Asked, answer: T) -> T {
+        self.record(asked, &answer);
+        answer
+    }
+}
+
+const fn scope_word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Thread => "thread",
+        Scope::User => "user",
     }
 }
 
 impl Host for Guest {
     async fn get(&mut self, scope: Scope, key: String) -> wasmtime::Result<Result<Option<Entry>, StateError>> {
         let checked = self.state_space(scope, Effect::StateRead).and_then(|s| check_text("a key", &key, 1).map(|()| s));
+        let asked = || Asked::of("state.get").value(scope_word(scope)).text(&key);
         let space = match checked {
             Ok(space) => space,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(self.answered(asked, Err(error))),
         };
         let entry = self.services.storage.state_get(&space, &key).await.map_err(|error| unavailable(&error));
-        Ok(entry.map(|entry| entry.map(|entry| Entry { value: entry.value, version: entry.version })))
+        let entry = entry.map(|entry| entry.map(|entry| Entry { value: entry.value, version: entry.version }));
+        Ok(self.answered(asked, entry))
     }
 
     async fn set(
@@ -103,12 +137,14 @@ impl Host for Guest {
     async fn delete(&mut self, scope: Scope, key: String) -> wasmtime::Result<Result<bool, StateError>> {
         let checked =
             self.state_space(scope, Effect::StateWrite).and_then(|s| check_text("a key", &key, 1).map(|()| s));
+        let asked = || Asked::of("state.delete").value(scope_word(scope)).text(&key);
         let space = match checked {
             Ok(space) => space,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(self.answered(asked, Err(error))),
         };
-        self.journal()?.before_effect().await.map_err(HostFailure::storage)?;
-        Ok(self.services.storage.state_delete(&space, &key).await.map_err(|error| unavailable(&error)))
+        let call = self.begin_change(asked()).await?;
+        let deleted = self.services.storage.state_delete(&space, &key).await.map_err(|error| unavailable(&error));
+        Ok(self.changed(call, deleted))
     }
 
     async fn list(
@@ -128,12 +164,16 @@ impl Host for Guest {
                 Err(StateError::Invalid(format!("limit is {limit}, but must be from 1 to {LIST_MAX}")))
             }
         })();
+        let asked = || {
+            let after = after.as_deref().unwrap_or_default();
+            Asked::of("state.list").value(scope_word(scope)).text(&prefix).text(after).value(limit)
+        };
         let space = match checked {
             Ok(space) => space,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(self.answered(asked, Err(error))),
         };
         let keys = self.services.storage.state_keys(&space, &prefix, after.as_deref(), limit).await;
-        Ok(keys.map_err(|error| unavailable(&error)))
+        Ok(self.answered(asked, keys.map_err(|error| unavailable(&error))))
     }
 
     async fn compare_and_swap(

@@ -6,6 +6,7 @@ use crate::{
     dispatch::{self, Answer},
     sandbox::{Guest, HostFailure},
 };
+use cofferdam_core::{journal::Recorder, record::Asked};
 use std::sync::atomic::Ordering;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
@@ -17,6 +18,8 @@ use wasmtime::{
 pub struct Pending {
     call: AbortOnDropHandle<Answer>,
     fuel_lent: u64,
+    /// Its number in the record, if there is one.
+    number: Option<u64>,
 }
 
 /// Links the interface.
@@ -29,13 +32,23 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
         store.data_mut().table.delete(Resource::<Pending>::new_own(rep))?;
         Ok(())
     })?;
-    tools.func_wrap("list", |mut store, (): ()| Ok((dispatch::list(store.data_mut().called()),)))?;
+    tools.func_wrap("list", |mut store, (): ()| {
+        let guest = store.data_mut().called();
+        let tools = dispatch::list(guest);
+        guest.record(|| Asked::of("tools.list"), &tools);
+        Ok((tools,))
+    })?;
     tools.func_wrap_async("call", |store, (name, arguments): (String, String)| {
         Box::new(async move { Ok((call(store, name, arguments).await?,)) })
     })?;
     tools.func_wrap("start", |store, (name, arguments): (String, String)| Ok((start(store, name, arguments)?,)))?;
     tools.func_wrap("[method]pending.ready", |mut store, (pending,): (Resource<Pending>,)| {
-        Ok((store.data_mut().called().table.get(&pending)?.call.is_finished(),))
+        let guest = store.data_mut().called();
+        let pending = guest.table.get(&pending)?;
+        let ready = pending.call.is_finished();
+        let of = pending.number.unwrap_or_default();
+        guest.record(|| Asked::of("pending.ready").value(of), &ready);
+        Ok((ready,))
     })?;
     tools.func_wrap_async("[static]pending.wait", |store, (pending,): (Resource<Pending>,)| {
         Box::new(async move { Ok((wait(store, pending).await?,)) })
@@ -47,14 +60,43 @@ type Called = Result<String, ToolError>;
 /// A plugin's tool gets all the fuel there is: the caller is waiting for it.
 async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: String) -> wasmtime::Result<Called> {
     let fuel = store.get_fuel()?;
-    let prepared = dispatch::prepare(store.data_mut().called(), name, arguments, fuel);
+    let guest = store.data_mut().called();
+    let begun = Begun::of(guest, "tools.call", &name, &arguments);
+    let prepared = dispatch::prepare(guest, name, arguments, fuel);
     let call = match prepared {
         Ok(call) => call,
-        Err(error) => return Ok(Err(error)),
+        Err(error) => {
+            let refused = Err(error);
+            begun.ends(&refused);
+            return Ok(refused);
+        }
     };
     let answer = call.run().await?;
     store.set_fuel(fuel.saturating_sub(answer.spent.fuel))?;
+    begun.ends(&answer.result);
     Ok(answer.result)
+}
+
+/// A call to a tool, which may change something, in the record.
+struct Begun(Option<(Recorder, u64)>);
+
+impl Begun {
+    fn of(guest: &Guest, function: &str, name: &str, arguments: &str) -> Self {
+        Self(guest.recorder.clone().map(|recorder| {
+            let number = recorder.started(Asked::of(function).text(name).text(arguments));
+            (recorder, number)
+        }))
+    }
+
+    fn number(&self) -> Option<u64> {
+        self.0.as_ref().map(|(_, number)| *number)
+    }
+
+    fn ends(self, called: &Called) {
+        if let Some((recorder, number)) = self.0 {
+            recorder.finished(number, called);
+        }
+    }
 }
 
 /// A plugin's tool that runs beside its caller gets a share of what is left, so that as many as may be under way find
@@ -67,25 +109,32 @@ fn start(
     let fuel = store.get_fuel()?;
     let guest = store.data_mut().called();
     let shares = u64::from(guest.ctx.quota().tool_calls_in_flight) + 1;
+    let begun = Begun::of(guest, "tools.start", &name, &arguments);
     let call = match dispatch::prepare(guest, name, arguments, fuel / shares) {
         Ok(call) => call,
-        Err(error) => return Ok(Err(error)),
+        Err(error) => {
+            begun.ends(&Err(error.clone()));
+            return Ok(Err(error));
+        }
     };
     let lent = call.fuel_lent();
     let ctx = guest.ctx.clone();
     let unused = guest.fuel_unused.clone();
+    let number = begun.number();
     let call = ctx.spawn(async move {
         let answer = call.run().await?;
         unused.fetch_add(lent.saturating_sub(answer.spent.fuel), Ordering::Relaxed);
+        begun.ends(&answer.result);
         Ok(answer)
     });
-    let pending = guest.table.push(Pending { call, fuel_lent: lent })?;
+    let pending = guest.table.push(Pending { call, fuel_lent: lent, number })?;
     store.set_fuel(fuel.saturating_sub(lent))?;
     Ok(Ok(pending))
 }
 
 async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>) -> wasmtime::Result<Called> {
     let pending = store.data_mut().called().table.delete(pending)?;
+    let number = pending.number;
     let answer = match pending.call.await {
         Ok(answer) => answer?,
         Err(error) => {
@@ -100,6 +149,9 @@ async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>)
     let fuel = store.get_fuel()?;
     store.set_fuel(fuel.saturating_add(back))?;
     store.data_mut().add_active(answer.spent.active);
+    if let Some((recorder, number)) = store.data().recorder.as_ref().zip(number) {
+        recorder.observed(number);
+    }
     Ok(answer.result)
 }
 

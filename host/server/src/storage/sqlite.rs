@@ -19,6 +19,7 @@ use cofferdam_core::{
     grant::Permissions,
     identity::{Identity, Operator, Role, Scope},
     ids::{Digest, PluginName, RunId, UserId},
+    record::RecordChunk,
     run::{RunEnd, RunSpec, RunView},
     storage::{
         ApiKey, EVENTS_PAGE_BYTES_MAX, PluginVersion, Result, RunBatch, RunQuery, StateEntry, StateRefused, StateWrite,
@@ -203,13 +204,14 @@ async fn update_schema(connection: &mut SqliteConnection) -> Result<(), SqliteEr
     })
 }
 
-/// The rows of events, encoded by the caller, so that the writer does not have to.
-fn event_rows(scope: &Scope, batch: &RunBatch, more: usize) -> Result<Vec<Row>, SqliteError> {
-    let mut rows = Vec::with_capacity(batch.events.len() + more);
+/// The rows of a batch, encoded by the caller, so that the writer does not have to.
+fn batch_rows(scope: &Scope, batch: &mut RunBatch, more: usize) -> Result<Vec<Row>, SqliteError> {
+    let mut rows = Vec::with_capacity(batch.events.len() + batch.chunks.len() + more);
     let run = batch.run.to_string();
     for envelope in &batch.events {
         rows.push(Row::event(scope, &run, envelope)?);
     }
+    rows.extend(batch.chunks.drain(..).map(|chunk| Row::record(scope, &run, chunk)));
     Ok(rows)
 }
 
@@ -219,18 +221,18 @@ impl Storage for SqliteStorage {
         self.write("keep a new run", vec![Row::run(scope, spec)]).await
     }
 
-    async fn append(&self, scope: &Scope, batch: RunBatch) -> Result<()> {
+    async fn append(&self, scope: &Scope, mut batch: RunBatch) -> Result<()> {
         let doing = "add to the log of a run";
-        let mut rows = event_rows(scope, &batch, 1).map_err(while_doing(doing))?;
+        let mut rows = batch_rows(scope, &mut batch, 1).map_err(while_doing(doing))?;
         if batch.started_at.is_some() || batch.effects {
             rows.push(Row::progress(scope, &batch));
         }
         self.write(doing, rows).await
     }
 
-    async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()> {
+    async fn finish(&self, scope: &Scope, mut batch: RunBatch, end: RunEnd) -> Result<()> {
         let doing = "keep the end of a run";
-        let mut rows = event_rows(scope, &batch, 1).map_err(while_doing(doing))?;
+        let mut rows = batch_rows(scope, &mut batch, 1).map_err(while_doing(doing))?;
         rows.push(Row::end(scope, &batch, &end));
         self.write(doing, rows).await
     }
@@ -291,6 +293,25 @@ impl Storage for SqliteStorage {
             Ok(Some(envelope).filter(|_| first || bytes <= EVENTS_PAGE_BYTES_MAX))
         });
         page.await.map_err(while_doing("read the log of a run"))
+    }
+
+    async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Result<Vec<RecordChunk>> {
+        let query = sqlx::query(
+            "SELECT chunk, payload FROM records
+            WHERE run = (SELECT number FROM runs WHERE user = ?1 AND id = ?2) AND chunk > ?3 ORDER BY chunk",
+        );
+        let query = query
+            .bind(scope.user().as_str().to_owned())
+            .bind(id.to_string())
+            .bind(i64::try_from(after).unwrap_or(i64::MAX));
+        let mut bytes = 0;
+        let page = self.readers.all_while(query, |columns| {
+            let chunk = columns.record_chunk()?;
+            let first = bytes == 0;
+            bytes += chunk.bytes.len();
+            Ok(Some(chunk).filter(|_| first || bytes <= EVENTS_PAGE_BYTES_MAX))
+        });
+        page.await.map_err(while_doing("read the record of a run"))
     }
 
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {

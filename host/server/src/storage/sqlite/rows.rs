@@ -7,6 +7,7 @@ use cofferdam_core::{
     identity::{Identity, Role},
     ids::RunId,
     quota::RunLimits,
+    record::RecordChunk,
     run::{RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
     storage::{StateEntry, UnfinishedRun},
 };
@@ -143,6 +144,10 @@ impl<'r> Columns<'r> {
             at: self.time()?,
             event: codec::decode(self.take()?).map_err(unreadable)?,
         })
+    }
+
+    pub(super) fn record_chunk(&mut self) -> Result<RecordChunk, SqliteError> {
+        Ok(RecordChunk { number: self.unsigned()?, bytes: self.take()? })
     }
 
     pub(super) fn state_entry(&mut self) -> Result<StateEntry, SqliteError> {

@@ -55,7 +55,7 @@ fn batch(run: RunId, events: u64) -> RunBatch {
         at: Timestamp::UNIX_EPOCH,
         event: Event::AgentThinking { text: "about it".into() },
     };
-    RunBatch { run, started_at: None, effects: false, events: (1..=events).map(event).collect() }
+    RunBatch { run, started_at: None, effects: false, events: (1..=events).map(event).collect(), chunks: Vec::new() }
 }
 
 fn end() -> RunEnd {

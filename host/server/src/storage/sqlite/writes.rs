@@ -10,6 +10,7 @@ use cofferdam_core::{
     grant::Permissions,
     identity::Scope,
     ids::{PluginName, SessionId, UserId},
+    record::RecordChunk,
     run::{RunEnd, RunSpec, RunStatus},
     storage::{ApiKey, PluginVersion, RunBatch},
 };
@@ -91,6 +92,11 @@ impl Row {
             envelope.at.into(),
             Value::Blob(codec::encode(&envelope.event).map_err(|error| SqliteError::Value(error.into()))?),
         ]))
+    }
+
+    pub(super) fn record(scope: &Scope, run: &str, chunk: RecordChunk) -> Self {
+        let kind = Value::Word("record");
+        Self(vec![kind, scope.user().as_str().into(), run.into(), chunk.number.into(), Value::Blob(chunk.bytes)])
     }
 
     pub(super) fn progress(scope: &Scope, batch: &RunBatch) -> Self {
