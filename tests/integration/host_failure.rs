@@ -59,6 +59,18 @@ impl Storage for Cursed {
     async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
         self.0.unfinished_runs(operator).await
     }
+    async fn history(&self, scope: &Scope) -> Kept<cofferdam_core::storage::History> {
+        self.0.history(scope).await
+    }
+    async fn oldest_finish(&self, operator: Operator) -> Kept<Option<jiff::Timestamp>> {
+        self.0.oldest_finish(operator).await
+    }
+    async fn prune(&self, operator: Operator, user: &UserId, keep: cofferdam_core::storage::History) -> Kept<()> {
+        self.0.prune(operator, user, keep).await
+    }
+    async fn prune_before(&self, operator: Operator, before: jiff::Timestamp) -> Kept<()> {
+        self.0.prune_before(operator, before).await
+    }
     async fn state_get(&self, space: &StateSpace, key: &str) -> Kept<Option<StateEntry>> {
         assert_ne!(key, "panic", "told to panic");
         self.0.state_get(space, key).await

@@ -85,6 +85,9 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
         workspace_files,
         scratch_bytes,
         scratch_files,
+        runs_stored,
+        history_bytes,
+        history_days,
         failures_in_a_row,
     } = Quota::default();
     let rows = [
@@ -114,6 +117,9 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
         ("entries in one workspace", workspace_files, ""),
         ("`/scratch` of one run", scratch_bytes, " bytes"),
         ("entries in one `/scratch`", scratch_files, ""),
+        ("finished runs of one user that are kept", runs_stored, ""),
+        ("finished runs of one user: inputs, outputs, events and records", history_bytes, " bytes"),
+        ("age of a finished run", history_days.into(), " days"),
         ("runs of one plugin and user that fail one after another", failures_in_a_row.into(), ""),
         ("component pushed", PLUGIN_BYTES_MAX as u64, " bytes"),
     ];

@@ -74,6 +74,13 @@ pub struct Quota {
     pub scratch_bytes: u64,
     /// Files and directories below one run's `/scratch`.
     pub scratch_files: u64,
+    /// Finished runs that are kept; the oldest go when there are more.
+    pub runs_stored: u64,
+    /// Inputs, outputs, events and records of the user's finished runs together, in bytes; the oldest go when there is
+    /// more.
+    pub history_bytes: u64,
+    /// How long a finished run is kept, in days.
+    pub history_days: u32,
     /// Runs of one plugin that may trap or exhaust a limit one after another before its next runs have to wait.
     pub failures_in_a_row: u32,
 }
@@ -100,6 +107,9 @@ impl Default for Quota {
             workspace_files: 10_000,
             scratch_bytes: 256 << 20,
             scratch_files: 10_000,
+            runs_stored: 1_000_000,
+            history_bytes: 10 << 30,
+            history_days: 365,
             failures_in_a_row: 5,
         }
     }

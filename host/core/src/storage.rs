@@ -81,6 +81,25 @@ pub struct UnfinishedRun {
     pub started_at: Option<Timestamp>,
 }
 
+/// What a user's finished runs take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct History {
+    /// How many there are.
+    pub runs: u64,
+    /// Their inputs, outputs, metadata, events and records together, in bytes, and [`RUN_OVERHEAD_BYTES`] for each.
+    pub bytes: u64,
+}
+
+/// What a run counts beside its texts, its events and its record.
+pub const RUN_OVERHEAD_BYTES: u64 = 1_000;
+
+/// What an event counts beside its payload.
+pub const EVENT_OVERHEAD_BYTES: u64 = 20;
+
+/// How many runs one call of [`Storage::prune`] or [`Storage::prune_before`] removes at most, so that nobody waits long
+/// for it: a run has up to 140 MiB.
+pub const PRUNED_AT_ONCE_MAX: u32 = 8;
+
 /// A value in a user's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateEntry {
@@ -227,6 +246,19 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Runs that have not ended, oldest first.
     async fn unfinished_runs(&self, operator: Operator) -> Result<Vec<UnfinishedRun>>;
+
+    /// What the user's finished runs take.
+    async fn history(&self, scope: &Scope) -> Result<History>;
+
+    /// When the run that finished first of all that are there did so; none if there is none.
+    async fn oldest_finish(&self, operator: Operator) -> Result<Option<Timestamp>>;
+
+    /// Removes the user's oldest finished runs, with their events and records, while there is more than `keep`. Removes
+    /// [`PRUNED_AT_ONCE_MAX`] at most.
+    async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Result<()>;
+
+    /// Removes the oldest runs, of whichever user, that had finished before; [`PRUNED_AT_ONCE_MAX`] at most.
+    async fn prune_before(&self, operator: Operator, before: Timestamp) -> Result<()>;
 
     /// A value of the user's state; none if it is absent or has vanished.
     async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>>;

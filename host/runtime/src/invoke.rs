@@ -42,6 +42,7 @@ pub struct RunTask {
 impl Drop for RunTask {
     fn drop(&mut self) {
         self.runtime.live().remove(&self.id);
+        self.runtime.0.retention.ended(self.scope.user());
     }
 }
 

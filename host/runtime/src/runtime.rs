@@ -4,11 +4,13 @@ use crate::{
     artifact::Artifacts,
     backoff::{BackingOff, Backoff},
     compile::Compiler,
+    disk,
     engine::Engine,
     invoke::{Ending, RunTask},
     meter::HostMemory,
     plugin::{Linkers, Plugins},
     registry::Registry,
+    retention::Retention,
     sandbox::{OUTCOME_UNKNOWN, Spent, Stop},
     scratch::Scratches,
     services::{Grants, Seeds, Services, TOOL_SANDBOXES_MAX},
@@ -47,6 +49,10 @@ const DESCRIPTIONS_MAX: u32 = 16;
 /// How long a cancel waits for the run to end before it answers with the run as it stands.
 const CANCEL_WAIT: Duration = Duration::from_millis(500);
 
+/// The least that must be left of the disk when a run is taken, in bytes: what has begun has to come to its end, and be
+/// kept.
+const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
+
 /// What a runtime is started with.
 #[derive(Debug, Clone)]
 pub struct RuntimeConfig {
@@ -66,6 +72,8 @@ pub struct RuntimeConfig {
     pub runs_live_max: u32,
     /// Runs waiting for a slot, of all users.
     pub runs_queued_max: u32,
+    /// What must be left of the disk when a run is taken, in bytes.
+    pub disk_free_bytes_min: u64,
 }
 
 impl RuntimeConfig {
@@ -85,6 +93,7 @@ impl RuntimeConfig {
             memory_bytes_max: HostMemory::half_of_machine(),
             runs_live_max: RUNS_LIVE_MAX,
             runs_queued_max: RUNS_QUEUED_MAX,
+            disk_free_bytes_min: DISK_FREE_BYTES_MIN,
         }
     }
 }
@@ -164,6 +173,16 @@ pub enum AcceptError {
     /// The host is going away.
     #[error("the host is stopping and takes no new runs; submit again when it is back")]
     Draining,
+    /// There is hardly any disk left, which is for the runs that have begun.
+    #[error(
+        "the host's disk has {free} bytes left, and new runs are taken with at least {min}; the platform has to free some space, submit again then"
+    )]
+    DiskFull {
+        /// How much is left.
+        free: u64,
+        /// How much there must be.
+        min: u64,
+    },
     /// The run could not be made durable.
     #[error("the run could not be stored; nothing was started, submit it again")]
     Storage(#[source] StorageError),
@@ -179,7 +198,7 @@ impl AcceptError {
                 Fault::Caller
             }
             Self::Refused(_) | Self::BackingOff(_) => Fault::Exhausted,
-            Self::Draining | Self::Storage(_) => Fault::Host,
+            Self::Draining | Self::DiskFull { .. } | Self::Storage(_) => Fault::Host,
         }
     }
 
@@ -195,6 +214,7 @@ impl AcceptError {
             Self::Refused(_) => "queue_full",
             Self::BackingOff(_) => "backing_off",
             Self::Draining => "draining",
+            Self::DiskFull { .. } => "disk_full",
             Self::Storage(_) => "storage_failed",
         }
     }
@@ -238,6 +258,9 @@ pub(crate) struct Inner {
     journal: Journal,
     pub admission: Admission,
     pub backoff: Backoff,
+    pub retention: Retention,
+    data_dir: PathBuf,
+    disk_free_bytes_min: u64,
     live: Mutex<HashMap<RunId, Live>>,
     tasks: TaskTracker,
     draining: AtomicBool,
@@ -275,8 +298,11 @@ impl Runtime {
         let runtime = Self(Arc::new(Inner {
             registry: Registry::new(services.clone()),
             journal: Journal::new(services.storage.clone()),
+            retention: Retention::new(services.storage.clone(), &config.quota),
             admission: Admission::new(config.quota, config.runs_live_max, config.runs_queued_max),
             backoff: Backoff::default(),
+            data_dir: config.data_dir,
+            disk_free_bytes_min: config.disk_free_bytes_min,
             live: Mutex::default(),
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),
@@ -377,6 +403,10 @@ impl Runtime {
         let (about, spec) = self.prepare(scope, submission)?;
         if self.is_draining() {
             return Err(AcceptError::Draining);
+        }
+        let min = self.0.disk_free_bytes_min;
+        if let Some(free) = disk::free_bytes(&self.0.data_dir).filter(|free| *free < min) {
+            return Err(AcceptError::DiskFull { free, min });
         }
         let place = self.0.admission.enqueue(scope.user())?;
         let (ending, ended) = watch::channel(None);

@@ -65,6 +65,18 @@ impl Storage for Moody {
     async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
         self.storage.unfinished_runs(operator).await
     }
+    async fn history(&self, scope: &Scope) -> Kept<History> {
+        self.storage.history(scope).await
+    }
+    async fn oldest_finish(&self, operator: Operator) -> Kept<Option<Timestamp>> {
+        self.storage.oldest_finish(operator).await
+    }
+    async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Kept<()> {
+        self.storage.prune(operator, user, keep).await
+    }
+    async fn prune_before(&self, operator: Operator, before: Timestamp) -> Kept<()> {
+        self.storage.prune_before(operator, before).await
+    }
     async fn state_get(&self, space: &crate::context::StateSpace, key: &str) -> Kept<Option<StateEntry>> {
         self.storage.state_get(space, key).await
     }

@@ -39,6 +39,7 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     a_run_is_its_users_only(storage).await;
     a_record_is_kept_once_and_comes_in_pages(storage).await;
     events_are_kept_once_and_as_they_were(storage).await;
+    the_oldest_finished_runs_are_pruned_and_no_live_one(storage).await;
     events_come_in_pages(storage).await;
     runs_are_listed_newest_first(storage).await;
     unfinished_runs_are_listed_oldest_first(storage).await;
@@ -203,6 +204,57 @@ async fn a_record_is_kept_once_and_comes_in_pages(storage: &dyn Storage) {
     assert_eq!(storage.record(&ann, spec.id, 2).await.expect("reads"), [chunk(3), chunk(4)]);
     assert_eq!(storage.record(&ann, spec.id, 4).await.expect("reads"), []);
     assert_eq!(storage.record(&scope("vic"), spec.id, 0).await.expect("reads"), [], "another user's record was read");
+}
+
+async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Storage) {
+    let (operator, ida) = (Operator::host(), scope("ida"));
+    assert_eq!(storage.history(&ida).await.expect("reads"), History::default());
+    let live = insert(storage, spec("ida")).await;
+    let mut finished = Vec::new();
+    for n in 0..20_u64 {
+        let spec = insert(storage, spec("ida")).await;
+        let chunks = vec![RecordChunk { number: 1, bytes: vec![7; 5_000] }];
+        let last = RunBatch { chunks, ..batch(spec.id, [thinking(spec.id, 1, "x"), ended(spec.id, 2)]) };
+        let at = at(1_000_000 + i64::try_from(n).unwrap_or(0));
+        storage.finish(&ida, last, RunEnd { finished_at: at, ..completed("1") }).await.expect("finishes");
+        finished.push(spec.id);
+    }
+    let all = storage.history(&ida).await.expect("reads");
+    assert_eq!(all.runs, 20);
+    assert!((20 * 6_000..20 * 6_600).contains(&all.bytes), "{all:?}");
+    assert_eq!(storage.history(&scope("vic")).await.expect("reads").runs, 0, "another user's");
+    let left = async || {
+        let listed = storage.runs(&ida, &query()).await.expect("lists");
+        let mut ids: Vec<_> = listed.iter().map(|run| run.id).filter(|id| *id != live.id).collect();
+        assert_eq!(ids.len() + 1, listed.len(), "the live run is there");
+        ids.reverse();
+        ids
+    };
+    // Nothing is over.
+    storage.prune(operator, ida.user(), all).await.expect("prunes");
+    assert_eq!(left().await, finished);
+    // A step at a time, the oldest first.
+    let few = History { runs: 5, bytes: u64::MAX >> 1 };
+    storage.prune(operator, ida.user(), few).await.expect("prunes");
+    assert_eq!(left().await, finished[PRUNED_AT_ONCE_MAX as usize..]);
+    storage.prune(operator, ida.user(), few).await.expect("prunes");
+    assert_eq!(left().await, finished[15..]);
+    let each = storage.history(&ida).await.expect("reads").bytes / 5;
+    storage.prune(operator, ida.user(), History { runs: 100, bytes: 3 * each }).await.expect("prunes");
+    assert_eq!(left().await, finished[17..]);
+    assert_eq!(storage.history(&ida).await.expect("reads"), History { runs: 3, bytes: 3 * each });
+    // Nothing of what is gone is left.
+    assert_eq!(storage.run(&ida, finished[0]).await.expect("reads"), None);
+    assert_eq!(log(storage, &ida, finished[0]).await, []);
+    assert_eq!(storage.record(&ida, finished[0], 0).await.expect("reads"), []);
+    // By age, of whomever.
+    assert!(storage.oldest_finish(operator).await.expect("reads").is_some_and(|oldest| oldest <= at(1_000_017)));
+    for _ in 0..100 {
+        storage.prune_before(operator, at(1_000_018)).await.expect("prunes");
+    }
+    assert_eq!(left().await, finished[18..]);
+    assert!(storage.oldest_finish(operator).await.expect("reads").is_some_and(|oldest| oldest >= at(1_000_018)));
+    storage.finish(&ida, batch(live.id, [ended(live.id, 1)]), completed("1")).await.expect("the live run ends");
 }
 
 async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {

@@ -30,6 +30,22 @@ struct Run {
     record: Vec<RecordChunk>,
 }
 
+impl Run {
+    fn finished_at(&self) -> Option<Timestamp> {
+        self.view.finished_at
+    }
+
+    fn bytes(&self) -> u64 {
+        let texts = [Some(&self.spec.metadata), Some(&self.spec.input), self.view.output.as_ref()];
+        let texts: usize = texts.into_iter().flatten().map(|text| text.as_str().len()).sum();
+        // As long as they are in storage that keeps bytes; an event that cannot be encoded does not exist.
+        let events = self.events.iter().map(|e| crate::codec::encode(&e.event).map_or(0, |bytes| bytes.len() as u64));
+        let events: u64 = events.map(|bytes| bytes + EVENT_OVERHEAD_BYTES).sum();
+        let record: usize = self.record.iter().map(|chunk| chunk.bytes.len()).sum();
+        RUN_OVERHEAD_BYTES + texts as u64 + events + record as u64
+    }
+}
+
 /// User, plugin, thread, key: the order in which keys are listed.
 type StateKey = (UserId, PluginName, String, String);
 
@@ -177,6 +193,42 @@ impl Storage for MemoryStorage {
             started_at: run.view.started_at,
         });
         Ok(unfinished.collect())
+    }
+
+    async fn history(&self, scope: &Scope) -> Result<History> {
+        let tables = self.tables();
+        let finished = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.finished_at().is_some());
+        Ok(finished.fold(History::default(), |sum, run| History { runs: sum.runs + 1, bytes: sum.bytes + run.bytes() }))
+    }
+
+    async fn oldest_finish(&self, _operator: Operator) -> Result<Option<Timestamp>> {
+        Ok(self.tables().runs.values().filter_map(Run::finished_at).min())
+    }
+
+    async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Result<()> {
+        let mut have = self.history(&operator.on_behalf_of(user)).await?;
+        let mut removed = 0;
+        self.tables().runs.retain(|_, run| {
+            let over = have.runs > keep.runs || have.bytes > keep.bytes;
+            let stays = run.spec.user != *user || run.finished_at().is_none() || !over || removed == PRUNED_AT_ONCE_MAX;
+            if !stays {
+                removed += 1;
+                have = History { runs: have.runs - 1, bytes: have.bytes - run.bytes() };
+            }
+            stays
+        });
+        Ok(())
+    }
+
+    async fn prune_before(&self, _operator: Operator, before: Timestamp) -> Result<()> {
+        let mut tables = self.tables();
+        let old = tables.runs.iter().filter_map(|(id, run)| Some((run.finished_at().filter(|at| *at < before)?, *id)));
+        let mut old: Vec<_> = old.collect();
+        old.sort_unstable();
+        for (_, id) in old.into_iter().take(PRUNED_AT_ONCE_MAX as usize) {
+            tables.runs.remove(&id);
+        }
+        Ok(())
     }
 
     async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>> {

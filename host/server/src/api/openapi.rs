@@ -1,6 +1,6 @@
 //! The description of the API (OpenAPI 3.1), made from the code of its routes.
 
-use super::rest::{events, files, grants, keys, plugins, runs};
+use super::rest::{events, files, grants, journal, keys, plugins, runs};
 use axum::{http::header, response::IntoResponse};
 use bytes::Bytes;
 use std::sync::LazyLock;
@@ -18,7 +18,7 @@ use utoipa::{
                        stable `code`. Every answer has an `X-Request-Id`.",
     ),
     paths(
-        runs::submit, runs::list, runs::get, runs::cancel, events::get,
+        runs::submit, runs::list, runs::get, runs::cancel, events::get, journal::get,
         plugins::push, plugins::list, plugins::get,
         grants::get, grants::put,
         keys::create,

@@ -68,6 +68,7 @@ const fn status(fault: Fault, code: &str) -> StatusCode {
         b"input_too_large" | b"body_too_large" | b"too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         // The host comes back, and says so by this very status.
         b"draining" => StatusCode::SERVICE_UNAVAILABLE,
+        b"disk_full" => StatusCode::INSUFFICIENT_STORAGE,
         // Nobody used up a share of theirs: the host is full for a while.
         b"no_room_to_compile" => StatusCode::SERVICE_UNAVAILABLE,
         // The limits of compiling are used up by the component that was sent, not by the caller's earlier requests.
@@ -218,6 +219,7 @@ impl From<AcceptError> for Problem {
             AcceptError::Refused(refused) => problem.retry_after(refused.retry_after_s()),
             AcceptError::BackingOff(off) => problem.retry_after(off.retry_after_s()),
             AcceptError::Draining => problem.retry_after(5),
+            AcceptError::DiskFull { .. } => problem.retry_after(60),
             AcceptError::Storage(_) => problem,
         }
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 pub mod events;
 pub mod files;
 pub mod grants;
+pub mod journal;
 pub mod keys;
 pub mod plugins;
 pub mod runs;
@@ -23,6 +24,7 @@ pub(crate) fn routes() -> Router<Arc<Api>> {
         .route("/v1/runs/{id}", get(runs::get))
         .route("/v1/runs/{id}/cancel", post(runs::cancel))
         .route("/v1/runs/{id}/events", get(events::get))
+        .route("/v1/runs/{id}/journal", get(journal::get))
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/plugins/{name}", get(plugins::get).put(plugins::push))
         .route("/v1/users/{id}/grants/{plugin}", get(grants::get).put(grants::put))

@@ -42,6 +42,11 @@ enum RunsVerb {
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         after: u64,
     },
+    /// Show what a run's agent asked the host, and what it learned.
+    Journal {
+        /// The run.
+        id: String,
+    },
     /// Ask a run to stop.
     Cancel {
         /// The run.
@@ -113,6 +118,7 @@ pub(super) async fn run(args: RunsArgs, json: bool) -> Result<(), Failure> {
         RunsVerb::List(args) => list(&client, args, json).await,
         RunsVerb::Events { id, follow: true, after } => follow::events(&client, &id, after, json).await,
         RunsVerb::Events { id, follow: false, after } => events(&client, &id, after, json).await,
+        RunsVerb::Journal { id } => journal(&client, &id, json).await,
         RunsVerb::Cancel { id } => {
             let request = client.request(As::User, Method::POST, ["v1", "runs", &id, "cancel"])?;
             show(&client, &client.text(request).await?, json)
@@ -227,6 +233,58 @@ async fn events(client: &Client, id: &str, mut after: u64, json: bool) -> Result
         let page: EventPage<'_> = client.read(&text)?;
         for event in &page.events {
             line(&if json { json_line(event.get()) } else { client.read::<Seen<'_>>(event.get())?.shown() })?;
+        }
+        match page.next_after {
+            Some(next) if next > after => after = next,
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct JournalPage<'a> {
+    #[serde(borrow)]
+    entries: Vec<&'a RawValue>,
+    next_after: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct EntrySeen {
+    kind: String,
+    call: Option<u64>,
+    of: Option<u64>,
+    asked: Option<String>,
+    answer_bytes: Option<u64>,
+    why: Option<String>,
+}
+
+impl EntrySeen {
+    fn shown(&self) -> String {
+        let call = self.call.map_or_else(String::new, |call| call.to_string());
+        let mut shown = format!("{call:>6}  {:<10}", self.kind);
+        if let Some(text) = self.asked.as_ref().or(self.why.as_ref()) {
+            shown.push(' ');
+            shown.push_str(&printable(text));
+        }
+        if let Some(of) = self.of {
+            shown.push_str(&format!(" the answer of {of}"));
+        }
+        if let Some(bytes) = self.answer_bytes {
+            shown.push_str(&format!("  → {bytes} bytes"));
+        }
+        shown
+    }
+}
+
+/// Prints the record of a run, a page at a time.
+async fn journal(client: &Client, id: &str, json: bool) -> Result<(), Failure> {
+    let mut after = 0;
+    loop {
+        let request = client.request(As::User, Method::GET, ["v1", "runs", id, "journal"])?;
+        let text = client.text(request.query(&[("after", after)])).await?;
+        let page: JournalPage<'_> = client.read(&text)?;
+        for entry in &page.entries {
+            line(&if json { json_line(entry.get()) } else { client.read::<EntrySeen>(entry.get())?.shown() })?;
         }
         match page.next_after {
             Some(next) if next > after => after = next,

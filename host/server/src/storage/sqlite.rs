@@ -22,8 +22,8 @@ use cofferdam_core::{
     record::RecordChunk,
     run::{RunEnd, RunSpec, RunView},
     storage::{
-        ApiKey, EVENTS_PAGE_BYTES_MAX, PluginVersion, Result, RunBatch, RunQuery, StateEntry, StateRefused, StateWrite,
-        Storage, StorageError, UnfinishedRun,
+        ApiKey, EVENTS_PAGE_BYTES_MAX, History, PluginVersion, Result, RunBatch, RunQuery, StateEntry, StateRefused,
+        StateWrite, Storage, StorageError, UnfinishedRun,
     },
 };
 use jiff::Timestamp;
@@ -321,6 +321,27 @@ impl Storage for SqliteStorage {
             FROM runs WHERE finished_at IS NULL ORDER BY id",
         );
         self.readers.all(query, |columns| columns.unfinished_run()).await.map_err(while_doing("list unfinished runs"))
+    }
+
+    async fn history(&self, scope: &Scope) -> Result<History> {
+        let query = sqlx::query("SELECT runs, bytes FROM history_users WHERE user = ?1");
+        let query = query.bind(scope.user().as_str().to_owned());
+        let found =
+            self.readers.first(query, |columns| Ok(History { runs: columns.unsigned()?, bytes: columns.unsigned()? }));
+        Ok(found.await.map_err(while_doing("read what a user's runs take"))?.unwrap_or_default())
+    }
+
+    async fn oldest_finish(&self, _operator: Operator) -> Result<Option<Timestamp>> {
+        let query = sqlx::query("SELECT finished_at FROM history ORDER BY finished_at LIMIT 1");
+        self.readers.first(query, |columns| columns.time()).await.map_err(while_doing("read when a run finished"))
+    }
+
+    async fn prune(&self, _operator: Operator, user: &UserId, keep: History) -> Result<()> {
+        self.write("remove old runs", vec![Row::prune(user, keep)]).await
+    }
+
+    async fn prune_before(&self, _operator: Operator, before: Timestamp) -> Result<()> {
+        self.write("remove old runs", vec![Row::prune_age(before)]).await
     }
 
     async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>> {

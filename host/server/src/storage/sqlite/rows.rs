@@ -64,7 +64,7 @@ impl<'r> Columns<'r> {
         Json::parse(self.take::<&str>()?).map_err(unreadable)
     }
 
-    fn time(&mut self) -> Result<Timestamp, SqliteError> {
+    pub(super) fn time(&mut self) -> Result<Timestamp, SqliteError> {
         Timestamp::from_microsecond(self.take()?).map_err(unreadable)
     }
 

@@ -12,7 +12,7 @@ use cofferdam_core::{
     ids::{PluginName, SessionId, UserId},
     record::RecordChunk,
     run::{RunEnd, RunSpec, RunStatus},
-    storage::{ApiKey, PluginVersion, RunBatch},
+    storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
 };
 use jiff::Timestamp;
 use sqlx::{Arguments as _, sqlite::SqliteArguments};
@@ -158,6 +158,18 @@ impl Row {
     pub(super) fn state_sweep(user: &UserId, now: Timestamp) -> Self {
         let kind = Value::Word("state_sweep");
         Self(vec![kind, user.as_str().into(), Value::Null, now.into(), Value::Number(SWEEP_KEYS_MAX)])
+    }
+
+    pub(super) fn prune(user: &UserId, keep: History) -> Self {
+        let kept = [keep.runs, keep.bytes].map(|most| Value::Number(i64::try_from(most).unwrap_or(i64::MAX)));
+        let [runs, bytes] = kept;
+        let at_once = Value::Number(PRUNED_AT_ONCE_MAX.into());
+        Self(vec![Value::Word("prune"), user.as_str().into(), Value::Null, runs, bytes, at_once])
+    }
+
+    pub(super) fn prune_age(before: Timestamp) -> Self {
+        let at_once = Value::Number(PRUNED_AT_ONCE_MAX.into());
+        Self(vec![Value::Word("prune_age"), Value::Null, Value::Null, before.into(), at_once])
     }
 
     pub(super) fn plugin(plugin: &PluginVersion) -> Result<Self, SqliteError> {
