@@ -9,6 +9,7 @@ mod disk;
 mod dispatch;
 pub mod engine;
 mod gate;
+mod guest_threads;
 mod imports;
 mod invoke;
 mod local;

@@ -6,6 +6,7 @@ use crate::{
     compile::Compiler,
     disk,
     engine::Engine,
+    guest_threads::GuestThreads,
     invoke::{Ending, RunTask},
     meter::HostMemory,
     plugin::{Linkers, Plugins},
@@ -110,6 +111,9 @@ pub enum StartError {
     /// Storage cannot be read.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// There are no threads for guests.
+    #[error("the host cannot start threads: {0}; raise its limit of processes")]
+    Threads(std::io::Error),
     /// There are no random numbers.
     #[error("the operating system has no random numbers to give: {0}")]
     Random(getrandom::Error),
@@ -289,6 +293,7 @@ impl Runtime {
             memory,
             tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_MAX as usize),
             publishing: tokio::sync::Mutex::new(()),
+            guests: GuestThreads::start().map_err(StartError::Threads)?,
             seeds: Seeds::from_system().map_err(StartError::Random)?,
             host_panics: AtomicU64::new(0),
             sandboxes_open: AtomicU64::new(0),
@@ -586,9 +591,10 @@ impl Runtime {
         RunTask { runtime: self.clone(), scope, id: spec.id, view: RunView::queued(spec), stop }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one door to a run's task; the tracker is what drain waits for")]
+    /// The one door to a run's task, on the guests' threads; the tracker is what drain waits for.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(self.0.tasks.track_future(work));
+        // Its handle is not needed. The threads live as long as the runtime.
+        let _ = self.0.services.guests.spawn(self.0.tasks.track_future(work));
     }
 
     pub(crate) fn live(&self) -> MutexGuard<'_, HashMap<RunId, Live>> {

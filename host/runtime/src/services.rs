@@ -1,6 +1,9 @@
 //! What every sandbox of the host shares: the engine, storage, plugins, grants, files.
 
-use crate::{engine::Engine, meter::HostMemory, plugin::Plugins, scratch::Scratches, workspace::Workspaces};
+use crate::{
+    engine::Engine, guest_threads::GuestThreads, meter::HostMemory, plugin::Plugins, scratch::Scratches,
+    workspace::Workspaces,
+};
 use chacha20::{
     ChaCha20Rng,
     rand_core::{Rng as _, SeedableRng as _},
@@ -36,6 +39,8 @@ pub struct Services {
     pub tool_sandboxes: Semaphore,
     /// Held while a plugin version is published, so that what memory knows is in the order in which storage was told.
     pub publishing: tokio::sync::Mutex<()>,
+    /// Where guests execute.
+    pub guests: GuestThreads,
     /// Seeds of guests' random numbers.
     pub seeds: Seeds,
     /// Host functions that panicked. Must stay 0.

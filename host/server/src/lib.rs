@@ -189,6 +189,12 @@ impl App {
         &self.runtime
     }
 
+    /// How many commits its database made since the start; 0 over a storage of the caller's.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.database.as_ref().map_or(0, |database| database.commits())
+    }
+
     /// Requests that ended in a panic of the host. Must stay 0.
     #[must_use]
     pub fn panics(&self) -> u64 {

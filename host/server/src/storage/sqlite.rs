@@ -171,6 +171,12 @@ impl SqliteStorage {
         Ok(Self { writer: Writer::start(options, connection)?, readers })
     }
 
+    /// How many commits there were since it was opened, failed ones included.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.writer.commits()
+    }
+
     /// Waits for the writes that were asked for, then closes the file. What is asked for later fails.
     pub async fn close(&self) {
         // The last connection to close moves the write-ahead log into the database, and only the writer may write.

@@ -15,7 +15,14 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _, SqlStr,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection},
 };
-use std::{collections::VecDeque, sync::Arc, thread};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// How many writes wait for the writer; whoever asks for one more waits for room. The callers hold what they want to
@@ -36,7 +43,10 @@ const INSERT_ROWS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, COMMIT_ROWS_MAX];
 const COMMIT_ROWS_MAX: usize = 256;
 
 /// The way to the writer. The thread ends when this is dropped.
-pub(super) struct Writer(mpsc::Sender<Write>);
+pub(super) struct Writer {
+    queue: mpsc::Sender<Write>,
+    commits: Arc<AtomicU64>,
+}
 
 /// What somebody wants written, and who waits for it.
 struct Write {
@@ -77,12 +87,19 @@ impl Writer {
     pub(super) fn start(options: SqliteConnectOptions, connection: SqliteConnection) -> Result<Self, SqliteError> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(SqliteError::Thread)?;
         let (sender, queue) = mpsc::channel(WRITES_QUEUED_MAX);
-        let file = File { options, connection: Some(connection), inserts: INSERT_ROWS.map(insert_statement) };
+        let commits = Arc::<AtomicU64>::default();
+        let inserts = INSERT_ROWS.map(insert_statement);
+        let file = File { options, connection: Some(connection), inserts, commits: commits.clone() };
         thread::Builder::new()
             .name("storage-writer".into())
             .spawn(move || runtime.block_on(write_all(file, queue)))
             .map_err(SqliteError::Thread)?;
-        Ok(Self(sender))
+        Ok(Self { queue: sender, commits })
+    }
+
+    /// How many commits there were.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
     }
 
     /// Writes these rows, all or none.
@@ -104,7 +121,7 @@ impl Writer {
     /// Waits until all that was asked for is written and the file is closed.
     pub(super) async fn close(&self) {
         let (reply, closed) = oneshot::channel();
-        if self.0.send(Write { bytes: 0, change: Change::Close(reply) }).await.is_ok() {
+        if self.queue.send(Write { bytes: 0, change: Change::Close(reply) }).await.is_ok() {
             // An error means that the thread has ended, and with it the connection.
             let _ = closed.await;
         }
@@ -114,7 +131,7 @@ impl Writer {
         let closed = || Arc::new(SqliteError::Closed);
         let (reply, answer) = oneshot::channel();
         let write = Write { bytes, change: change(Pending { outcome: None, reply }) };
-        self.0.send(write).await.map_err(|_| closed())?;
+        self.queue.send(write).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 }
@@ -243,6 +260,7 @@ struct File {
     /// None after an error that says nothing about the state of the connection.
     connection: Option<SqliteConnection>,
     inserts: [SqlStr; INSERT_ROWS.len()],
+    commits: Arc<AtomicU64>,
 }
 
 /// An `INSERT` of this many rows.
@@ -260,6 +278,7 @@ impl File {
         };
         let connection = self.connection.insert(connection);
         let done = write(connection, &self.inserts, batch).await;
+        self.commits.fetch_add(1, Ordering::Relaxed);
         if done.is_err() {
             // One `INSERT` that failed has left nothing behind, but several may have left a transaction open, and other
             // errors anything. A new connection is cheap beside the error.
