@@ -44,7 +44,7 @@ const RECORD_LISTED_BYTES: usize = 64 << 10;
 
 /// How many bytes of one run may wait for storage when a call is recorded that cannot wait, as that for the time. Beyond,
 /// storage is so slow that the record is given up, and not the host's memory.
-const RECORD_PENDING_BYTES_MAX: usize = 1 << 20;
+const RECORD_PENDING_BYTES_MAX: usize = 512 << 10;
 
 /// The longest wait between two attempts to persist the end of a run.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
