@@ -19,9 +19,14 @@ pub struct Process {
 
 impl Process {
     pub async fn serve(data_dir: &Path) -> Self {
+        Self::serve_with(data_dir, &[]).await
+    }
+
+    pub async fn serve_with(data_dir: &Path, flags: &[&str]) -> Self {
         let mut child = Command::new(worker())
             .args(["serve", "--dev", "--json", "--data-dir"])
             .arg(data_dir)
+            .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -49,9 +54,14 @@ impl Process {
     }
 
     /// Asks it to stop, and gives its exit code.
-    async fn terminate(mut self) -> Option<i32> {
+    async fn terminate(self) -> Option<i32> {
+        self.end_by("TERM").await
+    }
+
+    /// Sends it a signal, and gives its exit code.
+    pub async fn end_by(mut self, signal: &str) -> Option<i32> {
         let id = self.child.id().expect("alive").to_string();
-        Command::new("kill").args(["-TERM", &id]).status().await.expect("signalled");
+        Command::new("kill").args([&format!("-{signal}"), &id]).status().await.expect("signalled");
         self.child.wait().await.expect("ended").code()
     }
 

@@ -13,24 +13,29 @@
 )]
 
 mod bad_input;
+mod cancel;
 mod cli;
 #[path = "corpus/component.rs"]
 #[allow(dead_code, reason = "shared with the corpus, which uses all of it")]
 mod component;
 mod directories;
+mod drain;
 mod events;
 mod generated;
 mod grants;
 mod host_failure;
+mod idempotency;
 mod invariants;
 mod isolation;
 mod leftovers;
 mod limits;
 mod plugins;
 mod readme;
+mod recovery;
 mod restart;
 mod runs;
 mod server;
+mod storage;
 mod tools;
 mod uploads;
 mod wat;

@@ -4,6 +4,7 @@
 mod artifact;
 mod backoff;
 mod bindings;
+mod cancel;
 pub mod compile;
 mod dispatch;
 pub mod engine;
@@ -13,7 +14,9 @@ mod invoke;
 mod local;
 mod meter;
 mod plugin;
+mod recovery;
 mod registry;
+mod replay;
 mod runtime;
 mod sandbox;
 mod schema;
