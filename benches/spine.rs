@@ -134,6 +134,7 @@ impl Host {
             metadata: None,
             limits: LimitsAsked::default(),
             request: RequestId::generate(),
+            once: None,
         }
     }
 

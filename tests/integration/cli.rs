@@ -7,7 +7,8 @@ use std::{
     process::{Output, Stdio},
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    net::{TcpListener, TcpStream},
     process::{Child, Command},
 };
 
@@ -19,9 +20,14 @@ pub struct Process {
 
 impl Process {
     pub async fn serve(data_dir: &Path) -> Self {
+        Self::serve_with(data_dir, &[]).await
+    }
+
+    pub async fn serve_with(data_dir: &Path, flags: &[&str]) -> Self {
         let mut child = Command::new(worker())
             .args(["serve", "--dev", "--json", "--data-dir"])
             .arg(data_dir)
+            .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -49,9 +55,14 @@ impl Process {
     }
 
     /// Asks it to stop, and gives its exit code.
-    async fn terminate(mut self) -> Option<i32> {
+    async fn terminate(self) -> Option<i32> {
+        self.end_by("TERM").await
+    }
+
+    /// Sends it a signal, and gives its exit code.
+    pub async fn end_by(mut self, signal: &str) -> Option<i32> {
         let id = self.child.id().expect("alive").to_string();
-        Command::new("kill").args(["-TERM", &id]).status().await.expect("signalled");
+        Command::new("kill").args([&format!("-{signal}"), &id]).status().await.expect("signalled");
         self.child.wait().await.expect("ended").code()
     }
 
@@ -124,6 +135,78 @@ fn the_walk_from_push_to_result_works_by_command_line_alone() {
         let cancelled = json_of(&server.cofferdam(&["runs", "cancel", &slow, "--json"]).await);
         assert_eq!(cancelled["stop_reason"], "cancelled");
         assert_eq!(server.terminate().await, Some(0), "a drained server ends well");
+    });
+}
+
+/// A way to the server that breaks so many connections just when the server answers.
+async fn breaking(server: &str, mut breaks: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let server = server.strip_prefix("http://").expect("a URL").to_owned();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut upstream = TcpStream::connect(&server).await.expect("the server is there");
+            if breaks == 0 {
+                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut upstream).await });
+                continue;
+            }
+            breaks -= 1;
+            let (mut from_client, _to_client) = client.split();
+            let (mut from_server, mut to_server) = upstream.split();
+            tokio::select! {
+                // The request has been taken once there is something of an answer.
+                read = from_server.read_u8() => assert!(read.is_ok(), "{read:?}"),
+                copied = tokio::io::copy(&mut from_client, &mut to_server) => panic!("the client hung up: {copied:?}"),
+            }
+        }
+    });
+    url
+}
+
+#[test]
+fn a_submission_whose_connection_breaks_is_sent_once_more_and_made_once() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Process::serve(dir.path()).await;
+        let echo = guest_path("echo");
+        stdout(&server.cofferdam(&["plugin", "push", "echo", echo.to_str().unwrap()]).await);
+        let submit = async |url: &str, more: &[&str]| {
+            let mut command = Command::new(worker());
+            command.args(["runs", "submit", "echo", "--input", "1", "--json"]).args(more);
+            command.env("COFFERDAM_URL", url).env("COFFERDAM_API_KEY", server.text("api_key"));
+            command.output().await.expect("run")
+        };
+        let count = async || {
+            let page = server.dev().get("/v1/runs").await.json();
+            page["runs"].as_array().expect("runs").len()
+        };
+        let first = json_of(&submit(&breaking(server.text("url"), 1).await, &[]).await);
+        assert_eq!(count().await, 1, "it was sent twice and made once");
+
+        // A line that breaks again and again: the client says so, and how to go on without doing anything twice.
+        let failed = submit(&breaking(server.text("url"), 9).await, &[]).await;
+        assert_eq!(failed.status.code(), Some(4));
+        let told = String::from_utf8_lossy(&failed.stderr).into_owned();
+        let key = told.split("--idempotency-key '").nth(1).and_then(|rest| rest.split('\'').next()).expect(&told);
+        assert_eq!(count().await, 2);
+        let second = json_of(&submit(server.text("url"), &["--idempotency-key", key]).await);
+        assert_eq!(count().await, 2, "sent again as told, it was not made again");
+        assert_ne!(first["id"], second["id"]);
+
+        // A key of one's own, whatever is in it.
+        for key in ["mine", "\"mine\\"] {
+            let args = ["--idempotency-key", key];
+            let (a, b) = (submit(server.text("url"), &args).await, submit(server.text("url"), &args).await);
+            let (a, b) = (json_of(&a), json_of(&b));
+            assert_eq!(a["id"], b["id"]);
+        }
+        assert_eq!(count().await, 4);
+        let other = ["runs", "submit", "echo", "--input", "2", "--idempotency-key", "mine"];
+        let refused = server.cofferdam(&other).await;
+        assert_eq!(refused.status.code(), Some(3));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("idempotency_key_reused"));
+        let bad = server.cofferdam(&["runs", "submit", "echo", "--input", "1", "--idempotency-key", "a b"]).await;
+        assert_eq!(bad.status.code(), Some(2));
     });
 }
 

@@ -1,112 +1,20 @@
 //! When the host itself fails: a function of its own that panics ends the run it worked for, is counted, and harms
 //! nothing else.
 
-use crate::server::{guest, run, worker};
-use async_trait::async_trait;
+use crate::{
+    server::{guest, run, worker},
+    storage::Odd,
+};
 use cofferdam_core::{
     Json,
-    context::StateSpace,
     grant::{Access, Permissions},
-    identity::{Identity, Operator, Scope},
-    ids::{Digest, PluginName, RequestId, RunId, UserId},
+    identity::Operator,
+    ids::{PluginName, RequestId},
     quota::LimitsAsked,
-    run::{RunEnd, RunSpec, RunView, StopReason},
-    storage::{
-        ApiKey, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry, StateRefused, StateWrite, Storage,
-        StorageError, UnfinishedRun,
-    },
+    run::{RunView, StopReason},
 };
 use cofferdam_runtime::{Runtime, RuntimeConfig, Submission};
 use std::sync::Arc;
-
-type Kept<T> = Result<T, StorageError>;
-
-/// A storage that panics when it is asked for the key `panic`, or for what the user `cursed` was granted.
-struct Cursed(MemoryStorage);
-
-#[async_trait]
-impl Storage for Cursed {
-    async fn insert_run(&self, scope: &Scope, spec: &RunSpec) -> Kept<()> {
-        self.0.insert_run(scope, spec).await
-    }
-    async fn append(&self, scope: &Scope, batch: RunBatch) -> Kept<()> {
-        self.0.append(scope, batch).await
-    }
-    async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Kept<()> {
-        self.0.finish(scope, batch, end).await
-    }
-    async fn run(&self, scope: &Scope, id: RunId) -> Kept<Option<RunView>> {
-        self.0.run(scope, id).await
-    }
-    async fn run_spec(&self, scope: &Scope, id: RunId) -> Kept<Option<RunSpec>> {
-        self.0.run_spec(scope, id).await
-    }
-    async fn runs(&self, scope: &Scope, query: &RunQuery) -> Kept<Vec<RunView>> {
-        self.0.runs(scope, query).await
-    }
-    async fn events(
-        &self,
-        scope: &Scope,
-        id: RunId,
-        after: u64,
-        limit: u32,
-    ) -> Kept<Vec<cofferdam_core::event::Envelope>> {
-        self.0.events(scope, id, after, limit).await
-    }
-    async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Kept<Vec<cofferdam_core::record::RecordChunk>> {
-        self.0.record(scope, id, after).await
-    }
-    async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
-        self.0.unfinished_runs(operator).await
-    }
-    async fn history(&self, scope: &Scope) -> Kept<cofferdam_core::storage::History> {
-        self.0.history(scope).await
-    }
-    async fn oldest_finish(&self, operator: Operator) -> Kept<Option<jiff::Timestamp>> {
-        self.0.oldest_finish(operator).await
-    }
-    async fn prune(&self, operator: Operator, user: &UserId, keep: cofferdam_core::storage::History) -> Kept<()> {
-        self.0.prune(operator, user, keep).await
-    }
-    async fn prune_before(&self, operator: Operator, before: jiff::Timestamp) -> Kept<()> {
-        self.0.prune_before(operator, before).await
-    }
-    async fn state_get(&self, space: &StateSpace, key: &str) -> Kept<Option<StateEntry>> {
-        assert_ne!(key, "panic", "told to panic");
-        self.0.state_get(space, key).await
-    }
-    async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused> {
-        self.0.state_set(space, write).await
-    }
-    async fn state_delete(&self, space: &StateSpace, key: &str) -> Kept<bool> {
-        self.0.state_delete(space, key).await
-    }
-    async fn state_keys(&self, space: &StateSpace, prefix: &str, after: Option<&str>, limit: u32) -> Kept<Vec<String>> {
-        self.0.state_keys(space, prefix, after, limit).await
-    }
-    async fn put_plugin(&self, operator: Operator, plugin: &PluginVersion) -> Kept<()> {
-        self.0.put_plugin(operator, plugin).await
-    }
-    async fn plugins(&self, operator: Operator) -> Kept<Vec<PluginVersion>> {
-        self.0.plugins(operator).await
-    }
-    async fn grant(&self, scope: &Scope, plugin: &PluginName) -> Kept<Option<Permissions>> {
-        assert_ne!(scope.user().as_str(), "cursed", "told to panic");
-        self.0.grant(scope, plugin).await
-    }
-    async fn put_grant(&self, operator: Operator, user: &UserId, plugin: &PluginName, grant: &Permissions) -> Kept<()> {
-        self.0.put_grant(operator, user, plugin, grant).await
-    }
-    async fn insert_key(&self, operator: Operator, key: &ApiKey) -> Kept<()> {
-        self.0.insert_key(operator, key).await
-    }
-    async fn keys_count(&self, operator: Operator) -> Kept<u64> {
-        self.0.keys_count(operator).await
-    }
-    async fn authenticate(&self, secret_digest: Digest) -> Kept<Option<Identity>> {
-        self.0.authenticate(secret_digest).await
-    }
-}
 
 async fn probe(runtime: &Runtime, user: &str, input: &str) -> RunView {
     let submission = Submission {
@@ -117,6 +25,7 @@ async fn probe(runtime: &Runtime, user: &str, input: &str) -> RunView {
         metadata: None,
         limits: LimitsAsked::default(),
         request: RequestId::generate(),
+        once: None,
     };
     let scope = Operator::host().on_behalf_of(&user.parse().expect("a user"));
     runtime.accept(&scope, submission).await.expect("accepted").ended().await
@@ -127,7 +36,7 @@ fn a_host_function_that_panics_ends_its_run_and_no_other_and_is_counted() {
     run(async {
         let dir = tempfile::tempdir().expect("a directory");
         let config = RuntimeConfig { runs_live_max: 16, ..RuntimeConfig::new(dir.path(), worker()) };
-        let runtime = Runtime::start(config, Arc::new(Cursed(MemoryStorage::default()))).await.expect("started");
+        let runtime = Runtime::start(config, Arc::new(Odd::default())).await.expect("started");
         let (operator, name): (_, PluginName) = (Operator::host(), "probe".parse().expect("a name"));
         runtime
             .registry()

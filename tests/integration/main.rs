@@ -13,15 +13,18 @@
 )]
 
 mod bad_input;
+mod cancel;
 mod cli;
 #[path = "corpus/component.rs"]
 #[allow(dead_code, reason = "shared with the corpus, which uses all of it")]
 mod component;
 mod directories;
+mod drain;
 mod events;
 mod generated;
 mod grants;
 mod host_failure;
+mod idempotency;
 mod invariants;
 mod isolation;
 mod journal;
@@ -29,10 +32,12 @@ mod leftovers;
 mod limits;
 mod plugins;
 mod readme;
+mod recovery;
 mod restart;
 mod retention;
 mod runs;
 mod server;
+mod storage;
 mod tools;
 mod uploads;
 mod wat;

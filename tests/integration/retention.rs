@@ -107,6 +107,7 @@ fn a_host_whose_disk_is_nearly_full_takes_no_new_runs_and_says_why() {
             metadata: None,
             limits: LimitsAsked::default(),
             request: RequestId::generate(),
+            once: None,
         };
         let refused = runtime.accept(&scope, submission).await.expect_err("there is no room");
         assert!(matches!(refused, AcceptError::DiskFull { .. }), "{refused}");

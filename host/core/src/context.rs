@@ -7,7 +7,7 @@ use crate::{
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
     quota::{Quota, RunLimits, take_one},
-    run::{RunSpec, StopReason},
+    run::{CancelRequest, RunSpec, StopReason},
 };
 use std::{
     future::Future,
@@ -21,10 +21,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Why a run is being stopped from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopCause {
-    /// Its user asked.
-    Cancelled,
+    /// Somebody asked, and it is durable that they did.
+    Cancelled(CancelRequest),
     /// The host is going away.
     HostShutdown,
     /// It was refused something as often again as its budget has of it in all: it does not take no for an answer.
@@ -34,9 +34,9 @@ pub enum StopCause {
 impl StopCause {
     /// The run's stop reason.
     #[must_use]
-    pub const fn stop_reason(self) -> StopReason {
+    pub const fn stop_reason(&self) -> StopReason {
         match self {
-            Self::Cancelled => StopReason::Cancelled,
+            Self::Cancelled(_) => StopReason::Cancelled,
             Self::HostShutdown => StopReason::HostShutdown,
             Self::Overdrawn(_) => StopReason::Quota,
         }
@@ -63,8 +63,8 @@ impl StopSignal {
 
     /// Why the run was asked to stop, if it was.
     #[must_use]
-    pub fn cause(&self) -> Option<StopCause> {
-        self.0.cause.get().copied()
+    pub fn cause(&self) -> Option<&StopCause> {
+        self.0.cause.get()
     }
 
     /// Waits until the run is asked to stop.
@@ -645,7 +645,7 @@ mod tests {
             assert_eq!(ctx.stop().cause(), None, "event {n}");
         }
         assert_eq!(ctx.take_event(1), Err(BudgetSpent::Events(200)));
-        assert_eq!(ctx.stop().cause(), Some(StopCause::Overdrawn(BudgetSpent::Events(200))));
+        assert_eq!(ctx.stop().cause(), Some(&StopCause::Overdrawn(BudgetSpent::Events(200))));
 
         let ctx = context(Permissions::none(), &quota);
         assert!(ctx.take_log_line(1_000).is_ok());
@@ -660,15 +660,19 @@ mod tests {
         }
         assert_eq!(ctx.stop().cause(), None);
         ctx.count_host_call();
-        assert_eq!(ctx.stop().cause(), Some(StopCause::Overdrawn(BudgetSpent::HostCalls(300))));
+        assert_eq!(ctx.stop().cause(), Some(&StopCause::Overdrawn(BudgetSpent::HostCalls(300))));
     }
 
     #[tokio::test]
     async fn the_first_cause_of_a_stop_stands() {
         let stop = StopSignal::default();
-        assert!(stop.stop(StopCause::Cancelled));
+        let asked =
+            |by: &str| StopCause::Cancelled(CancelRequest { by: by.parse().expect("a key id"), at: clock::now() });
+        let first = asked("key_1");
+        assert!(stop.stop(first.clone()));
         assert!(!stop.clone().stop(StopCause::HostShutdown));
+        assert!(!stop.stop(asked("key_2")));
         stop.stopped().await;
-        assert_eq!(stop.cause(), Some(StopCause::Cancelled));
+        assert_eq!(stop.cause(), Some(&first));
     }
 }

@@ -91,6 +91,16 @@ pub enum Event {
         /// Whatever the agent says.
         payload: Json,
     },
+    /// The run ended because somebody asked for it. On the wire an `agent_error` like any other, with who asked; a
+    /// variant of its own, so that the stored form of the others stays what it was.
+    AgentCancelled {
+        /// The key that it was asked with.
+        by: String,
+        /// For people.
+        message: String,
+        /// What the run took.
+        usage: Usage,
+    },
 }
 
 /// Why a tool call failed, in an event.
@@ -126,7 +136,7 @@ impl Event {
             Self::ToolExecuting { .. } => "tool_executing".into(),
             Self::ToolCompleted { .. } => "tool_completed".into(),
             Self::AgentCompleted { .. } => "agent_completed".into(),
-            Self::AgentError { .. } => "agent_error".into(),
+            Self::AgentError { .. } | Self::AgentCancelled { .. } => "agent_error".into(),
             Self::Progress { .. } => "progress".into(),
             Self::Log { .. } => "log".into(),
             Self::Custom { name, .. } => format!("custom:{name}").into(),
@@ -137,7 +147,10 @@ impl Event {
     #[must_use]
     pub const fn priority(&self) -> u8 {
         match self {
-            Self::AgentStarted { .. } | Self::AgentCompleted { .. } | Self::AgentError { .. } => 1,
+            Self::AgentStarted { .. }
+            | Self::AgentCompleted { .. }
+            | Self::AgentError { .. }
+            | Self::AgentCancelled { .. } => 1,
             Self::AgentThinking { .. } | Self::ToolExecuting { .. } | Self::ToolCompleted { .. } => 2,
             Self::Progress { .. } | Self::Custom { .. } => 3,
             Self::Log { .. } => 4,
@@ -147,7 +160,7 @@ impl Event {
     /// Whether nothing comes after it.
     #[must_use]
     pub const fn is_terminal(&self) -> bool {
-        matches!(self, Self::AgentCompleted { .. } | Self::AgentError { .. })
+        matches!(self, Self::AgentCompleted { .. } | Self::AgentError { .. } | Self::AgentCancelled { .. })
     }
 
     /// About how much memory it holds, in bytes.
@@ -161,6 +174,7 @@ impl Event {
             }
             Self::ToolCompleted { tool, error, .. } => tool.len() + error.as_ref().map_or(0, |e| e.message.len()),
             Self::AgentError { code, message, .. } => code.len() + message.len(),
+            Self::AgentCancelled { by, message, .. } => by.len() + message.len(),
             Self::Custom { name, payload } => name.len() + payload.as_str().len(),
             Self::AgentCompleted { .. } => 0,
         }
@@ -194,6 +208,11 @@ impl Serialize for Payload<'_> {
             }
             Event::AgentError { stop_reason, code, message, usage } => {
                 fields!("stop_reason": stop_reason, "code": code, "message": message, "usage": usage)
+            }
+            Event::AgentCancelled { by, message, usage } => {
+                let reason = StopReason::Cancelled;
+                fields!("stop_reason": &reason, "code": reason.as_str(), "message": message, "cancelled_by": by,
+                    "usage": usage)
             }
             Event::Progress { fraction, note } => fields!("fraction": fraction, "note": note),
             Event::Log { level, text } => fields!("level": level, "text": text),

@@ -1,6 +1,9 @@
 //! Who asks: the proof that every storage call and every operator's act must show.
 
-use crate::{fault::Fault, ids::UserId};
+use crate::{
+    fault::Fault,
+    ids::{KeyId, UserId},
+};
 
 /// What a key may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +19,7 @@ pub enum Role {
 pub struct Identity {
     user: UserId,
     role: Role,
+    key: KeyId,
 }
 
 /// The caller's key is of the wrong kind for what it asks.
@@ -40,8 +44,8 @@ impl WrongRole {
 impl Identity {
     /// The identity that a stored key stands for. Authentication calls this, nobody else.
     #[must_use]
-    pub const fn authenticated(user: UserId, role: Role) -> Self {
-        Self { user, role }
+    pub const fn authenticated(user: UserId, role: Role, key: KeyId) -> Self {
+        Self { user, role, key }
     }
 
     /// Whom the key belongs to.
@@ -54,6 +58,12 @@ impl Identity {
     #[must_use]
     pub const fn role(&self) -> Role {
         self.role
+    }
+
+    /// The public name of the key.
+    #[must_use]
+    pub const fn key(&self) -> &KeyId {
+        &self.key
     }
 
     /// The right to touch this user's data.

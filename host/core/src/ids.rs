@@ -126,6 +126,13 @@ text_id!(
     "1 to 64 characters of A-Z, a-z, 0-9, '_', '-' and '.', the first a letter or digit",
     |t| word(t, |b| b.is_ascii_alphanumeric(), token)
 );
+text_id!(
+    /// A client's own name for a request, so that it can be sent again without being done again.
+    IdempotencyKey,
+    "an idempotency key",
+    "1 to 255 visible ASCII characters",
+    |t| (1..=255).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_graphic())
+);
 
 impl ThreadId {
     /// The thread of a run that was submitted without one.

@@ -10,6 +10,7 @@ pub mod context;
 pub mod event;
 pub mod fault;
 pub mod grant;
+pub mod idempotency;
 pub mod identity;
 pub mod ids;
 pub mod journal;

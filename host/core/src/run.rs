@@ -3,7 +3,7 @@
 use crate::{
     Json,
     fault::Fault,
-    ids::{Digest, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
+    ids::{Digest, KeyId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     quota::RunLimits,
 };
 use jiff::Timestamp;
@@ -205,6 +205,17 @@ pub struct Usage {
     pub events: u64,
 }
 
+/// That somebody asked a run to stop. The first who asks stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CancelRequest {
+    /// With which key.
+    #[serde(rename = "cancelled_by")]
+    pub by: KeyId,
+    /// When.
+    #[serde(rename = "cancel_requested_at")]
+    pub at: Timestamp,
+}
+
 /// Why a run has no output, for the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunError {
@@ -254,6 +265,10 @@ pub struct RunView {
     /// Why there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<RunError>,
+    /// Who asked it to stop, if somebody did before it had ended. A run that ends by itself at that very moment keeps
+    /// its own end.
+    #[serde(flatten)]
+    pub cancel: Option<CancelRequest>,
     /// What it took; zeros until it has ended.
     pub usage: Usage,
     /// When it was accepted.
@@ -278,6 +293,7 @@ impl RunView {
             stop_reason: None,
             output: None,
             error: None,
+            cancel: None,
             usage: Usage::default(),
             created_at: spec.created_at,
             started_at: None,

@@ -6,10 +6,11 @@ use crate::{
     context::StateSpace,
     event::{Envelope, Event},
     grant::Permissions,
+    idempotency::{Creating, Creation, Earlier, Once},
     identity::{Identity, Operator, Role, Scope},
     ids::{Digest, KeyId, PluginName, RunId, ThreadId, UserId},
     record::RecordChunk,
-    run::{RunEnd, RunSpec, RunStatus, RunView},
+    run::{CancelRequest, RunEnd, RunSpec, RunStatus, RunView, Usage},
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -71,8 +72,18 @@ pub struct UnfinishedRun {
     pub id: RunId,
     /// For whom.
     pub user: UserId,
+    /// The name that the agent was asked for by.
+    pub agent: PluginName,
+    /// The component that this name meant when the run was accepted.
+    pub digest: Digest,
+    /// The conversation it belongs to.
+    pub thread: ThreadId,
+    /// When it was accepted.
+    pub created_at: Timestamp,
     /// `queued` or `running`.
     pub status: RunStatus,
+    /// Who asked it to stop, if somebody did.
+    pub cancel: Option<CancelRequest>,
     /// Whether it may have changed something outside itself.
     pub effects: bool,
     /// The last event in its log; 0 if there is none.
@@ -217,8 +228,15 @@ pub struct ApiKey {
 /// Durable storage. A write has happened, and survives a crash, when its future is ready with `Ok`.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
-    /// Keeps a new run as `queued`.
-    async fn insert_run(&self, scope: &Scope, spec: &RunSpec) -> Result<()>;
+    /// Keeps a new run as `queued`, and in the same step the record of the request that made it, if that is to be made
+    /// once: then also of two requests at the same time one makes its run, and the other learns of it.
+    async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Result<Creation>;
+
+    /// What an earlier request of this caller made under this key; none if there was none, or it is forgotten.
+    async fn earlier(&self, scope: &Scope, creating: Creating, key: Digest) -> Result<Option<Earlier>>;
+
+    /// Keeps that somebody asked a run to stop. A run that has ended, or was asked before, is left as it is.
+    async fn request_cancel(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<()>;
 
     /// Adds events to a run's log, and chunks to its record. What is there already is left as it is; a run that has ended
     /// is too.
@@ -297,8 +315,9 @@ pub trait Storage: Send + Sync + 'static {
         grant: &Permissions,
     ) -> Result<()>;
 
-    /// Keeps a new key.
-    async fn insert_key(&self, operator: Operator, key: &ApiKey) -> Result<()>;
+    /// Keeps a new key, and in the same step the record of the request that made it, if that is to be made once; the
+    /// scope is that of the operator whose request it is.
+    async fn insert_key(&self, operator: Operator, key: &ApiKey, once: Option<(&Scope, &Once)>) -> Result<Creation>;
 
     /// How many keys there are.
     async fn keys_count(&self, operator: Operator) -> Result<u64>;
@@ -309,6 +328,47 @@ pub trait Storage: Send + Sync + 'static {
 
 /// How many bytes of events, or of a record, one page holds, about.
 pub const EVENTS_PAGE_BYTES_MAX: usize = 1 << 20;
+
+impl UnfinishedRun {
+    /// A run that has not begun.
+    #[must_use]
+    pub fn queued(view: &RunView) -> Self {
+        Self {
+            id: view.id,
+            user: view.user.clone(),
+            agent: view.agent.clone(),
+            digest: view.digest,
+            thread: view.thread_id.clone(),
+            created_at: view.created_at,
+            status: RunStatus::Queued,
+            cancel: view.cancel.clone(),
+            effects: false,
+            last_seq: 0,
+            started_at: None,
+        }
+    }
+
+    /// The run as its user reads it.
+    #[must_use]
+    pub fn view(&self) -> RunView {
+        RunView {
+            id: self.id,
+            agent: self.agent.clone(),
+            digest: self.digest,
+            user: self.user.clone(),
+            thread_id: self.thread.clone(),
+            status: self.status,
+            stop_reason: None,
+            output: None,
+            error: None,
+            cancel: self.cancel.clone(),
+            usage: Usage::default(),
+            created_at: self.created_at,
+            started_at: self.started_at,
+            finished_at: None,
+        }
+    }
+}
 
 impl RunBatch {
     /// The number of the last event, if there is one.

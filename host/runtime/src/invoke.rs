@@ -13,14 +13,14 @@ use crate::{
 };
 use cofferdam_core::{
     Json, UserExecutionContext, clock,
-    context::StopSignal,
+    context::{StopCause, StopSignal},
     event::Event,
     grant::{Effective, Permissions},
     identity::{Operator, Scope},
     ids::RunId,
     journal::RunJournal,
     quota::{Place, Slot},
-    run::{RunEnd, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
+    run::{RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
     storage::{PluginVersion, UnfinishedRun},
 };
 use jiff::Timestamp;
@@ -56,13 +56,16 @@ impl RunTask {
         ending: watch::Sender<Option<RunView>>,
     ) {
         let inner = &self.runtime.0;
+        // What is queued when the host goes away stays queued; also what was being taken just then.
+        if inner.drained.is_cancelled() {
+            return;
+        }
         let (slot, spec) = match inner.admission.try_admit(place) {
             Ok(slot) => (slot, spec),
             Err(place) => {
                 drop(spec);
                 let admitted = tokio::select! {
                     biased;
-                    // What is queued when the host goes away stays queued.
                     () = inner.drained.cancelled() => return,
                     () = self.stop.stopped() => None,
                     slot = inner.admission.admit(place) => Some(slot),
@@ -73,7 +76,8 @@ impl RunTask {
                         return self.never_started(Stop::new(StopReason::Quota, waited.to_string()), &ending).await;
                     }
                     None => {
-                        let stop = Stop::new(StopReason::Cancelled, "the run was cancelled before it began");
+                        let Some(StopCause::Cancelled(request)) = self.stop.cause() else { return };
+                        let stop = Stop::cancelled(request, " before it began");
                         return self.never_started(stop, &ending).await;
                     }
                 }
@@ -99,18 +103,18 @@ impl RunTask {
     }
 
     async fn never_started(&self, stop: Stop, ending: &watch::Sender<Option<RunView>>) {
-        let run = UnfinishedRun {
-            id: self.id,
-            user: self.scope.user().clone(),
-            status: RunStatus::Queued,
-            effects: false,
-            last_seq: 0,
-            started_at: None,
-        };
-        let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
-        let end = Ending { started: None, started_at: None, spent: Spent::default(), peak_bytes: 0 };
-        let end = end.close(&journal, Err(stop)).await;
-        ending.send_replace(Some(self.view.clone().ended(&end)));
+        let journal = self.runtime.journal().reopen(self.scope.clone(), &UnfinishedRun::queued(&self.view));
+        let end = Ending::never_ran(None).close(&journal, Err(stop)).await;
+        ending.send_replace(Some(self.ended(&end)));
+    }
+
+    /// The run as it has ended.
+    fn ended(&self, end: &RunEnd) -> RunView {
+        let mut view = self.view.clone().ended(end);
+        if let Some(StopCause::Cancelled(request)) = self.stop.cause() {
+            view.cancel = Some(request.clone());
+        }
+        view
     }
 
     /// The host panicked outside the sandbox: the run is ended as storage knows it, so that nobody waits for it for ever.
@@ -121,10 +125,9 @@ impl RunTask {
         let unfinished = services.storage.unfinished_runs(Operator::host()).await.unwrap_or_default();
         let Some(run) = unfinished.into_iter().find(|run| run.id == self.id) else { return };
         let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
-        let end = Ending { started: None, started_at: run.started_at, spent: Spent::default(), peak_bytes: 0 };
         let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
-        let end = end.close(&journal, Err(stop)).await;
-        ending.send_replace(Some(self.view.clone().ended(&end)));
+        let end = Ending::never_ran(run.started_at).close(&journal, Err(stop)).await;
+        ending.send_replace(Some(self.ended(&end)));
     }
 
     /// The spine: grant, context, journal, sandbox, journal.
@@ -148,7 +151,7 @@ impl RunTask {
         let end = end.close(&journal, result).await;
         let failures_max = ctx.quota().failures_in_a_row;
         self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
-        self.view.clone().ended(&end)
+        self.ended(&end)
     }
 }
 
@@ -214,6 +217,11 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// Of a run of which nothing was executed by this process.
+    pub fn never_ran(started_at: Option<Timestamp>) -> Self {
+        Self { started: None, started_at, spent: Spent::default(), peak_bytes: 0 }
+    }
+
     /// Makes the end durable, with the run's one terminal event.
     pub async fn close(self, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
         let usage = Usage {
@@ -229,9 +237,12 @@ impl Ending {
                 let event = Event::AgentCompleted { output_bytes: output.as_str().len() as u64, usage };
                 (StopReason::Completed, Some(output), None, event)
             }
-            Err(Stop { reason, code, message }) => {
-                let event =
-                    Event::AgentError { stop_reason: reason, code: code.clone(), message: message.clone(), usage };
+            Err(Stop { reason, code, message, cancelled_by }) => {
+                let (code_told, message_told) = (code.clone(), message.clone());
+                let event = match cancelled_by {
+                    Some(by) => Event::AgentCancelled { by: by.to_string(), message: message_told, usage },
+                    None => Event::AgentError { stop_reason: reason, code: code_told, message: message_told, usage },
+                };
                 (reason, None, Some(RunError { code, message }), event)
             }
         };

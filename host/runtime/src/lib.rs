@@ -4,6 +4,7 @@
 mod artifact;
 mod backoff;
 mod bindings;
+mod cancel;
 pub mod compile;
 mod disk;
 mod dispatch;
@@ -15,7 +16,9 @@ mod invoke;
 mod local;
 mod meter;
 mod plugin;
+mod recovery;
 mod registry;
+mod replay;
 mod retention;
 mod runtime;
 mod sandbox;

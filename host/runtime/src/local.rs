@@ -92,6 +92,7 @@ pub async fn run_local(
         metadata: None,
         limits: options.limits,
         request: RequestId::generate(),
+        once: None,
     };
     let accepted = runtime.accept(&scope, submission).await?;
     let id = accepted.view.id;

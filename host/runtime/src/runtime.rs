@@ -7,12 +7,11 @@ use crate::{
     disk,
     engine::Engine,
     guest_threads::GuestThreads,
-    invoke::{Ending, RunTask},
+    invoke::RunTask,
     meter::HostMemory,
     plugin::{Linkers, Plugins},
     registry::Registry,
     retention::Retention,
-    sandbox::{OUTCOME_UNKNOWN, Spent, Stop},
     scratch::Scratches,
     services::{Grants, Seeds, Services, TOOL_SANDBOXES_MAX},
     workspace::{Workspace, WorkspaceRoot, Workspaces},
@@ -22,6 +21,7 @@ use cofferdam_core::{
     context::{StopCause, StopSignal},
     fault::Fault,
     grant::Permissions,
+    idempotency::{Creating, Creation, InFlight, NotOnce, Once},
     identity::{Operator, Scope},
     ids::{AgentRef, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     journal::Journal,
@@ -29,8 +29,8 @@ use cofferdam_core::{
         Admission, LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
         RUNS_QUEUED_MAX, Refused,
     },
-    run::{RunSpec, RunStatus, RunView, StopReason},
-    storage::{PluginKind, PluginVersion, Storage, StorageError, UnfinishedRun},
+    run::{RunSpec, RunView},
+    storage::{PluginKind, PluginVersion, Storage, StorageError},
 };
 use std::{
     collections::HashMap,
@@ -46,9 +46,6 @@ use tokio_util::task::TaskTracker;
 
 /// Sandboxes for plugins that are being described, at once. Slots of the pool beside those of runs and tools.
 const DESCRIPTIONS_MAX: u32 = 16;
-
-/// How long a cancel waits for the run to end before it answers with the run as it stands.
-const CANCEL_WAIT: Duration = Duration::from_millis(500);
 
 /// The least that must be left of the disk when a run is taken, in bytes: what has begun has to come to its end, and be
 /// kept.
@@ -136,6 +133,8 @@ pub struct Submission {
     pub limits: LimitsAsked,
     /// The request it came with.
     pub request: RequestId,
+    /// What is remembered of the request, if it is to make its run once however often it comes.
+    pub once: Option<Once>,
 }
 
 /// Why a submission is not taken. Nothing was stored.
@@ -174,6 +173,9 @@ pub enum AcceptError {
     /// The plugin keeps failing for this user.
     #[error(transparent)]
     BackingOff(#[from] BackingOff),
+    /// The request has an idempotency key that stands in the way.
+    #[error(transparent)]
+    Once(#[from] NotOnce),
     /// The host is going away.
     #[error("the host is stopping and takes no new runs; submit again when it is back")]
     Draining,
@@ -202,6 +204,7 @@ impl AcceptError {
                 Fault::Caller
             }
             Self::Refused(_) | Self::BackingOff(_) => Fault::Exhausted,
+            Self::Once(error) => error.fault(),
             Self::Draining | Self::DiskFull { .. } | Self::Storage(_) => Fault::Host,
         }
     }
@@ -217,6 +220,7 @@ impl AcceptError {
             Self::Limits(_) => "limit_out_of_range",
             Self::Refused(_) => "queue_full",
             Self::BackingOff(_) => "backing_off",
+            Self::Once(error) => error.code(),
             Self::Draining => "draining",
             Self::DiskFull { .. } => "disk_full",
             Self::Storage(_) => "storage_failed",
@@ -227,9 +231,11 @@ impl AcceptError {
 /// A run that was accepted: it is durable, and will end whatever becomes of its client.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The run, queued.
+    /// The run: queued, or as it stands if an earlier request had made it.
     pub view: RunView,
-    ended: watch::Receiver<Option<RunView>>,
+    /// Whether an earlier request with the same idempotency key had made it.
+    pub replayed: bool,
+    pub(crate) ended: watch::Receiver<Option<RunView>>,
 }
 
 impl Accepted {
@@ -248,8 +254,8 @@ impl Accepted {
 #[derive(Debug, Clone)]
 pub(crate) struct Live {
     user: UserId,
-    stop: StopSignal,
-    ended: watch::Receiver<Option<RunView>>,
+    pub stop: StopSignal,
+    pub ended: watch::Receiver<Option<RunView>>,
 }
 
 /// The runtime: takes submissions, runs them, keeps the books.
@@ -265,6 +271,7 @@ pub(crate) struct Inner {
     pub retention: Retention,
     data_dir: PathBuf,
     disk_free_bytes_min: u64,
+    taking: InFlight,
     live: Mutex<HashMap<RunId, Live>>,
     tasks: TaskTracker,
     draining: AtomicBool,
@@ -308,6 +315,7 @@ impl Runtime {
             backoff: Backoff::default(),
             data_dir: config.data_dir,
             disk_free_bytes_min: config.disk_free_bytes_min,
+            taking: InFlight::default(),
             live: Mutex::default(),
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),
@@ -400,11 +408,22 @@ impl Runtime {
         self.0.services.host_panics.load(Ordering::Relaxed)
     }
 
-    /// Takes a run. When this returns, the run is durable and will end, whatever becomes of its client.
+    /// Takes a run. When this returns, the run is durable and will end, whatever becomes of its client. A submission
+    /// that is to be made once gives the run that an earlier one with its key made, also while the host takes no new
+    /// ones; what was refused before made none, and is taken as if it came first.
     ///
     /// # Errors
     /// When the submission cannot be run, or there is no room for it. Then nothing was stored.
-    pub async fn accept(&self, scope: &Scope, submission: Submission) -> Result<Accepted, AcceptError> {
+    pub async fn accept(&self, scope: &Scope, mut submission: Submission) -> Result<Accepted, AcceptError> {
+        let once = submission.once.take();
+        let mut taking = None;
+        if let Some(once) = &once {
+            let earlier = self.storage().earlier(scope, Creating::Run, once.key).await;
+            if let Some(earlier) = earlier.map_err(AcceptError::Storage)? {
+                return self.replay(scope, once, &earlier).await;
+            }
+            taking = Some(self.0.taking.enter(scope.user(), Creating::Run, once)?);
+        }
         let (about, spec) = self.prepare(scope, submission)?;
         if self.is_draining() {
             return Err(AcceptError::Draining);
@@ -415,28 +434,32 @@ impl Runtime {
         }
         let place = self.0.admission.enqueue(scope.user())?;
         let (ending, ended) = watch::channel(None);
-        let task = self.enter(scope.clone(), &spec, StopSignal::default(), ended.clone());
-        let (answer, answered) = oneshot::channel();
         let view = RunView::queued(&spec);
+        let task = self.enter(scope.clone(), view.clone(), ended.clone());
+        let (answer, answered) = oneshot::channel();
+        let own_once = once.clone();
         // From here on in a task of its own: storing the run and running it must not be torn apart by a client that
         // goes away between the two.
         self.spawn(async move {
-            if let Err(error) = task.runtime.storage().insert_run(&task.scope, &spec).await {
-                let _ = answer.send(Err(error));
-                return;
+            let created = task.runtime.storage().insert_run(&task.scope, &spec, own_once.as_ref()).await;
+            drop(taking);
+            let made = matches!(created, Ok(Creation::Made));
+            let _ = answer.send(created);
+            if made {
+                task.queue(place, Some(Arc::new(spec)), about, ending).await;
             }
-            let _ = answer.send(Ok(()));
-            task.queue(place, Some(Arc::new(spec)), about, ending).await;
         });
-        match answered.await {
-            Ok(Ok(())) => Ok(Accepted { view, ended }),
-            Ok(Err(error)) => Err(AcceptError::Storage(error)),
-            Err(_) => Err(AcceptError::Draining),
+        match (answered.await, once) {
+            (Ok(Ok(Creation::Stands(earlier))), Some(once)) => self.replay(scope, &once, &earlier).await,
+            (Ok(Ok(Creation::Full(until))), Some(once)) => Err(NotOnce::Full { max: once.user_keys_max, until }.into()),
+            (Ok(Ok(_)), _) => Ok(Accepted { view, replayed: false, ended }),
+            (Ok(Err(error)), _) => Err(AcceptError::Storage(error)),
+            (Err(_), _) => Err(AcceptError::Draining),
         }
     }
 
     /// Takes a run and executes it in the caller's own task, without a queue: for a caller that owns the process, as a
-    /// benchmark does. A caller that goes away takes the run with it.
+    /// benchmark does. A caller that goes away takes the run with it, and an idempotency key is not looked at.
     ///
     /// # Errors
     /// When the submission cannot be run, or no slot is free now.
@@ -444,9 +467,9 @@ impl Runtime {
         let (about, spec) = self.prepare(scope, submission)?;
         let place = self.0.admission.enqueue(scope.user())?;
         let slot = self.0.admission.try_admit(place).map_err(|_| Refused::UserQueueFull(0))?;
-        self.storage().insert_run(scope, &spec).await.map_err(AcceptError::Storage)?;
+        self.storage().insert_run(scope, &spec, None).await.map_err(AcceptError::Storage)?;
         let (_ending, ended) = watch::channel(None);
-        let task = self.enter(scope.clone(), &spec, StopSignal::default(), ended);
+        let task = self.enter(scope.clone(), RunView::queued(&spec), ended);
         Ok(task.execute(&slot, Arc::new(spec), &about).await)
     }
 
@@ -500,21 +523,6 @@ impl Runtime {
         AcceptError::UnknownAgent { asked, nearest }
     }
 
-    /// Asks a run to stop, and waits a moment for it. Gives the run as it then stands; none if the user has no such run.
-    ///
-    /// # Errors
-    /// When storage fails.
-    pub async fn cancel(&self, scope: &Scope, id: RunId) -> Result<Option<RunView>, StorageError> {
-        let live = self.live().get(&id).filter(|live| live.user == *scope.user()).cloned();
-        if let Some(mut live) = live {
-            live.stop.stop(StopCause::Cancelled);
-            if let Ok(Ok(view)) = tokio::time::timeout(CANCEL_WAIT, live.ended.wait_for(Option::is_some)).await {
-                return Ok(view.clone());
-            }
-        }
-        self.storage().run(scope, id).await
-    }
-
     /// Whether the host is going away.
     #[must_use]
     pub fn is_draining(&self) -> bool {
@@ -538,61 +546,21 @@ impl Runtime {
         }
     }
 
-    /// Goes on with what a stopped host left behind.
-    async fn recover(&self) -> Result<(), StorageError> {
-        for run in self.storage().unfinished_runs(Operator::host()).await? {
-            let scope = Operator::host().on_behalf_of(&run.user);
-            if run.status == RunStatus::Queued {
-                self.resume_queued(scope, run).await?;
-            } else {
-                let reason = if run.effects { StopReason::OutcomeUnknown } else { StopReason::HostShutdown };
-                let message = match reason {
-                    StopReason::OutcomeUnknown => OUTCOME_UNKNOWN,
-                    _ => {
-                        "the host stopped while the run was executing; nothing outside the run was changed, submit it again"
-                    }
-                };
-                let journal = self.journal().reopen(scope, &run);
-                let end = Ending { started: None, started_at: run.started_at, spent: Spent::default(), peak_bytes: 0 };
-                end.close(&journal, Err(Stop::new(reason, message))).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn resume_queued(&self, scope: Scope, run: UnfinishedRun) -> Result<(), StorageError> {
-        let Some(spec) = self.storage().run_spec(&scope, run.id).await? else { return Ok(()) };
-        let agent = AgentRef { name: spec.agent.clone(), pick: cofferdam_core::ids::Pick::Digest(spec.digest) };
-        let Some(about) = self.0.services.plugins.find(&agent) else {
-            let journal = self.journal().reopen(scope, &run);
-            let stop = Stop::new(StopReason::HostError, "the agent of this run is not on this host any more");
-            let end = Ending { started: None, started_at: None, spent: Spent::default(), peak_bytes: 0 };
-            end.close(&journal, Err(stop)).await;
-            return Ok(());
-        };
-        let (ending, ended) = watch::channel(None);
-        let place = self.0.admission.enqueue_again(scope.user());
-        let task = self.enter(scope, &spec, StopSignal::default(), ended);
-        // The input is read again when its turn comes: a long queue must not fill memory.
-        self.spawn(async move { task.queue(place, None, about, ending).await });
-        Ok(())
-    }
-
     /// Makes a run known as live, until the task is dropped.
-    fn enter(
-        &self,
-        scope: Scope,
-        spec: &RunSpec,
-        stop: StopSignal,
-        ended: watch::Receiver<Option<RunView>>,
-    ) -> RunTask {
-        let live = Live { user: spec.user.clone(), stop: stop.clone(), ended };
-        self.live().insert(spec.id, live);
-        RunTask { runtime: self.clone(), scope, id: spec.id, view: RunView::queued(spec), stop }
+    pub(crate) fn enter(&self, scope: Scope, view: RunView, ended: watch::Receiver<Option<RunView>>) -> RunTask {
+        let stop = StopSignal::default();
+        let live = Live { user: view.user.clone(), stop: stop.clone(), ended };
+        self.live().insert(view.id, live);
+        RunTask { runtime: self.clone(), scope, id: view.id, view, stop }
+    }
+
+    /// A run of the user's that is queued or executing in this process.
+    pub(crate) fn live_run(&self, scope: &Scope, id: RunId) -> Option<Live> {
+        self.live().get(&id).filter(|live| live.user == *scope.user()).cloned()
     }
 
     /// The one door to a run's task, on the guests' threads; the tracker is what drain waits for.
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         // Its handle is not needed. The threads live as long as the runtime.
         let _ = self.0.services.guests.spawn(self.0.tasks.track_future(work));
     }

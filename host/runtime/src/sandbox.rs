@@ -16,10 +16,11 @@ use crate::{
 use cofferdam_core::{
     Json, UserExecutionContext,
     context::StopCause,
+    ids::KeyId,
     journal::{Recorder, RunJournal},
     quota::{HOST_CALL_BYTES_MAX, RUN_OUTPUT_BYTES_MAX},
     record::Asked,
-    run::StopReason,
+    run::{CancelRequest, StopReason},
     storage::StorageError,
 };
 use std::{
@@ -157,12 +158,20 @@ pub struct Stop {
     pub code: String,
     /// For people.
     pub message: String,
+    /// The key that it was asked for with, if it was.
+    pub cancelled_by: Option<KeyId>,
 }
 
 impl Stop {
     /// For a reason that is its own code.
     pub fn new(reason: StopReason, message: impl Into<String>) -> Self {
-        Self { reason, code: reason.as_str().to_owned(), message: message.into() }
+        Self { reason, code: reason.as_str().to_owned(), message: message.into(), cancelled_by: None }
+    }
+
+    /// For a run that somebody asked to stop; with what else there is to say of when that was.
+    pub fn cancelled(request: &CancelRequest, when: &str) -> Self {
+        let message = format!("the run was cancelled with the key {}{when}", request.by);
+        Self { cancelled_by: Some(request.by.clone()), ..Self::new(StopReason::Cancelled, message) }
     }
 }
 
@@ -335,8 +344,10 @@ impl Sandbox {
             host_calls: ctx.host_calls(),
         };
         let result = match end {
-            // It returned before the next tick; what it did is the same.
-            End::Returned(_) if matches!(ctx.stop().cause(), Some(StopCause::Overdrawn(_))) => {
+            // It returned before the next tick; what it did, or what was promised to who cancelled it, is the same.
+            End::Returned(_)
+                if matches!(ctx.stop().cause(), Some(StopCause::Overdrawn(_) | StopCause::Cancelled(_))) =>
+            {
                 Err(stop_of_interruption(&ctx, guest.journal.as_ref()))
             }
             End::Returned(reply) => Ok((reply, self.store.into_data())),
@@ -412,7 +423,7 @@ fn stop_of_agent_error(error: AgentError, guest: &Guest) -> Stop {
     if denied && guest.ctx.was_denied() {
         return Stop::new(StopReason::Denied, message);
     }
-    Stop { reason: StopReason::GuestError, code, message }
+    Stop { code, ..Stop::new(StopReason::GuestError, message) }
 }
 
 /// At most [`MESSAGE_BYTES_MAX`] of a guest's text, on a character's edge.
@@ -424,7 +435,7 @@ fn cut(mut text: String) -> String {
 /// The stop reason of a run that is ended from outside.
 pub fn stop_of_interruption(ctx: &UserExecutionContext, journal: Option<&RunJournal>) -> Stop {
     match ctx.stop().cause() {
-        Some(StopCause::Cancelled) => Stop::new(StopReason::Cancelled, "the run was cancelled"),
+        Some(StopCause::Cancelled(request)) => Stop::cancelled(request, ""),
         Some(StopCause::HostShutdown) if journal.is_some_and(RunJournal::had_effects) => {
             Stop::new(StopReason::OutcomeUnknown, OUTCOME_UNKNOWN)
         }

@@ -1,6 +1,6 @@
 //! The wire: HTTP requests in, JSON and problem documents out. Wire types stop here.
 
-use crate::auth::{self, Authentication};
+use crate::auth::{self, Authentication, HostSecret};
 use axum::{
     Router,
     extract::{FromRequestParts, Path, Query, Request, State, rejection::PathRejection},
@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 use body::BodyRoom;
-use cofferdam_core::{fault::Fault, ids::RequestId};
+use cofferdam_core::{fault::Fault, idempotency::InFlight, ids::RequestId};
 use cofferdam_runtime::Runtime;
 use problem::Problem;
 use serde::de::DeserializeOwned;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 mod body;
+mod idempotency;
 mod openapi;
 pub mod problem;
 pub mod rest;
@@ -41,6 +42,10 @@ pub(crate) struct Api {
     pub authentication: Authentication,
     pub room: BodyRoom,
     pub shares: share::Shares,
+    /// Of it are made the keys whose creation can be answered again.
+    pub host_secret: HostSecret,
+    /// Keys that are being made by requests that come once.
+    pub making_keys: InFlight,
     /// Cancelled when requests that wait have to come to their end.
     pub closing: CancellationToken,
     /// Requests that ended in a panic of the host. Must stay 0.
@@ -48,12 +53,14 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    pub fn new(runtime: Runtime, closing: CancellationToken) -> Self {
+    pub fn new(runtime: Runtime, host_secret: HostSecret, closing: CancellationToken) -> Self {
         Self {
             authentication: Authentication::new(runtime.storage().clone()),
             runtime,
             room: BodyRoom::default(),
             shares: share::Shares::default(),
+            host_secret,
+            making_keys: InFlight::default(),
             closing,
             panics: Arc::default(),
         }

@@ -10,9 +10,11 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use cofferdam_core::{
     identity::{Identity, Operator, Role, Scope},
-    ids::{Digest, KeyId, UserId},
+    ids::{Digest, IdempotencyKey, KeyId, UserId},
     storage::{ApiKey, Storage, StorageError},
 };
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
 use std::{
     collections::HashMap,
     fmt,
@@ -40,7 +42,31 @@ impl Secret {
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut bytes = [0_u8; 32];
         getrandom::fill(&mut bytes)?;
-        Ok(Self(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes))))
+        Ok(Self::of_bytes(bytes))
+    }
+
+    /// The secret of the key that a repeatable request makes: as good as random to whoever lacks the host's secret, and
+    /// the same each time, so that the request can be answered again though storage holds the secret of no key. Neither
+    /// does it hold the idempotency key, so that storage and the host's secret together do not give the secret away.
+    #[must_use]
+    pub fn derive(
+        host: &HostSecret,
+        operator: &UserId,
+        idempotency: &IdempotencyKey,
+        body: &Digest,
+        id: &KeyId,
+    ) -> Self {
+        let mut mac = <Hmac<Sha256>>::new(&host.0.into());
+        let body = body.to_string();
+        for part in ["cofferdam-api-key-1", operator.as_str(), idempotency.as_str(), &body, id.as_str()] {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part.as_bytes());
+        }
+        Self::of_bytes(mac.finalize().into_bytes().into())
+    }
+
+    fn of_bytes(bytes: [u8; 32]) -> Self {
+        Self(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes)))
     }
 
     /// A text that has the form of a key.
@@ -60,8 +86,42 @@ impl Secret {
 
     // A key has 256 random bits, so a plain digest cannot be reversed by guessing; and looking it up by its digest
     // leaves nothing to time.
-    fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         Digest::of(self.0.as_bytes())
+    }
+}
+
+/// What this host alone knows: 64 random bytes, made at its first start.
+#[derive(Clone)]
+pub struct HostSecret([u8; 64]);
+
+impl HostSecret {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the operating system has no random numbers to give.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0_u8; 64];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// A text that [`reveal`](Self::reveal) gave.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        BASE64_URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+
+    /// The secret as text.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.0)
+    }
+}
+
+impl fmt::Debug for HostSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HostSecret(...)")
     }
 }
 
@@ -90,7 +150,7 @@ pub async fn keep_key(
         created_at: cofferdam_core::clock::now(),
     };
     if storage.authenticate(key.secret_digest).await?.is_none() {
-        storage.insert_key(operator, &key).await?;
+        storage.insert_key(operator, &key, None).await?;
     }
     Ok(key.id)
 }
@@ -203,6 +263,29 @@ mod tests {
             [&encoded, &short, &format!("{key}a"), &format!("{short}é"), &format!("{short}="), &key.to_uppercase()];
         for text in ["", PREFIX].into_iter().chain(forms.into_iter().map(String::as_str)) {
             assert_eq!(Secret::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_derived_key_is_the_same_for_the_same_request_and_another_for_any_other() {
+        let host = HostSecret::generate().expect("random numbers");
+        let again = HostSecret::parse(&host.reveal()).expect("reads back");
+        let other_host = HostSecret::generate().expect("random numbers");
+        let derive = |host: &HostSecret, operator: &str, key: &str, body: &[u8], id: &str| {
+            let (operator, key) = (operator.parse().expect("a user"), key.parse().expect("a key"));
+            Secret::derive(host, &operator, &key, &Digest::of(body), &id.parse().expect("a key id"))
+        };
+        let secret = derive(&host, "op", "key", b"body", "key_1");
+        assert_eq!(Secret::parse(secret.reveal()), Some(secret.clone()), "it has the form of a key");
+        assert_eq!(derive(&again, "op", "key", b"body", "key_1"), secret);
+        for other in [
+            derive(&other_host, "op", "key", b"body", "key_1"),
+            derive(&host, "opk", "ey", b"body", "key_1"),
+            derive(&host, "op", "key2", b"body", "key_1"),
+            derive(&host, "op", "key", b"body2", "key_1"),
+            derive(&host, "op", "key", b"body", "key_2"),
+        ] {
+            assert!(other != secret);
         }
     }
 

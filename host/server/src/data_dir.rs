@@ -1,6 +1,6 @@
 //! The server's directory: its own alone, readable by its own user alone, and the keys kept in it.
 
-use crate::auth::Secret;
+use crate::auth::{HostSecret, Secret};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -94,6 +94,17 @@ impl DataDir {
         Ok(secret)
     }
 
+    /// What this host alone knows, made if there is none.
+    pub fn host_secret(&self) -> Result<HostSecret, DataDirError> {
+        let file = self.path.join("host.key");
+        if let Some(text) = read(&file)? {
+            return HostSecret::parse(text.trim()).ok_or(DataDirError::NoKey(file));
+        }
+        let secret = HostSecret::generate()?;
+        write(&file, &format!("{}\n", secret.reveal()))?;
+        Ok(secret)
+    }
+
     /// The keys of a development server, made if there are none, so that they are the same after a restart.
     pub fn dev_keys(&self) -> Result<DevKeys, DataDirError> {
         let file = self.dev_keys_file();
@@ -169,12 +180,15 @@ mod tests {
         let temp = tempfile::tempdir().expect("a directory");
         let keys = |()| {
             let dir = DataDir::open(Some(temp.path())).expect("opened");
-            for file in [dir.admin_key_file(), dir.dev_keys_file()].iter().filter(|file| file.exists()) {
+            for file in [dir.admin_key_file(), dir.dev_keys_file(), temp.path().join("host.key")]
+                .iter()
+                .filter(|file| file.exists())
+            {
                 let mode = file.metadata().expect("there").permissions().mode();
                 assert_eq!(mode & 0o777, 0o600);
             }
             let dev = dir.dev_keys().expect("keys");
-            (dir.admin_key().expect("a key"), dev.api, dev.admin)
+            (dir.admin_key().expect("a key"), dev.api, dev.admin, dir.host_secret().expect("a secret").reveal())
         };
         assert!(keys(()) == keys(()));
         std::fs::write(temp.path().join("admin.key"), "cof_short").expect("written");

@@ -125,11 +125,12 @@ impl App {
             runs_live_max: config.runs_live_max,
             ..RuntimeConfig::new(data_dir.path(), config.compile_worker)
         };
+        let host_secret = data_dir.host_secret()?;
         let runtime = Runtime::start(runtime, storage).await?;
 
         let ending =
             Ending { closing: CancellationToken::new(), aborting: CancellationToken::new(), tasks: TaskTracker::new() };
-        let api = Arc::new(api::Api::new(runtime.clone(), ending.closing.clone()));
+        let api = Arc::new(api::Api::new(runtime.clone(), host_secret, ending.closing.clone()));
         ending.tasks.spawn(listener::serve(listener, api::public(api.clone()), ending.clone()));
         ending.tasks.spawn(listener::serve(admin_listener, api::admin(api.clone()), ending.clone()));
         Ok(Self {

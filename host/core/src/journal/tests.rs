@@ -4,10 +4,11 @@ use super::*;
 use crate::{
     context::StopSignal,
     grant::Permissions,
+    idempotency::{Creating, Creation, Earlier, Once},
     identity::{Identity, Operator},
     ids::{AgentRef, Digest, PluginName, RequestId, ThreadId, UserId},
     quota::Quota,
-    run::{RunSpec, RunStatus, RunView, StopReason, Usage},
+    run::{CancelRequest, RunSpec, RunStatus, RunView, StopReason, Usage},
     storage::*,
 };
 use std::sync::atomic::AtomicBool;
@@ -36,8 +37,14 @@ type Kept<T> = std::result::Result<T, StorageError>;
 
 #[async_trait::async_trait]
 impl Storage for Moody {
-    async fn insert_run(&self, scope: &Scope, spec: &RunSpec) -> Kept<()> {
-        self.storage.insert_run(scope, spec).await
+    async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Kept<Creation> {
+        self.storage.insert_run(scope, spec, once).await
+    }
+    async fn earlier(&self, scope: &Scope, creating: Creating, key: Digest) -> Kept<Option<Earlier>> {
+        self.storage.earlier(scope, creating, key).await
+    }
+    async fn request_cancel(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Kept<()> {
+        self.storage.request_cancel(scope, id, request).await
     }
     async fn append(&self, scope: &Scope, batch: RunBatch) -> Kept<()> {
         self.mood().await?;
@@ -111,8 +118,8 @@ impl Storage for Moody {
     async fn put_grant(&self, operator: Operator, user: &UserId, plugin: &PluginName, grant: &Permissions) -> Kept<()> {
         self.storage.put_grant(operator, user, plugin, grant).await
     }
-    async fn insert_key(&self, operator: Operator, key: &ApiKey) -> Kept<()> {
-        self.storage.insert_key(operator, key).await
+    async fn insert_key(&self, operator: Operator, key: &ApiKey, once: Option<(&Scope, &Once)>) -> Kept<Creation> {
+        self.storage.insert_key(operator, key, once).await
     }
     async fn keys_count(&self, operator: Operator) -> Kept<u64> {
         self.storage.keys_count(operator).await
@@ -152,7 +159,7 @@ async fn bench() -> Bench {
         &Quota::default(),
         StopSignal::default(),
     );
-    storage.insert_run(&ctx.scope(), &spec).await.expect("kept");
+    storage.insert_run(&ctx.scope(), &spec, None).await.expect("kept");
     Bench { journal: Journal::new(storage.clone()), storage, ctx }
 }
 

@@ -20,6 +20,8 @@ use crate::{
 };
 use std::sync::Arc;
 
+mod once;
+
 /// What [`check`] has left in a storage, and has to be there after it was closed and opened again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
@@ -30,6 +32,7 @@ pub struct Kept {
     grant: Option<Permissions>,
     identity: Option<Identity>,
     keys: u64,
+    earlier: Option<Earlier>,
 }
 
 /// Checks all promises of [`Storage`] on a storage that is empty, and says what it has left there.
@@ -52,6 +55,8 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     plugins_are_listed_in_order_of_their_last_push(storage).await;
     grants_replace_each_other(storage).await;
     keys_are_found_by_their_secret(storage).await;
+    once::check(storage).await;
+    the_first_who_asks_for_a_cancel_stands(storage).await;
     kept(storage).await
 }
 
@@ -93,6 +98,7 @@ async fn kept(storage: &dyn Storage) -> Kept {
         grant: storage.grant(&self::scope("gil"), &plugin("notes")).await.expect("reads"),
         identity: storage.authenticate(Digest::of(b"kim's secret")).await.expect("reads"),
         keys: storage.keys_count(operator).await.expect("counts"),
+        earlier: storage.earlier(&self::scope("otto"), Creating::Run, Digest::of(b"kept")).await.expect("reads"),
     }
 }
 
@@ -106,7 +112,7 @@ async fn a_run_is_kept_and_lived_through(storage: &dyn Storage) {
         limits: RunLimits { fuel: u64::MAX, memory_bytes: u64::MAX - 1, deadline_ms: 1 },
         ..spec("rita")
     };
-    storage.insert_run(&ann, &full).await.expect("inserts");
+    storage.insert_run(&ann, &full, None).await.expect("inserts");
     assert_run(storage, &ann, &RunView::queued(&full)).await;
     assert_eq!(storage.run_spec(&ann, full.id).await.expect("reads"), Some(full.clone()));
     assert_eq!(log(storage, &ann, full.id).await, []);
@@ -117,7 +123,7 @@ async fn a_run_is_kept_and_lived_through(storage: &dyn Storage) {
     assert_run(storage, &ann, &running).await;
 
     // A write whose answer was lost is written again.
-    storage.insert_run(&ann, &full).await.expect("inserts again");
+    storage.insert_run(&ann, &full, None).await.expect("inserts again");
     assert_run(storage, &ann, &running).await;
 
     // Neither takes anything back.
@@ -138,7 +144,7 @@ async fn a_run_is_kept_and_lived_through(storage: &dyn Storage) {
     storage.finish(&ann, batch(full.id, [ended(full.id, 5)]), other_end).await.expect("finishes otherwise");
     let late = RunBatch { started_at: Some(at(99)), effects: true, ..batch(full.id, [thinking(full.id, 5, "late")]) };
     storage.append(&ann, late).await.expect("appends late");
-    storage.insert_run(&ann, &full).await.expect("inserts late");
+    storage.insert_run(&ann, &full, None).await.expect("inserts late");
     assert_run(storage, &ann, &finished).await;
     assert_eq!(seqs(&log(storage, &ann, full.id).await), [1, 2, 3, 4]);
 }
@@ -424,16 +430,29 @@ async fn unfinished_runs_are_listed_oldest_first(storage: &dyn Storage) {
     let unfinished = |spec: &RunSpec, status, effects, last_seq, started_at| UnfinishedRun {
         id: spec.id,
         user: spec.user.clone(),
+        agent: spec.agent.clone(),
+        digest: spec.digest,
+        thread: spec.thread.clone(),
+        created_at: spec.created_at,
         status,
+        cancel: None,
         effects,
         last_seq,
         started_at,
     };
-    let expected = [
+    let mut expected = [
         unfinished(&waiting, RunStatus::Queued, false, 0, None),
         unfinished(&running, RunStatus::Running, true, 2, Some(at(1))),
         unfinished(&careful, RunStatus::Running, false, 1, Some(at(2))),
     ];
+    assert_eq!(storage.unfinished_runs(Operator::host()).await.expect("lists"), expected);
+    for unfinished in &expected {
+        let view = storage.run(&scope(unfinished.user.as_str()), unfinished.id).await.expect("reads");
+        assert_eq!(view, Some(unfinished.view()));
+    }
+    let asked = cancel_request("key_1", 3);
+    storage.request_cancel(&ann, waiting.id, &asked).await.expect("asks");
+    expected[0].cancel = Some(asked);
     assert_eq!(storage.unfinished_runs(Operator::host()).await.expect("lists"), expected);
 }
 
@@ -682,17 +701,60 @@ async fn keys_are_found_by_their_secret(storage: &dyn Storage) {
         key("admin", Role::Operator, b"the admin's secret"),
     ];
     for (key, count) in keys.iter().zip(1..) {
-        storage.insert_key(operator, key).await.expect("inserts");
-        storage.insert_key(operator, key).await.expect("inserts again, because an answer may be lost");
+        storage.insert_key(operator, key, None).await.expect("inserts");
+        storage.insert_key(operator, key, None).await.expect("inserts again, because an answer may be lost");
         assert_eq!(storage.keys_count(operator).await.expect("counts"), count);
     }
     for key in keys {
         let found = storage.authenticate(key.secret_digest).await.expect("reads");
-        assert_eq!(found, Some(Identity::authenticated(key.user, key.role)));
+        assert_eq!(found, Some(Identity::authenticated(key.user, key.role, key.id)));
     }
     for stranger in [&b""[..], b"kim", b"kim's secret "] {
         assert_eq!(storage.authenticate(Digest::of(stranger)).await.expect("reads"), None);
     }
+}
+
+async fn the_first_who_asks_for_a_cancel_stands(storage: &dyn Storage) {
+    let (ann, bob) = (scope("rita"), scope("vic"));
+    let (first, second) = (cancel_request("key_1", 1), cancel_request("key_2", 2));
+    for begun in [false, true] {
+        let spec = insert(storage, spec("rita")).await;
+        let mut expected = RunView::queued(&spec);
+        if begun {
+            let begun = RunBatch { started_at: Some(at(1)), ..batch(spec.id, []) };
+            storage.append(&ann, begun).await.expect("appends");
+            expected = RunView { status: RunStatus::Running, started_at: Some(at(1)), ..expected };
+        }
+        storage.request_cancel(&bob, spec.id, &second).await.expect("is ignored");
+        storage.request_cancel(&bob, RunId::generate(), &second).await.expect("is ignored");
+        assert_run(storage, &ann, &expected).await;
+        expected.cancel = Some(first.clone());
+        for request in [&first, &second] {
+            storage.request_cancel(&ann, spec.id, request).await.expect("asks");
+            assert_run(storage, &ann, &expected).await;
+        }
+        let listed = storage.runs(&ann, &RunQuery { limit: 1, ..query() }).await.expect("lists");
+        assert_eq!(listed, [expected.clone()]);
+        let end = failed(StopReason::Cancelled);
+        storage.finish(&ann, batch(spec.id, [cancelled(spec.id, 1)]), end.clone()).await.expect("finishes");
+        assert_run(storage, &ann, &expected.ended(&end)).await;
+        assert_eq!(log(storage, &ann, spec.id).await, [cancelled(spec.id, 1)]);
+    }
+    // A run that has ended cannot be asked any more.
+    let spec = insert(storage, spec("rita")).await;
+    let end = completed("1");
+    storage.finish(&ann, batch(spec.id, []), end.clone()).await.expect("finishes");
+    storage.request_cancel(&ann, spec.id, &first).await.expect("is ignored");
+    assert_run(storage, &ann, &RunView::queued(&spec).ended(&end)).await;
+}
+
+fn cancel_request(by: &str, microsecond: i64) -> CancelRequest {
+    CancelRequest { by: by.parse().expect("a key id"), at: at(microsecond) }
+}
+
+fn cancelled(run_id: RunId, seq: u64) -> Envelope {
+    let event = Event::AgentCancelled { by: "key_1".into(), message: "m".into(), usage: Usage::default() };
+    Envelope { seq, run_id, at: at(1001), event }
 }
 
 fn scope(user: &str) -> Scope {
@@ -736,7 +798,7 @@ fn spec(user: &str) -> RunSpec {
 }
 
 async fn insert(storage: &dyn Storage, spec: RunSpec) -> RunSpec {
-    storage.insert_run(&scope(spec.user.as_str()), &spec).await.expect("inserts");
+    storage.insert_run(&scope(spec.user.as_str()), &spec, None).await.expect("inserts");
     spec
 }
 

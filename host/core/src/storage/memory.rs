@@ -19,6 +19,14 @@ struct Tables {
     plugins: Vec<PluginVersion>,
     grants: HashMap<(UserId, PluginName), Permissions>,
     keys: HashMap<Digest, ApiKey>,
+    once: HashMap<(UserId, Creating, Digest), Record>,
+}
+
+/// What is remembered of a request that made something once.
+#[derive(Debug)]
+struct Record {
+    earlier: Earlier,
+    expires_at: Timestamp,
 }
 
 #[derive(Debug)]
@@ -84,6 +92,29 @@ impl Tables {
         Some(run)
     }
 
+    /// Says what becomes of something that is to be created once, and remembers it.
+    fn create(&mut self, scope: &Scope, creating: Creating, id: String, once: Option<&Once>) -> Creation {
+        let Some(once) = once else { return Creation::Made };
+        let now = Timestamp::now();
+        self.once.retain(|_, record| record.expires_at > now);
+        let key = (scope.user().clone(), creating, once.key);
+        match self.once.get(&key) {
+            // The same request is written again, because an answer was lost.
+            Some(record) if record.earlier.id == id => return Creation::Made,
+            Some(record) => return Creation::Stands(record.earlier.clone()),
+            None => {}
+        }
+        let own = self.once.iter().filter(|((user, ..), _)| user == scope.user());
+        let (count, first) =
+            own.fold((0, Timestamp::MAX), |(count, first), (_, record)| (count + 1, first.min(record.expires_at)));
+        if count >= once.user_keys_max {
+            return Creation::Full(first);
+        }
+        let earlier = Earlier { id, body: once.body };
+        self.once.insert(key, Record { earlier, expires_at: once.expires_at });
+        Creation::Made
+    }
+
     fn remove_state(&mut self, key: &StateKey) -> bool {
         let Some(gone) = self.state.remove(key) else { return false };
         let bytes = (key.3.len() + gone.value.len()) as u64;
@@ -113,16 +144,36 @@ fn state_key(space: &StateSpace, key: &str) -> StateKey {
 
 #[async_trait]
 impl Storage for MemoryStorage {
-    async fn insert_run(&self, _scope: &Scope, spec: &RunSpec) -> Result<()> {
-        let run = Run {
-            spec: spec.clone(),
-            view: RunView::queued(spec),
-            effects: false,
-            events: Vec::new(),
-            record: Vec::new(),
-        };
-        // A run that is there already is being written again, because an answer was lost.
-        self.tables().runs.entry(spec.id).or_insert(run);
+    async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Result<Creation> {
+        let mut tables = self.tables();
+        let creation = tables.create(scope, Creating::Run, spec.id.to_string(), once);
+        if creation == Creation::Made {
+            let run = Run {
+                spec: spec.clone(),
+                view: RunView::queued(spec),
+                effects: false,
+                events: Vec::new(),
+                record: Vec::new(),
+            };
+            // A run that is there already is being written again, because an answer was lost.
+            tables.runs.entry(spec.id).or_insert(run);
+        }
+        Ok(creation)
+    }
+
+    async fn earlier(&self, scope: &Scope, creating: Creating, key: Digest) -> Result<Option<Earlier>> {
+        let tables = self.tables();
+        let record = tables.once.get(&(scope.user().clone(), creating, key));
+        let record = record.filter(|record| record.expires_at > Timestamp::now());
+        Ok(record.map(|record| record.earlier.clone()))
+    }
+
+    async fn request_cancel(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<()> {
+        let mut tables = self.tables();
+        let run = tables.runs.get_mut(&id).filter(|run| run.spec.user == *scope.user());
+        if let Some(run) = run.filter(|run| !run.view.status.is_terminal()) {
+            run.view.cancel.get_or_insert_with(|| request.clone());
+        }
         Ok(())
     }
 
@@ -187,7 +238,12 @@ impl Storage for MemoryStorage {
         let unfinished = tables.runs.values().filter(|run| !run.view.status.is_terminal()).map(|run| UnfinishedRun {
             id: run.spec.id,
             user: run.spec.user.clone(),
+            agent: run.spec.agent.clone(),
+            digest: run.spec.digest,
+            thread: run.spec.thread.clone(),
+            created_at: run.spec.created_at,
             status: run.view.status,
+            cancel: run.view.cancel.clone(),
             effects: run.effects,
             last_seq: run.events.last().map_or(0, |envelope| envelope.seq),
             started_at: run.view.started_at,
@@ -315,9 +371,16 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
-    async fn insert_key(&self, _operator: Operator, key: &ApiKey) -> Result<()> {
-        self.tables().keys.insert(key.secret_digest, key.clone());
-        Ok(())
+    async fn insert_key(&self, _operator: Operator, key: &ApiKey, once: Option<(&Scope, &Once)>) -> Result<Creation> {
+        let mut tables = self.tables();
+        let creation = match once {
+            Some((scope, once)) => tables.create(scope, Creating::ApiKey, key.id.to_string(), Some(once)),
+            None => Creation::Made,
+        };
+        if creation == Creation::Made {
+            tables.keys.insert(key.secret_digest, key.clone());
+        }
+        Ok(creation)
     }
 
     async fn keys_count(&self, _operator: Operator) -> Result<u64> {
@@ -326,6 +389,7 @@ impl Storage for MemoryStorage {
 
     async fn authenticate(&self, secret_digest: Digest) -> Result<Option<Identity>> {
         let tables = self.tables();
-        Ok(tables.keys.get(&secret_digest).map(|key| Identity::authenticated(key.user.clone(), key.role)))
+        let key = tables.keys.get(&secret_digest);
+        Ok(key.map(|key| Identity::authenticated(key.user.clone(), key.role, key.id.clone())))
     }
 }

@@ -15,7 +15,9 @@ use utoipa::{
         title = "Cofferdam",
         description = "Runs untrusted agents for many users, each in a sandbox of its own. Every request carries a \
                        bearer API key and belongs to that key's user; errors are problem documents (RFC 9457) with a \
-                       stable `code`. Every answer has an `X-Request-Id`.",
+                       stable `code`. Every answer has an `X-Request-Id`. Calls that create something (`POST /v1/runs`, \
+                       `POST /v1/keys`) take an `Idempotency-Key`; PUT and DELETE are idempotent by nature: sent again, \
+                       they leave what they left the first time.",
     ),
     paths(
         runs::submit, runs::list, runs::get, runs::cancel, events::get, journal::get,

@@ -7,6 +7,7 @@ use axum::{
 };
 use cofferdam_core::{
     fault::Fault,
+    idempotency::NotOnce,
     identity::WrongRole,
     ids::{InvalidId, PluginName},
     storage::StorageError,
@@ -69,6 +70,9 @@ const fn status(fault: Fault, code: &str) -> StatusCode {
         // The host comes back, and says so by this very status.
         b"draining" => StatusCode::SERVICE_UNAVAILABLE,
         b"disk_full" => StatusCode::INSUFFICIENT_STORAGE,
+        // The words of the draft for the header.
+        b"idempotency_in_flight" => StatusCode::CONFLICT,
+        b"idempotency_result_gone" => StatusCode::GONE,
         // Nobody used up a share of theirs: the host is full for a while.
         b"no_room_to_compile" => StatusCode::SERVICE_UNAVAILABLE,
         // The limits of compiling are used up by the component that was sent, not by the caller's earlier requests.
@@ -218,9 +222,20 @@ impl From<AcceptError> for Problem {
             AcceptError::Limits(out) => problem.field(format!("limits.{}", out.field)),
             AcceptError::Refused(refused) => problem.retry_after(refused.retry_after_s()),
             AcceptError::BackingOff(off) => problem.retry_after(off.retry_after_s()),
+            AcceptError::Once(error) => error.into(),
             AcceptError::Draining => problem.retry_after(5),
             AcceptError::DiskFull { .. } => problem.retry_after(60),
             AcceptError::Storage(_) => problem,
+        }
+    }
+}
+
+impl From<NotOnce> for Problem {
+    fn from(error: NotOnce) -> Self {
+        let problem = Self::new(error.fault(), error.code(), error.to_string()).field("Idempotency-Key");
+        match error.retry_after_s() {
+            Some(seconds) => problem.retry_after(seconds),
+            None => problem,
         }
     }
 }
@@ -271,6 +286,10 @@ mod tests {
             (Fault::Exhausted, "no_room_to_compile", 503),
             (Fault::Exhausted, "too_many_compiles", 429),
             (Fault::Host, "draining", 503),
+            (Fault::Caller, "idempotency_key_reused", 422),
+            (Fault::Caller, "idempotency_in_flight", 409),
+            (Fault::Absent, "idempotency_result_gone", 410),
+            (Fault::Exhausted, "idempotency_keys_full", 429),
         ] {
             assert_eq!(status(fault, code).as_u16(), expected, "{code}");
         }

@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use crate::{api::problem::ProblemBody, auth::Secret};
+use cofferdam_core::ids::IdempotencyKey;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::Deserialize;
 use std::{
@@ -19,6 +20,12 @@ const SILENCE_MAX: Duration = Duration::from_secs(300);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// The largest input that is read from a file or a pipe, in bytes; the server takes less.
 pub(super) const INPUT_BYTES_MAX: u64 = 64 << 20;
+
+/// How often a request that creates something is sent: once, once more where the connection broke, and again while the
+/// server is still taking the first.
+const ATTEMPTS_MAX: u32 = 4;
+/// The pause between two of them.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Which server, and who asks.
 #[derive(Debug, clap::Args)]
@@ -120,12 +127,17 @@ impl Client {
         }
         let status = response.status();
         let body = self.body(response).await?;
-        match serde_json::from_slice::<ProblemBody>(&body) {
-            Ok(problem) => Err(Failure::Refused(Box::new(problem))),
-            Err(_) => Err(Failure::Host(format!(
+        Err(self.refusal(status, &body))
+    }
+
+    /// What an answer says that is not success.
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> Failure {
+        match serde_json::from_slice::<ProblemBody>(body) {
+            Ok(problem) => Failure::Refused(Box::new(problem)),
+            Err(_) => Failure::Host(format!(
                 "{} answered {status}, but not as a Cofferdam server would; check COFFERDAM_URL",
                 self.url
-            ))),
+            )),
         }
     }
 
@@ -138,6 +150,67 @@ impl Client {
         String::from_utf8(self.body(response).await?).map_err(|_| self.strange())
     }
 
+    /// Sends a request that creates something, and reads its JSON answer. Where the connection breaks before there is an
+    /// answer, it is sent once more: under its idempotency key the server creates nothing twice.
+    pub async fn text_once(&self, request: RequestBuilder, key: &IdempotencyKey) -> Result<String, Failure> {
+        let quoted = key.as_str().replace('\\', "\\\\").replace('"', "\\\"");
+        let request = request.header("idempotency-key", format!("\"{quoted}\""));
+        let mut broken = false;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let again = request.try_clone().ok_or_else(|| Failure::Usage("the request cannot be repeated".into()))?;
+            match self.attempt(again).await? {
+                Attempt::Answered(text) => return Ok(text),
+                Attempt::InFlight(refused) if attempts >= ATTEMPTS_MAX => return Err(refused),
+                // The one before this is still being taken.
+                Attempt::InFlight(_) => {}
+                Attempt::Unknown { .. } if broken || attempts >= ATTEMPTS_MAX => return Err(self.not_known(key)),
+                Attempt::Unknown { again: false } => return Err(self.not_known(key)),
+                Attempt::Unknown { again: true } => broken = true,
+                Attempt::NotReached(_) if broken => return Err(self.not_known(key)),
+                Attempt::NotReached(failure) => return Err(failure),
+            }
+            tokio::time::sleep(ATTEMPT_PAUSE).await;
+        }
+    }
+
+    async fn attempt(&self, request: RequestBuilder) -> Result<Attempt, Failure> {
+        let unknown = |error: &reqwest::Error| Attempt::Unknown { again: !error.is_timeout() };
+        let mut response = match request.send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() || error.is_builder() => {
+                return Ok(Attempt::NotReached(self.unreachable(&error)));
+            }
+            Err(error) => return Ok(unknown(&error)),
+        };
+        let status = response.status();
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(piece)) => self.take(&mut body, &piece)?,
+                Ok(None) => break,
+                Err(error) => return Ok(unknown(&error)),
+            }
+        }
+        if status.is_success() {
+            return String::from_utf8(body).map(Attempt::Answered).map_err(|_| self.strange());
+        }
+        match self.refusal(status, &body) {
+            Failure::Refused(problem) if problem.code == "idempotency_in_flight" => {
+                Ok(Attempt::InFlight(Failure::Refused(problem)))
+            }
+            refused => Err(refused),
+        }
+    }
+
+    fn not_known(&self, key: &IdempotencyKey) -> Failure {
+        Failure::Host(format!(
+            "the connection to {} broke before there was an answer, and whether the request was taken is not known; send it again with --idempotency-key '{key}', and nothing is done twice",
+            self.url
+        ))
+    }
+
     /// Reads an answer.
     pub fn read<'a, T: Deserialize<'a>>(&self, text: &'a str) -> Result<T, Failure> {
         serde_json::from_str(text).map_err(|_| self.strange())
@@ -147,15 +220,21 @@ impl Client {
     pub async fn body(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
-            if body.len() + piece.len() > ANSWER_BYTES_MAX {
-                return Err(Failure::Host(format!(
-                    "the answer of {} is larger than {ANSWER_BYTES_MAX} bytes; ask for less",
-                    self.url
-                )));
-            }
-            body.extend_from_slice(&piece);
+            self.take(&mut body, &piece)?;
         }
         Ok(body)
+    }
+
+    /// One more piece of an answer.
+    fn take(&self, body: &mut Vec<u8>, piece: &[u8]) -> Result<(), Failure> {
+        if body.len() + piece.len() > ANSWER_BYTES_MAX {
+            return Err(Failure::Host(format!(
+                "the answer of {} is larger than {ANSWER_BYTES_MAX} bytes; ask for less",
+                self.url
+            )));
+        }
+        body.extend_from_slice(piece);
+        Ok(())
     }
 
     /// A server that could not be talked to.
@@ -178,6 +257,29 @@ impl Client {
             self.url
         ))
     }
+}
+
+/// What became of one attempt at a request that creates something.
+enum Attempt {
+    Answered(String),
+    /// The connection broke, or fell silent, before there was a whole answer.
+    Unknown {
+        /// Whether trying again may be quick.
+        again: bool,
+    },
+    /// The server has not seen it.
+    NotReached(Failure),
+    /// An earlier attempt is still being taken.
+    InFlight(Failure),
+}
+
+/// A new idempotency key: 128 random bits.
+pub(super) fn new_idempotency_key() -> Result<IdempotencyKey, Failure> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::Host(format!("the operating system gave no random numbers: {error}")))?;
+    let key = format!("cli-{:032x}", u128::from_le_bytes(bytes)).parse::<IdempotencyKey>();
+    key.map_err(|error| Failure::Host(error.to_string()))
 }
 
 /// A request with a JSON body.

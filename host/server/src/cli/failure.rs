@@ -63,6 +63,7 @@ fn next_step(problem: &ProblemBody) -> Option<String> {
         "user_needed" => "set COFFERDAM_API_KEY to a user's key; `cofferdam key create USER` makes one",
         "unknown_run" => "`cofferdam runs list` shows your runs",
         "already_ended" => "`cofferdam runs get ID` shows how it ended",
+        "idempotency_key_reused" => "give a new --idempotency-key, or submit exactly what was submitted with this one",
         "limit_out_of_range" => "leave the limit out to have your own, or choose one within the bounds",
         "unknown_agent" | "unknown_plugin" => "`cofferdam plugin list` shows the plugins",
         _ => return problem.hint.clone(),

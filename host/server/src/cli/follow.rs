@@ -123,6 +123,8 @@ pub(super) struct RunSeen<'a> {
     #[serde(borrow)]
     output: Option<&'a RawValue>,
     error: Option<ErrorSeen>,
+    cancelled_by: Option<String>,
+    cancel_requested_at: Option<String>,
     #[serde(borrow)]
     usage: &'a RawValue,
     created_at: String,
@@ -163,6 +165,9 @@ impl RunSeen<'_> {
         }];
         if let Some(error) = &self.error {
             lines.push(format!("error {}: {}", printable(&error.code), printable(&error.message)));
+        }
+        if let (Some(by), Some(at)) = (&self.cancelled_by, &self.cancel_requested_at) {
+            lines.push(format!("cancel asked for with {} at {}", printable(by), printable(at)));
         }
         if self.stop_reason.is_some() {
             lines.push(format!("usage {}", json_line(self.usage.get())));

@@ -1,13 +1,13 @@
 //! `cofferdam runs`: submit runs, follow them, look at them, cancel them.
 
 use super::{
-    client::{As, Client, ClientArgs, text_argument, with_json},
+    client::{As, Client, ClientArgs, new_idempotency_key, text_argument, with_json},
     failure::Failure,
     follow::{self, RunSeen, Seen},
     output::{json_line, line, note, printable},
 };
 use clap::{Args, Subcommand};
-use cofferdam_core::quota::LimitsAsked;
+use cofferdam_core::{ids::IdempotencyKey, quota::LimitsAsked};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -75,6 +75,10 @@ struct SubmitArgs {
     /// Wait up to so many seconds for the end of the run; the server waits 60 at most.
     #[arg(long, value_name = "SECONDS", conflicts_with = "follow")]
     wait: Option<u64>,
+    /// Submitted again with the same key, the run is not made again but shown. Without it, the run gets a key of its own,
+    /// under which it is sent once more if the connection breaks.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<IdempotencyKey>,
 }
 
 /// Limits lower than one's own.
@@ -154,7 +158,7 @@ fn json_argument(name: &str, argument: &str) -> Result<Box<RawValue>, Failure> {
 async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Failure> {
     let submission = Submission {
         input: json_argument("input", &args.input)?,
-        metadata: args.metadata.map(|metadata| json_argument("metadata", &metadata)).transpose()?,
+        metadata: args.metadata.as_deref().map(|metadata| json_argument("metadata", metadata)).transpose()?,
         agent: args.agent,
         thread_id: args.thread,
         limits: args.limits.into(),
@@ -164,7 +168,8 @@ async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Fai
     if let Some(seconds) = args.wait {
         request = request.header("prefer", format!("wait={seconds}"));
     }
-    let submitted = client.text(request).await?;
+    let key = args.idempotency_key.map_or_else(new_idempotency_key, Ok)?;
+    let submitted = client.text_once(request, &key).await?;
     let run: RunSeen<'_> = client.read(&submitted)?;
     if !args.follow {
         show(client, &submitted, json)?;

@@ -3,6 +3,7 @@
 //! One thread writes and commits whatever has been asked for meanwhile in one go; a few read-only connections answer
 //! questions beside it. What has been committed is seen by every read that begins after it.
 
+mod once;
 mod readers;
 mod rows;
 mod state;
@@ -17,16 +18,18 @@ use cofferdam_core::{
     context::StateSpace,
     event::Envelope,
     grant::Permissions,
+    idempotency::{Creating, Creation, Earlier, Once},
     identity::{Identity, Operator, Role, Scope},
     ids::{Digest, PluginName, RunId, UserId},
     record::RecordChunk,
-    run::{RunEnd, RunSpec, RunView},
+    run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
         ApiKey, EVENTS_PAGE_BYTES_MAX, History, PluginVersion, Result, RunBatch, RunQuery, StateEntry, StateRefused,
         StateWrite, Storage, StorageError, UnfinishedRun,
     },
 };
 use jiff::Timestamp;
+use once::Create;
 use readers::Readers;
 use sqlx::{
     ConnectOptions, Connection,
@@ -187,6 +190,23 @@ impl SqliteStorage {
     async fn write(&self, doing: &'static str, rows: Vec<Row>) -> Result<()> {
         self.writer.write(rows).await.map_err(while_doing(doing))
     }
+
+    /// Creates something, once if a record is given.
+    async fn create(
+        &self,
+        doing: &'static str,
+        creating: Creating,
+        id: &str,
+        row: Row,
+        once: Option<(&Scope, &Once)>,
+    ) -> Result<Creation> {
+        let Some((scope, once)) = once else {
+            return self.write(doing, vec![row]).await.map(|()| Creation::Made);
+        };
+        let user = scope.user().clone();
+        let create = Create { user, creating, once: once.clone(), id: id.to_owned(), rows: vec![row] };
+        self.writer.create(create).await.map_err(while_doing(doing))
+    }
 }
 
 /// Makes the file, for its owner only. SQLite gives its other files the same mode.
@@ -223,8 +243,26 @@ fn batch_rows(scope: &Scope, batch: &mut RunBatch, more: usize) -> Result<Vec<Ro
 
 #[async_trait]
 impl Storage for SqliteStorage {
-    async fn insert_run(&self, scope: &Scope, spec: &RunSpec) -> Result<()> {
-        self.write("keep a new run", vec![Row::run(scope, spec)]).await
+    async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Result<Creation> {
+        let (id, row, once) = (spec.id.to_string(), Row::run(scope, spec), once.map(|once| (scope, once)));
+        self.create("keep a new run", Creating::Run, &id, row, once).await
+    }
+
+    async fn earlier(&self, scope: &Scope, creating: Creating, key: Digest) -> Result<Option<Earlier>> {
+        let query = sqlx::query(
+            "SELECT made, body FROM idempotency WHERE user = ?1 AND creating = ?2 AND key = ?3 AND expires_at > ?4",
+        );
+        let query = query
+            .bind(scope.user().as_str().to_owned())
+            .bind(creating.as_str())
+            .bind(key.to_string())
+            .bind(Timestamp::now().as_microsecond());
+        let earlier = self.readers.first(query, |columns| columns.earlier_if_there()).await;
+        Ok(earlier.map_err(while_doing("look up an idempotency key"))?.flatten())
+    }
+
+    async fn request_cancel(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<()> {
+        self.write("keep who cancelled a run", vec![Row::cancel(scope, id, request)]).await
     }
 
     async fn append(&self, scope: &Scope, mut batch: RunBatch) -> Result<()> {
@@ -322,9 +360,9 @@ impl Storage for SqliteStorage {
 
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
         let query = sqlx::query(
-            "SELECT id, user, status, effects, started_at,
-                coalesce((SELECT max(seq) FROM events WHERE events.run = runs.number), 0)
-            FROM runs WHERE finished_at IS NULL ORDER BY id",
+            "SELECT id, user, agent, digest, thread_id, created_at, status, effects, started_at,
+                coalesce((SELECT max(seq) FROM events WHERE events.run = runs.number), 0), asked_by, asked_at
+            FROM runs LEFT JOIN cancels ON cancels.run = runs.number WHERE finished_at IS NULL ORDER BY id",
         );
         self.readers.all(query, |columns| columns.unfinished_run()).await.map_err(while_doing("list unfinished runs"))
     }
@@ -436,8 +474,8 @@ impl Storage for SqliteStorage {
         self.write(doing, vec![row]).await
     }
 
-    async fn insert_key(&self, _operator: Operator, key: &ApiKey) -> Result<()> {
-        self.write("keep an API key", vec![Row::key(key)]).await
+    async fn insert_key(&self, _operator: Operator, key: &ApiKey, once: Option<(&Scope, &Once)>) -> Result<Creation> {
+        self.create("keep an API key", Creating::ApiKey, key.id.as_str(), Row::key(key), once).await
     }
 
     async fn keys_count(&self, _operator: Operator) -> Result<u64> {
@@ -447,7 +485,8 @@ impl Storage for SqliteStorage {
     }
 
     async fn authenticate(&self, secret_digest: Digest) -> Result<Option<Identity>> {
-        let query = sqlx::query("SELECT user, role FROM keys WHERE secret_digest = ?1").bind(secret_digest.to_string());
+        let query =
+            sqlx::query("SELECT id, user, role FROM keys WHERE secret_digest = ?1").bind(secret_digest.to_string());
         self.readers.first(query, |columns| columns.identity()).await.map_err(while_doing("look up an API key"))
     }
 }

@@ -5,9 +5,10 @@ use crate::{
     api::{
         Api, Params, Segments, ThisRequest,
         body::{JsonBody, JsonRequest, Object},
+        idempotency::{self, Key},
         problem::{Problem, ProblemBody},
     },
-    auth::Me,
+    auth::{Caller, Me},
 };
 use axum::{
     Json as Answer,
@@ -18,7 +19,7 @@ use axum::{
 use cofferdam_core::{
     Json,
     identity::Scope,
-    ids::{AgentRef, Digest, InvalidId, PluginName, RunId, ThreadId, UserId},
+    ids::{AgentRef, Digest, InvalidId, KeyId, PluginName, RunId, ThreadId, UserId},
     quota::{LimitsAsked, METADATA_BYTES_MAX, RUN_INPUT_BYTES_MAX},
     run::{RunStatus, RunView, StopReason, Usage},
     storage::RunQuery,
@@ -117,6 +118,12 @@ pub struct Run {
     /// Why there is no output.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<RunErrorBody>,
+    /// The key (its public name) that the run was first asked to stop with, if it was before it had ended.
+    #[schema(value_type = Option<String>, required = true)]
+    cancelled_by: Option<KeyId>,
+    /// When it was asked to stop.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    cancel_requested_at: Option<Timestamp>,
     /// What it took; zeros until it has ended.
     #[schema(value_type = UsageBody)]
     usage: Usage,
@@ -178,6 +185,7 @@ fn stop_reason() -> ObjectSchema {
 
 impl From<RunView> for Run {
     fn from(view: RunView) -> Self {
+        let (cancelled_by, cancel_requested_at) = view.cancel.map(|request| (request.by, request.at)).unzip();
         Self {
             id: view.id,
             agent: view.agent,
@@ -188,6 +196,8 @@ impl From<RunView> for Run {
             stop_reason: view.stop_reason,
             output: view.output,
             error: view.error.map(|error| RunErrorBody { code: error.code, message: error.message }),
+            cancelled_by,
+            cancel_requested_at,
             usage: view.usage,
             created_at: view.created_at,
             started_at: view.started_at,
@@ -200,14 +210,28 @@ impl From<RunView> for Run {
 ///
 /// Answers 202 with the queued run once it is durable. With `Prefer: wait=N` (at most 60) it answers 200 with the
 /// finished run if it ends within N seconds.
+///
+/// With an `Idempotency-Key` the run is made once, however often the request is sent: sent again with the same body
+/// within 24 h, also after a restart of the host, it answers with the run that the first one made, as that stands now,
+/// and `Idempotent-Replayed: true`; `Prefer: wait=N` waits for that run. With another body it answers 422
+/// `idempotency_key_reused`; while the first is still being taken, 409 `idempotency_in_flight`: send it again in a
+/// second. A request that was refused made nothing, and can be sent again with its key. At most 100,000 keys of a user
+/// are remembered; at that mark a new one answers 429 `idempotency_keys_full`.
 #[utoipa::path(
     post, path = "/v1/runs", operation_id = "submit_run", tag = "runs", security(("api_key" = [])),
-    params(("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for the end of the run")),
+    params(
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for the end of the run"),
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "1 to 255 visible ASCII characters, which may stand in quotes: a new one for each new request"),
+    ),
     request_body = RunSubmission,
     responses(
-        (status = 200, description = "The finished run", body = Run),
+        (status = 200, description = "The finished run", body = Run,
+            headers(("Location" = String, description = "Where the run is read"),
+                ("Idempotent-Replayed" = Option<String>, description = "`true`: an earlier request made this run"))),
         (status = 202, description = "The run is queued, or still running", body = Run,
-            headers(("Location" = String, description = "Where the run is read"))),
+            headers(("Location" = String, description = "Where the run is read"),
+                ("Idempotent-Replayed" = Option<String>, description = "`true`: an earlier request made this run"))),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
 )]
@@ -215,6 +239,7 @@ pub(crate) async fn submit(
     State(api): State<Arc<Api>>,
     Me(scope): Me,
     ThisRequest(request): ThisRequest,
+    key: Key,
     headers: HeaderMap,
     JsonBody { value: asked, held }: JsonBody<RunSubmission>,
 ) -> Result<Response, Problem> {
@@ -228,13 +253,15 @@ pub(crate) async fn submit(
         metadata: asked.metadata,
         limits: asked.limits.unwrap_or_default().0,
         request,
+        once: key.once(&held.bytes),
     };
     let accepted = api.runtime.accept(&scope, submission).await?;
     drop(held);
     let wait = preferred_wait(&headers);
+    let (replayed, ended) = (accepted.replayed, accepted.view.status.is_terminal());
     let view = match wait {
-        Some(wait) => ended_within(&api, &scope, &accepted, wait).await,
-        None => accepted.view,
+        Some(wait) if !ended => ended_within(&api, &scope, &accepted, wait).await,
+        _ => accepted.view,
     };
     let status = if view.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = HeaderValue::from_str(&format!("/v1/runs/{}", view.id));
@@ -245,7 +272,7 @@ pub(crate) async fn submit(
     if let Some(applied) = wait.and_then(|wait| HeaderValue::from_str(&format!("wait={}", wait.as_secs())).ok()) {
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
-    Ok(response)
+    Ok(if replayed { idempotency::replayed(response) } else { response })
 }
 
 /// The run as it stands when it has ended, when the time is up, or when the host goes away.
@@ -370,12 +397,16 @@ pub(crate) async fn get(
 
 /// Cancel a run.
 ///
-/// Answers with the run, which has usually ended by then. A run that had ended before answers 409 `already_ended`.
+/// That it was asked to stop, and with which key, is durable before the answer: the run then ends as cancelled, also
+/// where the host is stopped or dies before it does. Answers 200 with the run if it has ended by then, as it usually
+/// has, and 202 if it still has to. Asking again changes nothing: the first who asked stands. A run that had ended before
+/// answers 409 `already_ended`.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/cancel", operation_id = "cancel_run", tag = "runs", security(("api_key" = [])),
     params(("id" = String, Path, description = "The run")),
     responses(
-        (status = 200, description = "The run, asked to stop", body = Run),
+        (status = 200, description = "The run, which has ended", body = Run),
+        (status = 202, description = "The run, asked to stop", body = Run),
         (status = 409, description = "The run had ended", body = ProblemBody, content_type = "application/problem+json"),
         (status = "default", description = "A problem", body = ProblemBody, content_type = "application/problem+json"),
     ),
@@ -383,15 +414,25 @@ pub(crate) async fn get(
 pub(crate) async fn cancel(
     State(api): State<Arc<Api>>,
     Me(scope): Me,
+    Caller(caller): Caller,
     Segments(id): Segments<String>,
-) -> Result<Answer<Run>, Problem> {
+) -> Result<(StatusCode, Answer<Run>), Problem> {
     let before = own_run(&api, &scope, &id).await?;
     if before.status.is_terminal() {
-        let detail = format!("the run has ended already: {}", before.status.as_str());
-        return Err(Problem::http(StatusCode::CONFLICT, "already_ended", detail).hint("GET /v1/runs/{id} reads it"));
+        return Err(already_ended(&before));
     }
-    let after = api.runtime.cancel(&scope, before.id).await?.ok_or_else(Problem::no_such_run)?;
-    Ok(Answer(after.into()))
+    let after = api.runtime.cancel(&scope, before.id, caller.key()).await?.ok_or_else(Problem::no_such_run)?;
+    match (after.status.is_terminal(), &after.cancel) {
+        // It ended between the look and the request.
+        (true, None) => Err(already_ended(&after)),
+        (true, Some(_)) => Ok((StatusCode::OK, Answer(after.into()))),
+        (false, _) => Ok((StatusCode::ACCEPTED, Answer(after.into()))),
+    }
+}
+
+fn already_ended(run: &RunView) -> Problem {
+    let detail = format!("the run has ended already: {}", run.status.as_str());
+    Problem::http(StatusCode::CONFLICT, "already_ended", detail).hint("GET /v1/runs/{id} reads it")
 }
 
 #[cfg(test)]

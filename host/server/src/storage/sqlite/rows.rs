@@ -4,11 +4,12 @@ use super::SqliteError;
 use cofferdam_core::{
     Json, codec,
     event::Envelope,
+    idempotency::Earlier,
     identity::{Identity, Role},
     ids::RunId,
     quota::RunLimits,
     record::RecordChunk,
-    run::{RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
+    run::{CancelRequest, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
     storage::{StateEntry, UnfinishedRun},
 };
 use jiff::Timestamp;
@@ -21,7 +22,7 @@ macro_rules! view_columns {
     () => {
         "id, agent, digest, user, thread_id, status, stop_reason, error_code, error_message, used_fuel,
         used_memory_peak_bytes, used_wall_ms, used_active_ms, used_host_calls, used_events, created_at, started_at,
-        finished_at"
+        finished_at, (SELECT asked_by FROM cancels WHERE run = number), (SELECT asked_at FROM cancels WHERE run = number)"
     };
 }
 pub(super) use view_columns;
@@ -68,12 +69,23 @@ impl<'r> Columns<'r> {
         Timestamp::from_microsecond(self.take()?).map_err(unreadable)
     }
 
-    fn time_if_there(&mut self) -> Result<Option<Timestamp>, SqliteError> {
+    pub(super) fn time_if_there(&mut self) -> Result<Option<Timestamp>, SqliteError> {
         self.take::<Option<i64>>()?.map(Timestamp::from_microsecond).transpose().map_err(unreadable)
     }
 
     fn status(&mut self) -> Result<RunStatus, SqliteError> {
         RunStatus::from_word(self.take()?).ok_or_else(|| unreadable("the run's status is unknown"))
+    }
+
+    fn cancel_if_there(&mut self) -> Result<Option<CancelRequest>, SqliteError> {
+        let (by, at) = (self.parsed_if_there()?, self.time_if_there()?);
+        Ok(by.zip(at).map(|(by, at)| CancelRequest { by, at }))
+    }
+
+    /// What an earlier request made, and the digest of its body.
+    pub(super) fn earlier_if_there(&mut self) -> Result<Option<Earlier>, SqliteError> {
+        let (id, body) = (self.take::<Option<String>>()?, self.parsed_if_there()?);
+        Ok(id.zip(body).map(|(id, body)| Earlier { id, body }))
     }
 
     /// See [`view_columns`].
@@ -105,6 +117,7 @@ impl<'r> Columns<'r> {
             created_at: self.time()?,
             started_at: self.time_if_there()?,
             finished_at: self.time_if_there()?,
+            cancel: self.cancel_if_there()?,
             output: self.take::<Option<&str>>()?.map(Json::parse).transpose().map_err(unreadable)?,
         })
     }
@@ -130,10 +143,15 @@ impl<'r> Columns<'r> {
         Ok(UnfinishedRun {
             id: self.parsed()?,
             user: self.parsed()?,
+            agent: self.parsed()?,
+            digest: self.parsed()?,
+            thread: self.parsed()?,
+            created_at: self.time()?,
             status: self.status()?,
             effects: self.take()?,
             started_at: self.time_if_there()?,
             last_seq: self.unsigned()?,
+            cancel: self.cancel_if_there()?,
         })
     }
 
@@ -160,9 +178,9 @@ impl<'r> Columns<'r> {
     }
 
     pub(super) fn identity(&mut self) -> Result<Identity, SqliteError> {
-        let user = self.parsed()?;
+        let (key, user) = (self.parsed()?, self.parsed()?);
         let word = self.take::<&str>()?;
         let role = [Role::User, Role::Operator].into_iter().find(|role| super::role_word(*role) == word);
-        Ok(Identity::authenticated(user, role.ok_or_else(|| unreadable("the key's role is unknown"))?))
+        Ok(Identity::authenticated(user, role.ok_or_else(|| unreadable("the key's role is unknown"))?, key))
     }
 }

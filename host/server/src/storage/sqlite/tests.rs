@@ -123,7 +123,7 @@ async fn only_the_owner_may_read_the_files() {
     use std::os::unix::fs::PermissionsExt as _;
     let place = place();
     let storage = open(&place).await;
-    storage.insert_run(&scope("ann"), &spec("ann", 0)).await.expect("inserts");
+    storage.insert_run(&scope("ann"), &spec("ann", 0), None).await.expect("inserts");
     let mut files = 0;
     for file in fs::read_dir(place.path.parent().expect("a directory")).expect("lists") {
         let file = file.expect("lists");
@@ -170,7 +170,7 @@ async fn two_hundred_writers_are_all_served() {
         let storage = storage.clone();
         tokio::spawn(async move {
             let (user, spec) = (scope(&format!("u{}", n % 10)), spec(&format!("u{}", n % 10), n));
-            storage.insert_run(&user, &spec).await.expect("inserts");
+            storage.insert_run(&user, &spec, None).await.expect("inserts");
             // Some of what shares a commit is refused; its neighbours are not.
             let write = StateWrite { expected: Expected::Absent, ..state_write("once", n) };
             let won = storage.state_set(&space(user.user().as_str()), write).await.is_ok();
@@ -199,7 +199,7 @@ async fn a_write_whose_caller_went_away_does_not_stop_the_writer() {
     let storage = open(&place).await;
     let (ann, specs) = (scope("ann"), [spec("ann", 0), spec("ann", 1), spec("ann", 2)]);
     for spec in &specs {
-        let mut insert = pin!(storage.insert_run(&ann, spec));
+        let mut insert = pin!(storage.insert_run(&ann, spec, None));
         let first = std::future::poll_fn(|cx| std::task::Poll::Ready(insert.as_mut().poll(cx).is_ready())).await;
         assert!(!first, "the commit takes longer than a poll");
         let mut set = pin!(async { storage.state_set(&space("ann"), state_write("key", 9)).await.is_ok() });
@@ -218,11 +218,11 @@ async fn a_full_disk_fails_the_write_and_nothing_else() {
     let options = SqliteConnectOptions::new().filename(&place.path).journal_mode(SqliteJournalMode::Wal);
     let storage = SqliteStorage::open_with(&place.path, options.pragma("max_page_count", "200")).await.expect("opens");
     let (ann, first) = (scope("ann"), spec("ann", 0));
-    storage.insert_run(&ann, &first).await.expect("inserts");
+    storage.insert_run(&ann, &first, None).await.expect("inserts");
     storage.state_set(&space("ann"), state_write("large", 400_000)).await.expect("sets");
 
     let large = spec("ann", 700_000);
-    let insert = storage.insert_run(&ann, &large);
+    let insert = storage.insert_run(&ann, &large, None);
     let (refused, _) = tokio::join!(insert, storage.append(&ann, batch(first.id, 1)));
     let told = cause(refused.expect_err("there is no room"));
     assert!(told.starts_with("the disk that holds the database is full; free some space"), "{told}");
@@ -234,7 +234,7 @@ async fn a_full_disk_fails_the_write_and_nothing_else() {
 
     // As soon as there is room, all goes on.
     assert!(storage.state_delete(&space("ann"), "large").await.expect("deletes"));
-    storage.insert_run(&ann, &spec("ann", 300_000)).await.expect("inserts");
+    storage.insert_run(&ann, &spec("ann", 300_000), None).await.expect("inserts");
     storage.finish(&ann, batch(first.id, 2), end()).await.expect("finishes");
     assert_eq!(storage.events(&ann, first.id, 0, 9).await.expect("reads").len(), 2);
 }
@@ -245,7 +245,7 @@ async fn a_failed_transaction_of_several_statements_leaves_nothing() {
     let options = SqliteConnectOptions::new().filename(&place.path).journal_mode(SqliteJournalMode::Wal);
     let storage = SqliteStorage::open_with(&place.path, options.pragma("max_page_count", "60")).await.expect("opens");
     let (ann, spec) = (scope("ann"), spec("ann", 0));
-    storage.insert_run(&ann, &spec).await.expect("inserts");
+    storage.insert_run(&ann, &spec, None).await.expect("inserts");
     let told = cause(storage.append(&ann, batch(spec.id, 20_000)).await.expect_err("there is no room"));
     assert!(told.starts_with("the disk that holds the database is full"), "{told}");
     assert_eq!(storage.events(&ann, spec.id, 0, 9).await.expect("reads"), []);
@@ -290,6 +290,6 @@ async fn a_closed_storage_says_so() {
     storage.close().await;
     storage.close().await;
     let told = "the storage has been closed; start the host again";
-    assert_eq!(cause(storage.insert_run(&scope("ann"), &spec("ann", 0)).await.expect_err("it is closed")), told);
+    assert_eq!(cause(storage.insert_run(&scope("ann"), &spec("ann", 0), None).await.expect_err("it is closed")), told);
     assert_eq!(cause(storage.run(&scope("ann"), RunId::generate()).await.expect_err("it is closed")), told);
 }

@@ -7,16 +7,17 @@
 
 use super::{
     SqliteError,
+    once::Create,
     state::{SetState, StateKey},
     writes::{ROW_COLUMNS, Row},
 };
-use cofferdam_core::{ids::UserId, storage::StateRefused};
+use cofferdam_core::{idempotency::Creation, ids::UserId, storage::StateRefused};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _, SqlStr,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection},
 };
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -56,6 +57,7 @@ struct Write {
 
 enum Change {
     Rows(Vec<Row>, Pending<()>),
+    Create(Box<Create>, Pending<Creation>),
     SetState(SetState, Pending<Result<u64, StateRefused>>),
     DeleteState(StateKey, Pending<bool>),
     /// Nothing more will be asked for; the answer comes when the file is closed.
@@ -106,6 +108,12 @@ impl Writer {
     pub(super) async fn write(&self, rows: Vec<Row>) -> Reply<()> {
         let bytes = rows.iter().map(Row::bytes).sum();
         self.ask(bytes, |pending| Change::Rows(rows, Pending { outcome: Some(()), ..pending })).await
+    }
+
+    /// Writes something that is to be created once, unless it was.
+    pub(super) async fn create(&self, create: Create) -> Reply<Creation> {
+        let bytes = create.rows.iter().map(Row::bytes).sum();
+        self.ask(bytes, |pending| Change::Create(Box::new(create), pending)).await
     }
 
     /// Sets a state key under its conditions.
@@ -200,7 +208,9 @@ impl Batch {
             && self.bytes + write.bytes <= COMMIT_BYTES_MAX
             && self.rows + rows <= COMMIT_ROWS_MAX;
         // The conditions of a state write are checked against what is committed, so there is one per user at a time.
-        let decided = write.state_user().is_none_or(|user| self.writes.iter().all(|w| w.state_user() != Some(user)));
+        let decided = write.state_user().is_none_or(|user| self.writes.iter().all(|w| w.state_user() != Some(user)))
+            // And for something that is created once, there is one per key.
+            && write.create().is_none_or(|new| self.writes.iter().filter_map(Write::create).all(|w| !w.is_again(new)));
         if !(self.writes.is_empty() || room && decided) {
             return Taken::NoRoom(write);
         }
@@ -216,6 +226,8 @@ impl Write {
     fn rows(&self) -> usize {
         match &self.change {
             Change::Rows(rows, _) => rows.len(),
+            // The sweep and the record.
+            Change::Create(create, _) => create.rows.len() + 2,
             // The sweep and the key.
             Change::SetState(..) => 2,
             Change::DeleteState(..) => 1,
@@ -226,14 +238,29 @@ impl Write {
     fn state_user(&self) -> Option<&UserId> {
         match &self.change {
             Change::SetState(SetState { key, .. }, _) | Change::DeleteState(key, _) => Some(&key.user),
-            Change::Rows(..) | Change::Close(_) => None,
+            Change::Rows(..) | Change::Create(..) | Change::Close(_) => None,
+        }
+    }
+
+    fn create(&self) -> Option<&Create> {
+        match &self.change {
+            Change::Create(create, _) => Some(create),
+            _ => None,
         }
     }
 
     /// The rows to write, after a look at what its conditions are about.
-    async fn decide(&mut self, connection: &mut SqliteConnection, rows: &mut Vec<Row>) -> Result<(), SqliteError> {
+    async fn decide(
+        &mut self,
+        connection: &mut SqliteConnection,
+        added: &mut HashMap<UserId, u64>,
+        rows: &mut Vec<Row>,
+    ) -> Result<(), SqliteError> {
         match &mut self.change {
             Change::Rows(own, _) => rows.append(own),
+            Change::Create(create, pending) => {
+                pending.outcome = Some(create.decide(connection, added, rows).await?);
+            }
             Change::SetState(set, pending) => pending.outcome = set.decide(connection, rows).await?,
             Change::DeleteState(key, pending) => pending.outcome = Some(key.decide_delete(connection, rows).await?),
             Change::Close(_) => {}
@@ -246,6 +273,7 @@ impl Write {
         match self.change {
             Change::SetState(_, Pending { outcome: None, .. }) if committed.is_ok() => return Some(self),
             Change::Rows(_, pending) => pending.answer(committed),
+            Change::Create(_, pending) => pending.answer(committed),
             Change::SetState(_, pending) => pending.answer(committed),
             Change::DeleteState(_, pending) => pending.answer(committed),
             Change::Close(_) => {}
@@ -306,8 +334,10 @@ async fn write(
     batch: &mut Batch,
 ) -> Result<(), SqliteError> {
     let mut rows = Vec::with_capacity(batch.rows);
+    // Idempotency keys that each user gets in this commit.
+    let mut added = HashMap::new();
     for write in &mut batch.writes {
-        write.decide(connection, &mut rows).await?;
+        write.decide(connection, &mut added, &mut rows).await?;
     }
     // A statement alone is its own transaction.
     let alone = rows.len() <= COMMIT_ROWS_MAX;

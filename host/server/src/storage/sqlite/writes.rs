@@ -1,7 +1,9 @@
 //! From what is to be written to the rows of the view `writes`.
 
 use super::{
-    SqliteError, role_word,
+    SqliteError,
+    once::{Create, SWEEP_OWN_RECORDS_MAX, SWEEP_RECORDS_MAX},
+    role_word,
     state::{SWEEP_KEYS_MAX, SetState, StateKey},
 };
 use cofferdam_core::{
@@ -9,9 +11,9 @@ use cofferdam_core::{
     event::Envelope,
     grant::Permissions,
     identity::Scope,
-    ids::{PluginName, SessionId, UserId},
+    ids::{PluginName, RunId, SessionId, UserId},
     record::RecordChunk,
-    run::{RunEnd, RunSpec, RunStatus},
+    run::{CancelRequest, RunEnd, RunSpec, RunStatus},
     storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
 };
 use jiff::Timestamp;
@@ -130,6 +132,38 @@ impl Row {
             end.error.as_ref().map(|error| error.message.as_str()).into(),
             end.output.as_ref().map(Json::as_str).into(),
         ])
+    }
+
+    pub(super) fn cancel(scope: &Scope, run: RunId, request: &CancelRequest) -> Self {
+        Self(vec![
+            Value::Word("cancel"),
+            scope.user().as_str().into(),
+            run.to_string().into(),
+            request.by.as_str().into(),
+            request.at.into(),
+        ])
+    }
+
+    pub(super) fn once(create: &Create) -> Self {
+        Self(vec![
+            Value::Word("once"),
+            create.user.as_str().into(),
+            create.id.as_str().into(),
+            Value::Word(create.creating.as_str()),
+            create.once.key.to_string().into(),
+            create.once.body.to_string().into(),
+            create.once.expires_at.into(),
+        ])
+    }
+
+    pub(super) fn once_sweep(now: Timestamp) -> Self {
+        let limit = Value::Number(SWEEP_RECORDS_MAX);
+        Self(vec![Value::Word("once_sweep"), Value::Null, Value::Null, now.into(), limit])
+    }
+
+    pub(super) fn once_sweep_user(user: &UserId, now: Timestamp) -> Self {
+        let limit = Value::Number(SWEEP_OWN_RECORDS_MAX);
+        Self(vec![Value::Word("once_sweep_user"), user.as_str().into(), Value::Null, now.into(), limit])
     }
 
     pub(super) fn state(set: &mut SetState, version: u64) -> Self {

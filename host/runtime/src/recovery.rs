@@ -1,0 +1,92 @@
+//! What a starting host does with what a stopped one left behind: queued runs wait again, in the order in which they
+//! came; the others are ended as what they are.
+
+use crate::{
+    invoke::Ending,
+    runtime::Runtime,
+    sandbox::{OUTCOME_UNKNOWN, Stop},
+};
+use cofferdam_core::{
+    identity::Operator,
+    ids::{AgentRef, Pick},
+    run::{RunStatus, StopReason},
+    storage::{PluginVersion, StorageError, UnfinishedRun},
+};
+use std::{sync::Arc, task::Poll};
+use tokio::{sync::watch, task::JoinSet};
+
+/// How many runs are ended at once. Storage commits together what is asked for at the same time, so that a thousand
+/// runs cost some ten commits; more at once would only wait for its writer.
+const ENDED_AT_ONCE_MAX: usize = 128;
+
+impl Runtime {
+    /// Goes on with what a stopped host left behind. When this returns, every run has ended or waits for its turn.
+    pub(crate) async fn recover(&self) -> Result<(), StorageError> {
+        let unfinished = self.storage().unfinished_runs(Operator::host()).await?;
+        if unfinished.is_empty() {
+            return Ok(());
+        }
+        let (mut ended, mut queued) = (0_usize, 0_usize);
+        let mut endings = JoinSet::new();
+        for run in unfinished {
+            let Some(stop) = self.stop_of(&run) else {
+                self.resume(run).await;
+                queued += 1;
+                continue;
+            };
+            if endings.len() >= ENDED_AT_ONCE_MAX {
+                endings.join_next().await;
+            }
+            let runtime = self.clone();
+            endings.spawn(async move { runtime.end(&run, stop).await });
+            ended += 1;
+        }
+        while endings.join_next().await.is_some() {}
+        tracing::info!(ended, queued, "went on with the runs that the last host had not ended");
+        Ok(())
+    }
+
+    /// Why a run cannot go on; none if it has not begun and nobody wants it stopped.
+    fn stop_of(&self, run: &UnfinishedRun) -> Option<Stop> {
+        let begun = run.status != RunStatus::Queued;
+        if let Some(request) = &run.cancel {
+            let when = if begun { ", while the host was stopping" } else { " before it began" };
+            return Some(Stop::cancelled(request, when));
+        }
+        if !begun {
+            let here = self.about(run).is_some();
+            let gone = || Stop::new(StopReason::HostError, "the agent of this run is not on this host any more");
+            return (!here).then(gone);
+        }
+        if run.effects {
+            return Some(Stop::new(StopReason::OutcomeUnknown, OUTCOME_UNKNOWN));
+        }
+        let message =
+            "the host stopped while the run was executing; nothing outside the run was changed, submit it again";
+        Some(Stop::new(StopReason::HostShutdown, message))
+    }
+
+    async fn end(&self, run: &UnfinishedRun, stop: Stop) {
+        let journal = self.journal().reopen(Operator::host().on_behalf_of(&run.user), run);
+        Ending::never_ran(run.started_at).close(&journal, Err(stop)).await;
+    }
+
+    async fn resume(&self, run: UnfinishedRun) {
+        let Some(about) = self.about(&run) else { return };
+        let scope = Operator::host().on_behalf_of(&run.user);
+        let (ending, ended) = watch::channel(None);
+        let place = self.0.admission.enqueue_again(scope.user());
+        let task = self.enter(scope, run.view(), ended);
+        // The input is read when its turn comes: a long queue must not fill memory.
+        let mut work = Box::pin(task.queue(place, None, about, ending));
+        // It takes its place in the queue here, so that the runs stand there in the order in which they came.
+        if std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())).await {
+            self.spawn(work);
+        }
+    }
+
+    fn about(&self, run: &UnfinishedRun) -> Option<Arc<PluginVersion>> {
+        let agent = AgentRef { name: run.agent.clone(), pick: Pick::Digest(run.digest) };
+        self.0.services.plugins.find(&agent)
+    }
+}

@@ -1,0 +1,132 @@
+//! A storage that does what tests ask of it.
+
+use async_trait::async_trait;
+use cofferdam_core::{
+    context::StateSpace,
+    event::Envelope,
+    grant::Permissions,
+    idempotency::{Creating, Creation, Earlier, Once},
+    identity::{Identity, Operator, Scope},
+    ids::{Digest, PluginName, RunId, UserId},
+    record::RecordChunk,
+    run::{CancelRequest, RunEnd, RunSpec, RunView},
+    storage::{
+        ApiKey, History, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry, StateRefused, StateWrite,
+        Storage, StorageError, UnfinishedRun,
+    },
+};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Semaphore;
+
+type Kept<T> = Result<T, StorageError>;
+
+/// A storage that panics when it is asked for the key `panic`, or for what the user `cursed` was granted; and that keeps
+/// the runs of the user `patient`, and the keys for a user of that name, only as fast as the gate lets them through.
+pub struct Odd {
+    inner: MemoryStorage,
+    pub gate: Semaphore,
+    /// How many wait at the gate.
+    pub waiting: AtomicUsize,
+}
+
+impl Default for Odd {
+    fn default() -> Self {
+        Self { inner: MemoryStorage::default(), gate: Semaphore::new(0), waiting: AtomicUsize::new(0) }
+    }
+}
+
+impl Odd {
+    async fn pass(&self, user: &UserId) {
+        if user.as_str() == "patient" {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.gate.acquire().await.expect("never closed").forget();
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Odd {
+    async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Kept<Creation> {
+        self.pass(scope.user()).await;
+        self.inner.insert_run(scope, spec, once).await
+    }
+    async fn earlier(&self, scope: &Scope, creating: Creating, key: Digest) -> Kept<Option<Earlier>> {
+        self.inner.earlier(scope, creating, key).await
+    }
+    async fn request_cancel(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Kept<()> {
+        self.inner.request_cancel(scope, id, request).await
+    }
+    async fn append(&self, scope: &Scope, batch: RunBatch) -> Kept<()> {
+        self.inner.append(scope, batch).await
+    }
+    async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Kept<()> {
+        self.inner.finish(scope, batch, end).await
+    }
+    async fn run(&self, scope: &Scope, id: RunId) -> Kept<Option<RunView>> {
+        self.inner.run(scope, id).await
+    }
+    async fn run_spec(&self, scope: &Scope, id: RunId) -> Kept<Option<RunSpec>> {
+        self.inner.run_spec(scope, id).await
+    }
+    async fn runs(&self, scope: &Scope, query: &RunQuery) -> Kept<Vec<RunView>> {
+        self.inner.runs(scope, query).await
+    }
+    async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Kept<Vec<Envelope>> {
+        self.inner.events(scope, id, after, limit).await
+    }
+    async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
+        self.inner.unfinished_runs(operator).await
+    }
+    async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Kept<Vec<RecordChunk>> {
+        self.inner.record(scope, id, after).await
+    }
+    async fn history(&self, scope: &Scope) -> Kept<History> {
+        self.inner.history(scope).await
+    }
+    async fn oldest_finish(&self, operator: Operator) -> Kept<Option<jiff::Timestamp>> {
+        self.inner.oldest_finish(operator).await
+    }
+    async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Kept<()> {
+        self.inner.prune(operator, user, keep).await
+    }
+    async fn prune_before(&self, operator: Operator, before: jiff::Timestamp) -> Kept<()> {
+        self.inner.prune_before(operator, before).await
+    }
+    async fn state_get(&self, space: &StateSpace, key: &str) -> Kept<Option<StateEntry>> {
+        assert_ne!(key, "panic", "told to panic");
+        self.inner.state_get(space, key).await
+    }
+    async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused> {
+        self.inner.state_set(space, write).await
+    }
+    async fn state_delete(&self, space: &StateSpace, key: &str) -> Kept<bool> {
+        self.inner.state_delete(space, key).await
+    }
+    async fn state_keys(&self, space: &StateSpace, prefix: &str, after: Option<&str>, limit: u32) -> Kept<Vec<String>> {
+        self.inner.state_keys(space, prefix, after, limit).await
+    }
+    async fn put_plugin(&self, operator: Operator, plugin: &PluginVersion) -> Kept<()> {
+        self.inner.put_plugin(operator, plugin).await
+    }
+    async fn plugins(&self, operator: Operator) -> Kept<Vec<PluginVersion>> {
+        self.inner.plugins(operator).await
+    }
+    async fn grant(&self, scope: &Scope, plugin: &PluginName) -> Kept<Option<Permissions>> {
+        assert_ne!(scope.user().as_str(), "cursed", "told to panic");
+        self.inner.grant(scope, plugin).await
+    }
+    async fn put_grant(&self, operator: Operator, user: &UserId, plugin: &PluginName, grant: &Permissions) -> Kept<()> {
+        self.inner.put_grant(operator, user, plugin, grant).await
+    }
+    async fn insert_key(&self, operator: Operator, key: &ApiKey, once: Option<(&Scope, &Once)>) -> Kept<Creation> {
+        self.pass(&key.user).await;
+        self.inner.insert_key(operator, key, once).await
+    }
+    async fn keys_count(&self, operator: Operator) -> Kept<u64> {
+        self.inner.keys_count(operator).await
+    }
+    async fn authenticate(&self, secret_digest: Digest) -> Kept<Option<Identity>> {
+        self.inner.authenticate(secret_digest).await
+    }
+}
