@@ -4,8 +4,9 @@ use crate::{
     acks,
     check::{GuestFiles, Verdict, compare},
     collect::collect,
+    powercut::Disk,
     random::Random,
-    server::{Setup, free_port, fresh_dir},
+    server::{Server, Setup, free_port, fresh_dir},
     stored,
 };
 use anyhow::{Context as _, bail, ensure};
@@ -23,7 +24,7 @@ use tokio::{
 
 /// How long a server is under load before it is killed.
 const LOADED_MS: std::ops::Range<u64> = 20..1_300;
-/// One kill in so many comes while the server is still starting, within so many milliseconds.
+/// After one kill in so many another comes while the server is still starting, within so many milliseconds.
 const EARLY_ONE_IN: u64 = 6;
 const EARLY_MS: std::ops::Range<u64> = 1..250;
 /// Of all kills, so many in a hundred come during the very first start, over an empty directory.
@@ -54,6 +55,9 @@ pub struct Options {
     /// The longest that a restart may take until the server is ready, at the 99th percentile.
     #[arg(long, default_value_t = 2_000)]
     ready_p99_ms_max: u64,
+    /// At each kill everything is lost that was written and not synced.
+    #[arg(long)]
+    power_cut: bool,
     /// The result as JSON.
     #[arg(long)]
     json: bool,
@@ -64,6 +68,9 @@ pub struct Options {
 struct Report {
     seed: u64,
     kills: u32,
+    power_cut: bool,
+    /// Bytes that were written and never synced, over all kills.
+    unsynced_bytes_lost: u64,
     stored_runs: u64,
     restarts: usize,
     ready_p50_ms: u64,
@@ -72,6 +79,40 @@ struct Report {
     seconds: u64,
     #[serde(flatten)]
     verdict: Verdict,
+}
+
+/// The server's place: how it is started, and the disk that it writes to.
+struct Place {
+    setup: Setup,
+    /// None: a disk that keeps what was written when its writer is killed.
+    disk: Option<Disk>,
+    starts: u64,
+    kills: u32,
+    unsynced_bytes_lost: u64,
+}
+
+impl Place {
+    /// Makes the data directory anew.
+    fn renew(&mut self, power_cut: bool, work: &Path) -> anyhow::Result<()> {
+        let dir = fresh_dir(&self.setup.data_dir)?;
+        self.disk = power_cut.then(|| Disk::over(&dir, &work.join("disk"))).transpose()?;
+        Ok(())
+    }
+
+    fn start(&mut self) -> anyhow::Result<Server> {
+        self.starts += 1;
+        self.setup.env = self.disk.as_ref().map(|disk| disk.env(self.starts)).unwrap_or_default();
+        self.setup.start()
+    }
+
+    fn kill(&mut self, server: Server) -> anyhow::Result<()> {
+        server.kill()?;
+        self.kills += 1;
+        if let Some(disk) = &self.disk {
+            self.unsynced_bytes_lost += disk.cut().context("cutting the power")?.unsynced_bytes;
+        }
+        Ok(())
+    }
 }
 
 /// The client's process.
@@ -100,59 +141,60 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         env: Vec::new(),
     };
     ensure!(setup.port != setup.admin_port, "the same port twice; try another seed");
-
-    let first_kills = options.kills * FIRST_PERCENT / 100;
-    for _ in 0..first_kills {
-        kill_first_start(&setup, &mut random).await?;
-    }
-    fresh_dir(&setup.data_dir)?;
-    if options.stored_runs > 0 {
-        stored::prepare(&setup, &options.guests, options.stored_runs).await?;
-    }
+    let mut place = Place { setup, disk: None, starts: 0, kills: 0, unsynced_bytes_lost: 0 };
 
     let mut restarts = Vec::new();
+    while place.kills < options.kills * FIRST_PERCENT / 100 {
+        place.renew(options.power_cut, &work)?;
+        kill_first_start(&mut place, &mut random).await?;
+    }
+    place.renew(false, &work)?;
+    if options.stored_runs > 0 {
+        stored::prepare(&place.setup, &options.guests, options.stored_runs).await?;
+    }
+    if options.power_cut {
+        place.disk = Some(Disk::over(&place.setup.data_dir, &work.join("disk"))?);
+    }
+
     let acks_file = work.join("acks.jsonl");
-    let mut server = setup.start()?;
-    setup.ready(&mut server).await?;
-    let mut loading = start_client(&options, &setup, &acks_file, seed).await?;
-    for _ in first_kills..options.kills {
-        let early = random.between(0, EARLY_ONE_IN) == 0;
-        server = if early {
-            server.kill()?;
-            pause(&mut random, EARLY_MS).await;
-            setup.start()?
-        } else {
-            pause(&mut random, LOADED_MS).await;
-            server.kill()?;
-            setup.start()?
-        };
-        if early {
-            pause(&mut random, EARLY_MS).await;
-            continue;
-        }
-        restarts.push(setup.ready(&mut server).await?);
-        ensure!(loading.child.try_wait()?.is_none(), "the client has ended; see its message above");
-    }
-    // The last start is not killed any more.
-    let ready = setup.ready(&mut server).await?;
-    if ready < Duration::from_secs(1) {
+    let mut server = place.start()?;
+    place.setup.ready(&mut server).await?;
+    let mut loading = start_client(&options, &place.setup, &acks_file, seed).await?;
+    // The last kill is for when the client has come to its end.
+    while place.kills + 1 < options.kills {
         pause(&mut random, LOADED_MS).await;
+        ensure!(loading.child.try_wait()?.is_none(), "the client has ended; see its message above");
+        place.kill(server)?;
+        server = place.start()?;
+        if place.kills + 1 < options.kills && random.between(0, EARLY_ONE_IN) == 0 {
+            pause(&mut random, EARLY_MS).await;
+            place.kill(server)?;
+            server = place.start()?;
+        }
+        restarts.push(place.setup.ready(&mut server).await?);
     }
+    pause(&mut random, LOADED_MS).await;
     loading.end().await?;
+    place.kill(server)?;
+    let mut server = place.start()?;
+    restarts.push(place.setup.ready(&mut server).await?);
 
     let acks = acks::read(&acks_file)?;
-    let snapshot = collect(&setup.url(), &acks).await.context("asking the server for what it has")?;
-    let verdict = compare(&acks, &snapshot, GuestFiles::Kept);
+    let snapshot = collect(&place.setup.url(), &acks).await.context("asking the server for what it has")?;
+    let guest_files = if options.power_cut { GuestFiles::MayBeMissing } else { GuestFiles::Kept };
+    let verdict = compare(&acks, &snapshot, guest_files);
     server.stop().await?;
     restarts.sort_unstable();
     let report = Report {
         seed,
-        kills: options.kills,
+        kills: place.kills,
+        power_cut: options.power_cut,
+        unsynced_bytes_lost: place.unsynced_bytes_lost,
         stored_runs: options.stored_runs,
         restarts: restarts.len(),
         ready_p50_ms: percentile_ms(&restarts, 50),
         ready_p99_ms: percentile_ms(&restarts, 99),
-        panics: setup.panics()?,
+        panics: place.setup.panics()?,
         seconds: began.elapsed().as_secs(),
         verdict,
     };
@@ -169,14 +211,13 @@ async fn pause(random: &mut Random, range_ms: std::ops::Range<u64>) {
 }
 
 /// The very first start makes files that a later one relies on: killed at any moment, the next must do.
-async fn kill_first_start(setup: &Setup, random: &mut Random) -> anyhow::Result<()> {
-    fresh_dir(&setup.data_dir)?;
-    let server = setup.start()?;
+async fn kill_first_start(place: &mut Place, random: &mut Random) -> anyhow::Result<()> {
+    let server = place.start()?;
     pause(random, EARLY_MS).await;
-    server.kill()?;
-    let mut server = setup.start()?;
-    setup.ready(&mut server).await.context("a start after a first start that was killed")?;
-    server.kill()
+    place.kill(server)?;
+    let mut server = place.start()?;
+    place.setup.ready(&mut server).await.context("a start after a first start that was killed")?;
+    place.kill(server)
 }
 
 async fn start_client(options: &Options, setup: &Setup, acks: &Path, seed: u64) -> anyhow::Result<Loading> {
@@ -245,10 +286,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} kills (seed {}) in {} s; {}; restart to ready p50 {} ms, p99 {} ms over {} restarts with {} stored runs",
+            "{} {} (seed {}) in {} s, {} unsynced bytes gone; {}; restart to ready p50 {} ms, p99 {} ms over {} restarts with {} stored runs",
             self.kills,
+            if self.power_cut { "power cuts" } else { "kills" },
             self.seed,
             self.seconds,
+            self.unsynced_bytes_lost,
             self.verdict,
             self.ready_p50_ms,
             self.ready_p99_ms,

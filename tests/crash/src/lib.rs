@@ -15,9 +15,11 @@ pub mod client;
 pub mod collect;
 pub mod driver;
 pub mod http;
+pub mod powercut;
 pub mod random;
 pub mod server;
 pub mod stored;
+pub mod writer;
 
 use sha2::{Digest as _, Sha256};
 

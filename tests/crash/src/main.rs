@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command talks to the terminal")]
 
 use clap::Parser;
-use crash::{client, driver};
+use crash::{client, driver, writer};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -13,6 +13,9 @@ enum Role {
     Drive(driver::Options),
     /// Loads a server until standard input ends, and writes down what it acknowledges.
     Load(client::Options),
+    /// Writes to a disk that forgets, for the test of that disk.
+    #[command(hide = true)]
+    Write(writer::Options),
 }
 
 fn main() -> ExitCode {
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
             match role {
                 Role::Drive(options) => driver::run(options).await,
                 Role::Load(options) => client::run(options).await.map(|()| true),
+                Role::Write(options) => writer::run(options).await.map(|()| true),
             }
         })
     });
