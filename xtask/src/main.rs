@@ -1,9 +1,10 @@
-//! Developer commands of this repository: `cargo xtask demo`, `test`, `fuzz`, `guests`, `bench`, `openapi`.
+//! Developer commands of this repository: `cargo xtask demo`, `test`, `fuzz`, `crash`, `guests`, `bench`, `openapi`.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a developer's command talks to the terminal")]
 
 mod bench;
+mod crash;
 mod demo;
 mod fuzz;
 mod guests;
@@ -46,6 +47,8 @@ enum Task {
         #[arg(long, value_name = "S")]
         seed: Option<u64>,
     },
+    /// Kill a server at random moments under load, and compare what it then says with what it had acknowledged.
+    Crash(crash::Options),
     /// Build every guest under `plugins` and `tests/guests` to `target/guests/NAME.wasm`.
     Guests,
     /// Run the benchmarks.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Demo { input } => demo::run(&workspace, input.as_deref()),
         Task::Test { only, cargo_test } => test::run(&workspace, only, &cargo_test),
         Task::Fuzz { count, seed } => fuzz::run(&workspace, count, seed),
+        Task::Crash(options) => crash::run(&workspace, &options),
         Task::Guests => guests::build_all(&workspace),
         Task::Bench { bench, harness } => bench::run(&workspace, &bench, &harness),
         Task::Openapi => openapi::run(&workspace),

@@ -36,6 +36,11 @@ impl Step {
         Self::new(workspace, "cofferdam".to_owned(), binary.to_owned(), args)
     }
 
+    /// A command of another binary of this workspace.
+    pub fn program<const N: usize>(workspace: &Workspace, binary: &Path, args: [&str; N]) -> Self {
+        Self::new(workspace, workspace.shown(binary), binary.to_owned(), args)
+    }
+
     fn new<const N: usize>(workspace: &Workspace, shown: String, program: PathBuf, args: [&str; N]) -> Self {
         Step {
             shown,

@@ -68,8 +68,19 @@ impl Workspace {
                 .args(["--message-format=json-render-diagnostics"])
                 .output()
                 .with_context(|| format!("the host does not build; once it is mended, repeat it with: {step}"))?;
-            executable(&String::from_utf8_lossy(&messages))
+            executable(&String::from_utf8_lossy(&messages), "cofferdam")
                 .ok_or_else(|| anyhow!("cargo did not say where it put the host's binary: run `{step}` and look"))
+        })
+    }
+
+    /// Builds the crash test and gives the path of its binary.
+    pub fn build_crash_test(&self) -> anyhow::Result<PathBuf> {
+        let step = Step::cargo(self, ["build", "--workspace", "--bin", "crash"]);
+        timed("crash test", || {
+            println!("   {step}");
+            let messages = step.clone().args(["--message-format=json-render-diagnostics"]).output()?;
+            executable(&String::from_utf8_lossy(&messages), "crash")
+                .ok_or_else(|| anyhow!("cargo did not say where it put the crash test: run `{step}` and look"))
         })
     }
 
@@ -101,11 +112,11 @@ impl Workspace {
     }
 }
 
-/// The binary that cargo reports among its messages.
-fn executable(messages: &str) -> Option<PathBuf> {
+/// The binary of this name that cargo reports among its messages.
+fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message.pointer("/target/name").is_some_and(|name| name == "cofferdam"))
+        .filter(|message| message.pointer("/target/name").is_some_and(|name| name == binary))
         .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
 }

@@ -70,6 +70,8 @@ impl Artifacts {
         std::fs::create_dir_all(&components)?;
         std::fs::create_dir_all(&artifacts)?;
         let secret = secret(&dir.join("artifact.key"))?;
+        // Before anything is kept in the two: a directory whose own name is not durable is lost with all that is in it.
+        std::fs::File::open(dir)?.sync_all()?;
         Ok(Self { disk: Arc::new(Disk { components, artifacts, secret }), compiler })
     }
 
@@ -217,13 +219,14 @@ fn deserialize(engine: &wasmtime::Engine, artifact: &[u8]) -> wasmtime::Result<C
     unsafe { Component::deserialize(engine, artifact) }
 }
 
-/// Writes a file so that whoever reads it finds all of it or none.
+/// Writes a file, for its owner only, so that whoever reads it finds all of it or none.
 fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
     let mut suffix = [0_u8; 8];
     getrandom::fill(&mut suffix).map_err(io::Error::other)?;
     let temporary = path.with_extension(format!("{:016x}.tmp", u64::from_le_bytes(suffix)));
     let written = (|| {
-        let mut file = std::fs::File::create_new(&temporary)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         for part in parts {
             file.write_all(part)?;
         }
@@ -240,7 +243,6 @@ fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
 
 /// The host's secret, made on first use, readable by its owner only.
 fn secret(path: &Path) -> io::Result<[u8; 64]> {
-    use std::os::unix::fs::OpenOptionsExt as _;
     match read_own(path) {
         Ok(bytes) => bytes.try_into().map_err(|_| {
             let what = format!("{} is damaged; remove it, and artifacts are compiled anew", path.display());
@@ -249,9 +251,8 @@ fn secret(path: &Path) -> io::Result<[u8; 64]> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut secret = [0_u8; 64];
             getrandom::fill(&mut secret).map_err(io::Error::other)?;
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(&secret)?;
-            file.sync_all()?;
+            // Whole or not at all: a start that was cut off must not leave a key behind that the next one refuses.
+            write_whole(path, &[&secret])?;
             Ok(secret)
         }
         Err(error) => Err(error),

@@ -191,6 +191,29 @@ impl Tree {
         Ok(after)
     }
 
+    /// Makes durable what is at a path, or that nothing is there any more: the file, and the names on the way to it.
+    pub fn sync(&self, path: &str) -> Result<(), FileError> {
+        let path = checked(path)?;
+        let (held, dir) = self.held()?;
+        drop(held);
+        let synced = || {
+            // Only files are opened: opening a pipe waits for whoever writes into it.
+            if dir.symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+                sync_opened(dir.open(path))?;
+            }
+            for parent in path.ancestors().skip(1) {
+                sync_opened(dir.open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }))?;
+            }
+            // The tree itself was made when it was first used, and the directory of all trees with it.
+            let above = self.path.iter().flat_map(|path| path.ancestors().skip(1).take(2));
+            for dir in above.filter(|dir| !dir.as_os_str().is_empty()) {
+                std::fs::File::open(dir)?.sync_all()?;
+            }
+            Ok(())
+        };
+        synced().map_err(|error| FileError::of(&path.to_string_lossy(), error))
+    }
+
     pub fn remove(&self, path: &str) -> Result<(), FileError> {
         let path = checked(path)?;
         let text = path.to_string_lossy();
@@ -523,6 +546,15 @@ fn count(dir: &Dir, depth: usize, entries_max: u64, bytes: &mut u64, entries: &m
         }
     }
     Ok(())
+}
+
+/// What is gone by now needs no sync: whoever removed it says so to the directory.
+fn sync_opened(opened: io::Result<File>) -> io::Result<()> {
+    match opened {
+        Ok(file) => file.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// A path of plain names, so that what cap-std forbids at the system's edge is refused with a clear word first.

@@ -254,13 +254,31 @@ impl Workspace {
         self.turn(move |tree| tree.write(&path, &bytes, append)).await
     }
 
-    /// Removes a file or an empty directory.
+    /// Writes a file in place of what was there, and returns once it is durable.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write). Then the file may hold anything of what was written.
+    pub async fn put(&self, path: &str, bytes: Bytes) -> Result<u64, FileError> {
+        let path = path.to_owned();
+        self.turn(move |tree| {
+            let written = tree.write(&path, &bytes, false)?;
+            tree.sync(&path)?;
+            Ok(written)
+        })
+        .await
+    }
+
+    /// Removes a file or an empty directory, and returns once it is durably gone.
     ///
     /// # Errors
     /// When the path is not one, there is nothing there, or the directory is not empty.
     pub async fn remove(&self, path: &str) -> Result<(), FileError> {
         let path = path.to_owned();
-        self.turn(move |tree| tree.remove(&path)).await
+        self.turn(move |tree| {
+            tree.remove(&path)?;
+            tree.sync(&path)
+        })
+        .await
     }
 
     /// The tree of files.

@@ -166,7 +166,7 @@ pub(crate) async fn put(
     body: Body,
 ) -> Result<Json<FilePut>, Problem> {
     let held = body::read(&room, &headers, body, FILE_PUT_BYTES_MAX, "body_too_large").await?;
-    let bytes = api.runtime.workspace(&scope).write(&path, held.bytes.clone(), false).await?;
+    let bytes = api.runtime.workspace(&scope).put(&path, held.bytes.clone()).await?;
     Ok(Json(FilePut { path, bytes }))
 }
 
