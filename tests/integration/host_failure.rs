@@ -12,8 +12,8 @@ use cofferdam_core::{
     quota::LimitsAsked,
     run::{RunEnd, RunSpec, RunView, StopReason},
     storage::{
-        ApiKey, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry, StateRefused, StateWrite, Storage,
-        StorageError, UnfinishedRun,
+        ApiKey, FeedEntry, FeedPlace, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry, StateRefused,
+        StateWrite, Storage, StorageError, UnfinishedRun,
     },
 };
 use cofferdam_runtime::{Runtime, RuntimeConfig, Submission};
@@ -52,6 +52,15 @@ impl Storage for Cursed {
         limit: u32,
     ) -> Kept<Vec<cofferdam_core::event::Envelope>> {
         self.0.events(scope, id, after, limit).await
+    }
+    async fn log_end(&self, scope: &Scope, id: RunId) -> Kept<u64> {
+        self.0.log_end(scope, id).await
+    }
+    async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Kept<Vec<FeedEntry>> {
+        self.0.feed(scope, after, limit).await
+    }
+    async fn feed_end(&self, scope: &Scope) -> Kept<FeedPlace> {
+        self.0.feed_end(scope).await
     }
     async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
         self.0.unfinished_runs(operator).await

@@ -8,7 +8,7 @@ use cofferdam_core::{
     ids::RunId,
     quota::RunLimits,
     run::{RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
-    storage::{StateEntry, UnfinishedRun},
+    storage::{FeedEntry, FeedPlace, StateEntry, UnfinishedRun},
 };
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -143,6 +143,12 @@ impl<'r> Columns<'r> {
             at: self.time()?,
             event: codec::decode(self.take()?).map_err(unreadable)?,
         })
+    }
+
+    pub(super) fn feed_entry(&mut self) -> Result<FeedEntry, SqliteError> {
+        let (position, run_id) = (self.unsigned()?, self.parsed()?);
+        let envelope = self.envelope(run_id)?;
+        Ok(FeedEntry { place: FeedPlace { position, seq: envelope.seq }, envelope })
     }
 
     pub(super) fn state_entry(&mut self) -> Result<StateEntry, SqliteError> {
