@@ -18,7 +18,7 @@ use axum::{
 use cofferdam_core::{
     Json,
     identity::Scope,
-    ids::{AgentRef, Digest, InvalidId, PluginName, RunId, ThreadId, UserId},
+    ids::{AgentRef, Digest, InvalidId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     quota::{LimitsAsked, METADATA_BYTES_MAX, RUN_INPUT_BYTES_MAX},
     run::{RunStatus, RunView, StopReason, Usage},
     storage::RunQuery,
@@ -218,18 +218,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     JsonBody { value: asked, held }: JsonBody<RunSubmission>,
 ) -> Result<Response, Problem> {
-    let agent = asked.agent.parse::<AgentRef>().map_err(|error| Problem::invalid_id(&error, "agent"))?;
-    let thread = asked.thread_id.map(|text| text.parse::<ThreadId>()).transpose();
-    let submission = Submission {
-        agent,
-        input: asked.input,
-        thread: thread.map_err(|error| Problem::invalid_id(&error, "thread_id"))?,
-        session: None,
-        metadata: asked.metadata,
-        limits: asked.limits.unwrap_or_default().0,
-        request,
-    };
-    let accepted = api.runtime.accept(&scope, submission).await?;
+    let accepted = accept(&api, &scope, asked, None, request).await?;
     drop(held);
     let wait = preferred_wait(&headers);
     let view = match wait {
@@ -246,6 +235,28 @@ pub(crate) async fn submit(
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
     Ok(response)
+}
+
+/// Takes a run, whichever way it was asked for.
+pub(in crate::api) async fn accept(
+    api: &Api,
+    scope: &Scope,
+    asked: RunSubmission,
+    session: Option<SessionId>,
+    request: RequestId,
+) -> Result<Accepted, Problem> {
+    let agent = asked.agent.parse::<AgentRef>().map_err(|error| Problem::invalid_id(&error, "agent"))?;
+    let thread = asked.thread_id.map(|text| text.parse::<ThreadId>()).transpose();
+    let submission = Submission {
+        agent,
+        input: asked.input,
+        thread: thread.map_err(|error| Problem::invalid_id(&error, "thread_id"))?,
+        session,
+        metadata: asked.metadata,
+        limits: asked.limits.unwrap_or_default().0,
+        request,
+    };
+    Ok(api.runtime.accept(scope, submission).await?)
 }
 
 /// The run as it stands when it has ended, when the time is up, or when the host goes away.
@@ -346,7 +357,7 @@ pub(crate) async fn list(
 }
 
 /// A run of the caller's; the same problem for what is not a run, not there, or not theirs.
-pub(super) async fn own_run(api: &Api, scope: &Scope, id: &str) -> Result<RunView, Problem> {
+pub(in crate::api) async fn own_run(api: &Api, scope: &Scope, id: &str) -> Result<RunView, Problem> {
     let id = id.parse::<RunId>().map_err(|_| Problem::no_such_run())?;
     api.runtime.storage().run(scope, id).await?.ok_or_else(Problem::no_such_run)
 }
@@ -385,13 +396,18 @@ pub(crate) async fn cancel(
     Me(scope): Me,
     Segments(id): Segments<String>,
 ) -> Result<Answer<Run>, Problem> {
-    let before = own_run(&api, &scope, &id).await?;
+    Ok(Answer(stop(&api, &scope, &id).await?))
+}
+
+/// Asks a run to stop, whichever way that was asked for.
+pub(in crate::api) async fn stop(api: &Api, scope: &Scope, id: &str) -> Result<Run, Problem> {
+    let before = own_run(api, scope, id).await?;
     if before.status.is_terminal() {
         let detail = format!("the run has ended already: {}", before.status.as_str());
         return Err(Problem::http(StatusCode::CONFLICT, "already_ended", detail).hint("GET /v1/runs/{id} reads it"));
     }
-    let after = api.runtime.cancel(&scope, before.id).await?.ok_or_else(Problem::no_such_run)?;
-    Ok(Answer(after.into()))
+    let after = api.runtime.cancel(scope, before.id).await?.ok_or_else(Problem::no_such_run)?;
+    Ok(after.into())
 }
 
 #[cfg(test)]
