@@ -31,6 +31,7 @@ mod readme;
 mod restart;
 mod runs;
 mod server;
+mod sockets;
 mod tools;
 mod uploads;
 mod wat;
