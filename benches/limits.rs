@@ -16,7 +16,10 @@
 )]
 
 use cofferdam_core::quota::Quota;
-use cofferdam_server::{App, config::Config};
+use cofferdam_server::{
+    App,
+    config::{Config, SocketTimes},
+};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
@@ -99,6 +102,7 @@ impl Server {
             compile_worker: PathBuf::from(env!("CARGO_BIN_EXE_cofferdam")),
             quota: Quota { failures_in_a_row: u32::MAX, ..Quota::default() },
             runs_live_max: 64,
+            socket_times: SocketTimes::default(),
         };
         let app = App::start(config).await.expect("started");
         let (url, operator) = (app.url(), app.admin_key().expect("a dev server").to_owned());

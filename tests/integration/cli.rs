@@ -1,15 +1,17 @@
 //! The command line, as its users type it.
 
 use crate::server::{User, guest_path, run, worker};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::{
     path::Path,
     process::{Output, Stdio},
+    time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines},
     net::{TcpListener, TcpStream},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
 };
 
 /// A server in a process of its own.
@@ -21,6 +23,10 @@ pub struct Process {
 impl Process {
     pub async fn serve(data_dir: &Path) -> Self {
         Self::serve_with(data_dir, &[]).await
+    }
+
+    async fn serve_at(data_dir: &Path, address: &str) -> Self {
+        Self::serve_with(data_dir, &["--listen", address]).await
     }
 
     pub async fn serve_with(data_dir: &Path, flags: &[&str]) -> Self {
@@ -38,7 +44,7 @@ impl Process {
         Self { child, ready: serde_json::from_str(&line).expect("JSON") }
     }
 
-    fn text(&self, name: &str) -> &str {
+    pub fn text(&self, name: &str) -> &str {
         self.ready[name].as_str().unwrap_or_else(|| panic!("no {name} in {}", self.ready))
     }
 
@@ -48,6 +54,10 @@ impl Process {
 
     pub fn dev(&self) -> User {
         User::new("dev", self.text("url"), self.text("api_key"))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("alive")
     }
 
     pub async fn kill(&mut self) {
@@ -68,9 +78,14 @@ impl Process {
 
     /// A verb, against this server.
     async fn cofferdam(&self, args: &[&str]) -> Output {
+        self.command(args).output().await.expect("run")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(worker());
         command.args(args).env("COFFERDAM_URL", self.text("url")).env("COFFERDAM_API_KEY", self.text("api_key"));
-        command.env("COFFERDAM_ADMIN_KEY", self.text("admin_key")).output().await.expect("run")
+        command.env("COFFERDAM_ADMIN_KEY", self.text("admin_key"));
+        command
     }
 }
 
@@ -234,6 +249,74 @@ fn run_needs_no_server_and_has_the_same_limits_and_output() {
         let spinning = local(&["--input", r#"{"do":"sleep","ms":60000}"#, "--deadline-ms", "100", "--json"]).await;
         assert_eq!(spinning.status.code(), Some(1));
         assert!(String::from_utf8_lossy(&spinning.stdout).contains("deadline"));
+    });
+}
+
+/// A verb that goes on, and the lines it prints.
+struct Going {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Going {
+    fn start(server: &Process, args: &[&str]) -> Self {
+        let mut command = server.command(args);
+        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("started");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, lines }
+    }
+
+    async fn line(&mut self) -> Option<Value> {
+        let line = tokio::time::timeout(Duration::from_secs(30), self.lines.next_line()).await;
+        let line = line.expect("a line within the time").expect("text")?;
+        Some(serde_json::from_str(&line).expect("JSON"))
+    }
+}
+
+#[test]
+fn events_are_followed_over_a_restart_of_the_server() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut server = Process::serve(dir.path()).await;
+        let (operator, dev) = (server.operator(), server.dev());
+        operator.push("probe", crate::server::guest("probe")).await.is(StatusCode::CREATED);
+        let steps: Vec<_> = (0..3).map(|n| json!({"do": "thinking", "text": format!("step {n}")})).collect();
+        let slow = [&steps[..], &[json!({"do": "sleep", "ms": 50_000})]].concat();
+        let id = dev.submit(&json!({"agent": "probe", "input": {"do": "seq", "steps": slow}})).await;
+        let mut one = Going::start(&server, &["runs", "events", &id, "--follow", "--json"]);
+        let mut all = Going::start(&server, &["events", "--follow", "--json"]);
+        for seq in 1..=4 {
+            assert_eq!(one.line().await.expect("an event")["seq"], seq);
+            assert_eq!(all.line().await.expect("an event")["event"]["seq"], seq);
+        }
+        let address = server.text("url").strip_prefix("http://").expect("HTTP").to_owned();
+        server.kill().await;
+        let server = Process::serve_at(dir.path(), &address).await;
+        let dev = server.dev();
+        let last = one.line().await.expect("the end");
+        assert_eq!((&last["seq"], &last["payload"]["stop_reason"]), (&json!(5), &json!("host_shutdown")));
+        assert!(one.line().await.is_none(), "nothing comes twice");
+        assert!(one.child.wait().await.expect("ended").success());
+        assert_eq!(all.line().await.expect("the end")["event"], last);
+        let next = dev.submit(&json!({"agent": "probe", "input": {"do": "seq", "steps": steps}})).await;
+        let mut cursor = Value::Null;
+        for seq in 1..=5 {
+            let line = all.line().await.expect("an event");
+            assert_eq!((&line["event"]["seq"], &line["event"]["run_id"]), (&json!(seq), &json!(next)));
+            cursor = if seq == 2 { line["cursor"].clone() } else { cursor };
+        }
+        // What there is can be read on from any cursor, for people, too.
+        let rest = stdout(&server.cofferdam(&["events", "--after", cursor.as_str().expect("a cursor")]).await);
+        assert_eq!(rest.lines().count(), 3, "{rest}");
+        assert!(rest.lines().all(|line| line.starts_with(&next)), "{rest}");
+        let whole = stdout(&server.cofferdam(&["events", "--json"]).await);
+        assert_eq!(whole.lines().count(), 10, "{whole}");
+        // A server that was never there is not waited for.
+        drop(server);
+        let mut command = Command::new(worker());
+        command.args(["runs", "events", &next, "--follow"]).env("COFFERDAM_URL", format!("http://{address}"));
+        let gone = command.env("COFFERDAM_API_KEY", &dev.key).output().await.expect("run");
+        assert_eq!(gone.status.code(), Some(4));
     });
 }
 

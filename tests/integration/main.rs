@@ -37,6 +37,7 @@ mod restart;
 mod retention;
 mod runs;
 mod server;
+mod sockets;
 mod storage;
 mod tools;
 mod uploads;

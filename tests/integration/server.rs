@@ -1,7 +1,10 @@
 //! A server to test, and its clients.
 
 use cofferdam_core::quota::Quota;
-use cofferdam_server::{App, config::Config};
+use cofferdam_server::{
+    App,
+    config::{Config, SocketTimes},
+};
 use reqwest::{Client, Method, Response, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use std::{
@@ -50,6 +53,7 @@ pub fn config(data_dir: &Path, quota: Quota) -> Config {
         quota,
         // Each engine reserves address space for so many; many servers share this process.
         runs_live_max: 64,
+        socket_times: SocketTimes::default(),
     }
 }
 

@@ -11,8 +11,8 @@ use cofferdam_core::{
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
-        ApiKey, History, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry, StateRefused, StateWrite,
-        Storage, StorageError, UnfinishedRun,
+        ApiKey, FeedEntry, FeedPlace, History, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry,
+        StateRefused, StateWrite, Storage, StorageError, UnfinishedRun,
     },
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -77,6 +77,15 @@ impl Storage for Odd {
     }
     async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
         self.inner.unfinished_runs(operator).await
+    }
+    async fn log_end(&self, scope: &Scope, id: RunId) -> Kept<u64> {
+        self.inner.log_end(scope, id).await
+    }
+    async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Kept<Vec<FeedEntry>> {
+        self.inner.feed(scope, after, limit).await
+    }
+    async fn feed_end(&self, scope: &Scope) -> Kept<FeedPlace> {
+        self.inner.feed_end(scope).await
     }
     async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Kept<Vec<RecordChunk>> {
         self.inner.record(scope, id, after).await

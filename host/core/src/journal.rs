@@ -13,7 +13,7 @@ use crate::{
     context::UserExecutionContext,
     event::{Envelope, Event},
     identity::Scope,
-    ids::RunId,
+    ids::{RunId, UserId},
     record::{Asked, Record, RecordChunk},
     run::RunEnd,
     storage::{RunBatch, Storage, StorageError, UnfinishedRun},
@@ -22,6 +22,7 @@ use bincode::Encode;
 use jiff::Timestamp;
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -55,7 +56,8 @@ pub struct Journal(Arc<Shared>);
 
 struct Shared {
     storage: Arc<dyn Storage>,
-    followers: Followers,
+    followers: Followers<RunId, Committed>,
+    user_followers: Followers<UserId, u64>,
     waiting: Mutex<Vec<RunJournal>>,
     wake: Notify,
 }
@@ -125,6 +127,7 @@ impl Journal {
         let shared = Arc::new(Shared {
             storage,
             followers: Followers::default(),
+            user_followers: Followers::default(),
             waiting: Mutex::new(Vec::new()),
             wake: Notify::new(),
         });
@@ -175,6 +178,14 @@ impl Journal {
     pub fn follow(&self, run: RunId) -> Following {
         let receiver = Some(self.0.followers.subscribe(run));
         Following { shared: self.0.clone(), run, receiver }
+    }
+
+    /// Follows all runs of a user: the receiver learns that there was a commit, from now on. Read the user's feed after
+    /// subscribing, and again at each news, and nothing is missed.
+    #[must_use]
+    pub fn follow_user(&self, scope: &Scope) -> FollowingUser {
+        let receiver = Some(self.0.user_followers.subscribe(scope.user().clone()));
+        FollowingUser { shared: self.0.clone(), user: scope.user().clone(), receiver }
     }
 }
 
@@ -386,7 +397,13 @@ impl RunJournal {
                 self.log().effects_saved = true;
             }
             if let Some(seq) = batch.last_seq() {
-                self.0.shared.followers.tell(self.0.run, Committed { seq, ended: batch.is_terminal() });
+                let shared = &self.0.shared;
+                shared.followers.tell(&self.0.run, |now| {
+                    now.seq = now.seq.max(seq);
+                    now.ended |= batch.is_terminal();
+                });
+                // After the run's own followers: whoever follows both asks each run for its news at a user's.
+                shared.user_followers.tell(self.0.scope.user(), |commits| *commits += 1);
             }
             return;
         }
@@ -505,43 +522,45 @@ fn encoded(answer: &impl Encode) -> Vec<u8> {
     bytes
 }
 
-/// Whoever waits for news of a run.
-#[derive(Default)]
-struct Followers {
-    runs: Mutex<HashMap<RunId, watch::Sender<Committed>>>,
-    /// So that a run that nobody follows pays one load.
+/// Whoever waits for news of something.
+struct Followers<K, V> {
+    followed: Mutex<HashMap<K, watch::Sender<V>>>,
+    /// So that what nobody follows pays one load.
     count: AtomicUsize,
 }
 
-impl Followers {
-    fn subscribe(&self, run: RunId) -> watch::Receiver<Committed> {
-        let mut runs = lock(&self.runs);
-        let receiver = runs.entry(run).or_insert_with(|| watch::channel(Committed::default()).0).subscribe();
-        self.count.store(runs.len(), Ordering::Release);
+impl<K, V> Default for Followers<K, V> {
+    fn default() -> Self {
+        Self { followed: Mutex::default(), count: AtomicUsize::new(0) }
+    }
+}
+
+impl<K: Eq + Hash, V: Default> Followers<K, V> {
+    fn subscribe(&self, key: K) -> watch::Receiver<V> {
+        let mut followed = lock(&self.followed);
+        let receiver = followed.entry(key).or_insert_with(|| watch::channel(V::default()).0).subscribe();
+        self.count.store(followed.len(), Ordering::Release);
         receiver
     }
 
-    fn tell(&self, run: RunId, committed: Committed) {
+    fn tell(&self, key: &K, news: impl FnOnce(&mut V)) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
         }
-        if let Some(sender) = lock(&self.runs).get(&run) {
-            sender.send_modify(|now| {
-                now.seq = now.seq.max(committed.seq);
-                now.ended |= committed.ended;
-            });
+        if let Some(sender) = lock(&self.followed).get(key) {
+            sender.send_modify(news);
         }
     }
 
     /// The last who leaves is the last to hold a receiver: it is let go under the lock, so that two who leave at once do
     /// not each see the other.
-    fn leave(&self, run: RunId, receiver: Option<watch::Receiver<Committed>>) {
-        let mut runs = lock(&self.runs);
+    fn leave(&self, key: &K, receiver: Option<watch::Receiver<V>>) {
+        let mut followed = lock(&self.followed);
         drop(receiver);
-        if runs.get(&run).is_some_and(|sender| sender.receiver_count() == 0) {
-            runs.remove(&run);
+        if followed.get(key).is_some_and(|sender| sender.receiver_count() == 0) {
+            followed.remove(key);
         }
-        self.count.store(runs.len(), Ordering::Release);
+        self.count.store(followed.len(), Ordering::Release);
     }
 }
 
@@ -561,11 +580,40 @@ impl Following {
         let _ = receiver.changed().await;
         *receiver.borrow_and_update()
     }
+
+    /// The news that there is now, if any.
+    pub fn news(&mut self) -> Option<Committed> {
+        let receiver = self.receiver.as_mut()?;
+        receiver.has_changed().is_ok_and(|changed| changed).then(|| *receiver.borrow_and_update())
+    }
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.shared.followers.leave(self.run, self.receiver.take());
+        self.shared.followers.leave(&self.run, self.receiver.take());
+    }
+}
+
+/// Someone who follows all runs of a user. Dropping it ends the following.
+pub struct FollowingUser {
+    shared: Arc<Shared>,
+    user: UserId,
+    /// There until it is dropped.
+    receiver: Option<watch::Receiver<u64>>,
+}
+
+impl FollowingUser {
+    /// Waits for the next commit of any of the user's runs.
+    pub async fn changed(&mut self) {
+        let Some(receiver) = &mut self.receiver else { return };
+        // The sender lives while there are followers.
+        let _ = receiver.changed().await;
+    }
+}
+
+impl Drop for FollowingUser {
+    fn drop(&mut self) {
+        self.shared.user_followers.leave(&self.user, self.receiver.take());
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod codec;
 pub mod context;
+pub mod emitter;
 pub mod event;
 pub mod fault;
 pub mod grant;

@@ -50,6 +50,24 @@ pub struct RunBatch {
     pub chunks: Vec<RecordChunk>,
 }
 
+/// A place in the feed of all of a user's runs. Places only grow, and none ever means two events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct FeedPlace {
+    /// The commit, counted for each user, from 1. Commits may be missing where runs were removed.
+    pub position: u64,
+    /// The event within it: the number in its run's log.
+    pub seq: u64,
+}
+
+/// An event with its place in the feed of its user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeedEntry {
+    /// The place.
+    pub place: FeedPlace,
+    /// The event.
+    pub envelope: Envelope,
+}
+
 /// Which runs to list, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct RunQuery {
@@ -261,6 +279,16 @@ pub trait Storage: Send + Sync + 'static {
     /// Chunks of a run's record after number `after`, in order, at most about 1 MiB of them, but at least one if there is
     /// one.
     async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Result<Vec<RecordChunk>>;
+
+    /// The number of a run's last event; 0 if it has none, or is not the user's.
+    async fn log_end(&self, scope: &Scope, id: RunId) -> Result<u64>;
+
+    /// Events of all of the user's runs after `after`, in the order in which they were committed, and within a run in
+    /// the order of its log; bounded as [`events`](Self::events) is.
+    async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Result<Vec<FeedEntry>>;
+
+    /// Where the user's feed ends: the place of its last event, or the beginning if there is none.
+    async fn feed_end(&self, scope: &Scope) -> Result<FeedPlace>;
 
     /// Runs that have not ended, oldest first.
     async fn unfinished_runs(&self, operator: Operator) -> Result<Vec<UnfinishedRun>>;

@@ -1,6 +1,9 @@
 //! The wire: HTTP requests in, JSON and problem documents out. Wire types stop here.
 
-use crate::auth::{self, Authentication, HostSecret};
+use crate::{
+    auth::{self, Authentication, HostSecret, Tickets},
+    config::SocketTimes,
+};
 use axum::{
     Router,
     extract::{FromRequestParts, Path, Query, Request, State, rejection::PathRejection},
@@ -10,7 +13,13 @@ use axum::{
     routing::get,
 };
 use body::BodyRoom;
-use cofferdam_core::{fault::Fault, idempotency::InFlight, ids::RequestId};
+use cofferdam_core::{
+    emitter::{Emitters, Stats},
+    fault::Fault,
+    idempotency::InFlight,
+    identity::Operator,
+    ids::RequestId,
+};
 use cofferdam_runtime::Runtime;
 use problem::Problem;
 use serde::de::DeserializeOwned;
@@ -25,7 +34,9 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 mod body;
+mod cursor;
 mod idempotency;
+mod live;
 mod openapi;
 pub mod problem;
 pub mod rest;
@@ -46,6 +57,9 @@ pub(crate) struct Api {
     pub host_secret: HostSecret,
     /// Keys that are being made by requests that come once.
     pub making_keys: InFlight,
+    pub tickets: Tickets,
+    pub emitters: Arc<Emitters>,
+    pub socket_times: SocketTimes,
     /// Cancelled when requests that wait have to come to their end.
     pub closing: CancellationToken,
     /// Requests that ended in a panic of the host. Must stay 0.
@@ -53,7 +67,12 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    pub fn new(runtime: Runtime, host_secret: HostSecret, closing: CancellationToken) -> Self {
+    pub fn new(
+        runtime: Runtime,
+        host_secret: HostSecret,
+        closing: CancellationToken,
+        socket_times: SocketTimes,
+    ) -> Self {
         Self {
             authentication: Authentication::new(runtime.storage().clone()),
             runtime,
@@ -61,6 +80,9 @@ impl Api {
             shares: share::Shares::default(),
             host_secret,
             making_keys: InFlight::default(),
+            tickets: Tickets::default(),
+            emitters: Arc::default(),
+            socket_times,
             closing,
             panics: Arc::default(),
         }
@@ -72,13 +94,17 @@ pub(crate) fn public(api: Arc<Api>) -> Router {
     let routes = rest::routes()
         // Only on routes that exist: what does not exist needs no key to be told so.
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::authenticate))
+        .merge(live::routes().route_layer(middleware::from_fn_with_state(api.clone(), auth::authenticate_socket)))
         .route("/openapi.json", get(openapi::serve));
     hardened(routes, &api.panics).with_state(api)
 }
 
 /// What the platform asks about the host itself, on a listener of its own.
 pub(crate) fn admin(api: Arc<Api>) -> Router {
-    let routes = Router::new().route("/livez", get(|| async { "live\n" })).route("/readyz", get(readiness));
+    let routes = Router::new()
+        .route("/livez", get(|| async { "live\n" }))
+        .route("/readyz", get(readiness))
+        .route("/streams", get(streams));
     hardened(routes, &api.panics).with_state(api)
 }
 
@@ -88,6 +114,11 @@ async fn readiness(State(api): State<Arc<Api>>) -> (StatusCode, &'static str) {
     } else {
         (StatusCode::OK, "ready\n")
     }
+}
+
+/// How the sockets of all users are doing, without a word about any one of them.
+async fn streams(State(api): State<Arc<Api>>) -> axum::Json<Stats> {
+    axum::Json(api.emitters.stats(Operator::host()))
 }
 
 /// What holds for every route: a request id, and a problem document for whatever goes wrong.

@@ -1,9 +1,9 @@
-//! The only place where an identity enters from the wire: bearer API keys.
+//! The only place where an identity enters from the wire: bearer API keys, and the tickets that stand for one.
 
 use crate::api::{Api, problem::Problem};
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{HeaderMap, header, request::Parts},
+    http::{HeaderMap, Uri, header, request::Parts},
     middleware::Next,
     response::Response,
 };
@@ -19,6 +19,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 /// How a key begins, so that people and secret scanners know one when they see it.
@@ -194,17 +195,100 @@ fn bearer(headers: &HeaderMap) -> Option<Secret> {
     if scheme.eq_ignore_ascii_case("bearer") { Secret::parse(key.trim_matches(' ')) } else { None }
 }
 
+/// How a ticket begins.
+const TICKET_PREFIX: &str = "wst_";
+
+/// How long a ticket can be used: long enough for a page to open its socket, too short to be found in a log of URLs.
+pub(crate) const TICKET_LIFE: Duration = Duration::from_secs(30);
+
+/// How many unused tickets a user may have: more than sockets, because a page that is loaded anew leaves one behind.
+const TICKETS_PER_USER_MAX: usize = 16;
+
+/// How many unused tickets there may be of all users.
+const TICKETS_MAX: usize = 10_000;
+
+/// Tickets that were given out and not used yet. They do not outlive the process: whoever has one asks for another.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets(Mutex<HashMap<Digest, Ticket>>);
+
+#[derive(Debug)]
+struct Ticket {
+    identity: Identity,
+    until: Instant,
+}
+
+impl Tickets {
+    /// Gives out a ticket that stands for this identity, once, until it expires. Like a key, it is known here by its
+    /// digest only.
+    pub fn issue(&self, identity: Identity) -> Result<String, Problem> {
+        let mut bytes = [0_u8; 32];
+        getrandom::fill(&mut bytes).map_err(|_| Problem::host_error())?;
+        let text = format!("{TICKET_PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes));
+        let now = Instant::now();
+        let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tickets.retain(|_, ticket| ticket.until > now);
+        if tickets.len() >= TICKETS_MAX {
+            return Err(Problem::busy());
+        }
+        if tickets.values().filter(|ticket| ticket.identity.user() == identity.user()).count() >= TICKETS_PER_USER_MAX {
+            return Err(Problem::too_many_tickets(TICKETS_PER_USER_MAX, TICKET_LIFE));
+        }
+        tickets.insert(Digest::of(text.as_bytes()), Ticket { identity, until: now + TICKET_LIFE });
+        Ok(text)
+    }
+
+    /// Whom a ticket stands for, if it was not used before and has not expired. It cannot be used again.
+    fn redeem(&self, text: &str) -> Option<Identity> {
+        let ticket = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&Digest::of(text.as_bytes()))?;
+        (ticket.until > Instant::now()).then_some(ticket.identity)
+    }
+
+    #[cfg(test)]
+    fn expire(&self) {
+        for ticket in self.0.lock().expect("whole").values_mut() {
+            ticket.until = Instant::now();
+        }
+    }
+}
+
 /// Lets a request through once it is known who is behind it. Runs before anything of the body is read.
 pub(crate) async fn authenticate(
     State(api): State<Arc<Api>>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let identity = api.authentication.identify(request.headers()).await?;
-    let under_way = api.shares.enter(identity.user())?;
+    admit(&api, identity, request, next).await
+}
+
+/// The same for a WebSocket, which may show a ticket instead: browsers cannot set the header.
+pub(crate) async fn authenticate_socket(
+    State(api): State<Arc<Api>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let identity = match request.headers().contains_key(header::AUTHORIZATION) {
+        true => api.authentication.identify(request.headers()).await?,
+        false => ticket(request.uri()).and_then(|text| api.tickets.redeem(text)).ok_or_else(|| {
+            Problem::unauthenticated().hint(
+                "send the header `Authorization: Bearer cof_...`, or ?ticket= with a fresh one of POST /v1/ws-ticket",
+            )
+        })?,
+    };
+    admit(&api, identity, request, next).await
+}
+
+async fn admit(api: &Api, identity: Identity, mut request: Request, next: Next) -> Result<Response, Problem> {
+    let under_way = Arc::new(api.shares.enter(identity.user())?);
     request.extensions_mut().insert(under_way.body_room(&api.room));
+    request.extensions_mut().insert(under_way.clone());
     request.extensions_mut().insert(identity);
     Ok(under_way.until_read(next.run(request).await))
+}
+
+/// The ticket in a query. It has no characters that a URL would have to escape.
+fn ticket(uri: &Uri) -> Option<&str> {
+    uri.query()?.split('&').find_map(|pair| pair.strip_prefix("ticket="))
 }
 
 /// Whoever asks.
@@ -308,6 +392,25 @@ mod tests {
         let twice = format!("Bearer {key}");
         assert_eq!(bearer(&headers(&[&twice, &twice])), None);
         assert_eq!(bearer(&headers(&[])), None);
+    }
+
+    #[test]
+    fn a_ticket_works_once_and_briefly_and_a_user_has_so_many() {
+        let tickets = Tickets::default();
+        let identity =
+            |user: &str| Identity::authenticated(user.parse().expect("a user id"), Role::User, KeyId::generate());
+        let ticket = tickets.issue(identity("ann")).expect("a ticket");
+        assert_eq!(tickets.redeem("wst_nothing"), None);
+        let uri: Uri = format!("/v1/ws?x=1&ticket={ticket}").parse().expect("a URI");
+        assert_eq!(super::ticket(&uri).and_then(|text| tickets.redeem(text)), Some(identity("ann")));
+        assert_eq!(tickets.redeem(&ticket), None, "it has been used");
+        let all: Vec<_> = (0..TICKETS_PER_USER_MAX).map(|_| tickets.issue(identity("ann")).expect("one")).collect();
+        assert!(tickets.issue(identity("ann")).is_err());
+        assert!(tickets.issue(identity("bob")).is_ok(), "his are his own");
+        tickets.expire();
+        assert_eq!(tickets.redeem(&all[0]), None, "it has expired");
+        assert!(tickets.issue(identity("ann")).is_ok(), "what has expired does not count");
+        assert!(!format!("{tickets:?}").contains("wst_"));
     }
 
     #[tokio::test]

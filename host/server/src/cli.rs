@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 mod build;
 mod client;
+mod events;
 mod failure;
 mod files;
 mod follow;
@@ -55,6 +56,8 @@ enum Verb {
     Plugin(plugin::PluginArgs),
     /// Submit, follow and look at runs.
     Runs(runs::RunsArgs),
+    /// Show the events of all of your runs.
+    Events(events::EventsArgs),
     /// Say what a plugin may do for a user.
     Grant(grant::GrantArgs),
     /// Make API keys.
@@ -95,6 +98,7 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Run(args) => within_tokio(run::run(args, json)),
         Verb::Plugin(args) => within_tokio(plugin::run(args, json)),
         Verb::Runs(args) => within_tokio(runs::run(args, json)),
+        Verb::Events(args) => within_tokio(events::run(args, json)),
         Verb::Grant(args) => within_tokio(grant::run(args, json)),
         Verb::Key(args) => within_tokio(key::run(args, json)),
         Verb::Files(args) => within_tokio(files::run(args, json)),

@@ -33,7 +33,7 @@ pub struct ServeArgs {
     /// Where clients connect; port 0 takes a free one [default: 127.0.0.1:8080, with --dev 127.0.0.1:0].
     #[arg(long, value_name = "ADDRESS:PORT", env = "COFFERDAM_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Where /livez and /readyz are; keep it away from clients [default: 127.0.0.1:8081, with --dev 127.0.0.1:0].
+    /// Where /livez, /readyz and /streams are; keep it away from clients [default: 127.0.0.1:8081, with --dev 127.0.0.1:0].
     #[arg(long, value_name = "ADDRESS:PORT", env = "COFFERDAM_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
     /// How long running runs may go on after SIGTERM, with its unit: 100ms to 60m.
@@ -60,6 +60,31 @@ pub struct Config {
     pub quota: Quota,
     /// Runs executing at once, of all users.
     pub runs_live_max: u32,
+    /// How long WebSockets are waited for.
+    pub socket_times: SocketTimes,
+}
+
+/// How long WebSockets are waited for. Fixed for a host; tests are impatient.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketTimes {
+    /// The time between two pings. Proxies drop connections that are silent for longer.
+    pub ping_every: Duration,
+    /// The longest silence of a client, whose every frame counts, the answers to pings among them. Then it is taken to
+    /// be gone, and its socket is closed.
+    pub silence_max: Duration,
+    /// How long a client may take to read what it was sent at once. Then its socket is closed; what it missed is in
+    /// storage.
+    pub write_max: Duration,
+}
+
+impl Default for SocketTimes {
+    fn default() -> Self {
+        Self {
+            ping_every: Duration::from_secs(15),
+            silence_max: Duration::from_secs(45),
+            write_max: Duration::from_secs(30),
+        }
+    }
 }
 
 /// A configuration that does not hold.
@@ -95,6 +120,7 @@ impl Config {
             compile_worker,
             quota: Quota::default(),
             runs_live_max: cofferdam_core::quota::RUNS_LIVE_MAX,
+            socket_times: SocketTimes::default(),
         }
     }
 

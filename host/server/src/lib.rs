@@ -130,7 +130,8 @@ impl App {
 
         let ending =
             Ending { closing: CancellationToken::new(), aborting: CancellationToken::new(), tasks: TaskTracker::new() };
-        let api = Arc::new(api::Api::new(runtime.clone(), host_secret, ending.closing.clone()));
+        let closing = ending.closing.clone();
+        let api = Arc::new(api::Api::new(runtime.clone(), host_secret, closing, config.socket_times));
         ending.tasks.spawn(listener::serve(listener, api::public(api.clone()), ending.clone()));
         ending.tasks.spawn(listener::serve(admin_listener, api::admin(api.clone()), ending.clone()));
         Ok(Self {

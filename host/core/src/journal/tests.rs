@@ -69,6 +69,15 @@ impl Storage for Moody {
     async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Kept<Vec<RecordChunk>> {
         self.storage.record(scope, id, after).await
     }
+    async fn log_end(&self, scope: &Scope, id: RunId) -> Kept<u64> {
+        self.storage.log_end(scope, id).await
+    }
+    async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Kept<Vec<FeedEntry>> {
+        self.storage.feed(scope, after, limit).await
+    }
+    async fn feed_end(&self, scope: &Scope) -> Kept<FeedPlace> {
+        self.storage.feed_end(scope).await
+    }
     async fn unfinished_runs(&self, operator: Operator) -> Kept<Vec<UnfinishedRun>> {
         self.storage.unfinished_runs(operator).await
     }
@@ -242,6 +251,28 @@ async fn followers_are_told_of_what_is_durable_and_of_the_end() {
     assert_eq!(following.changed().await, Committed { seq: 2, ended: true });
     drop(following);
     assert_eq!(bench.journal.0.followers.count.load(Ordering::SeqCst), 0, "nobody is remembered");
+}
+
+#[tokio::test]
+async fn whoever_follows_a_user_is_told_of_each_commit_of_any_run_and_of_nobody_elses() {
+    let bench = bench().await;
+    let (ann, bob) = (bench.ctx.scope(), Operator::host().on_behalf_of(&"bob".parse().expect("a user")));
+    let (mut hers, mut his) = (bench.journal.follow_user(&ann), bench.journal.follow_user(&bob));
+    let mut run = bench.journal.follow(bench.ctx.spec().id);
+    assert_eq!(run.news(), None);
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    hers.changed().await;
+    assert_eq!(run.news(), Some(Committed { seq: 1, ended: false }), "a run's news is there before its user's");
+    assert_eq!(run.news(), None, "and told once");
+    bench.close(&journal).await;
+    hers.changed().await;
+    assert_eq!(run.news(), Some(Committed { seq: 2, ended: true }));
+    let feed = bench.storage.feed(&ann, FeedPlace::default(), 9).await.expect("read");
+    assert_eq!(feed.iter().map(|entry| entry.place.position).collect::<Vec<_>>(), [1, 2]);
+    let nothing = tokio::time::timeout(Duration::from_millis(5), his.changed()).await;
+    assert!(nothing.is_err(), "another user's commits are not his news");
+    drop((hers, his, run));
+    assert_eq!(bench.journal.0.user_followers.count.load(Ordering::SeqCst), 0, "nobody is remembered");
 }
 
 #[tokio::test]

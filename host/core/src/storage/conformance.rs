@@ -26,6 +26,7 @@ mod once;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kept {
     runs: Vec<(RunSpec, RunView, Vec<Envelope>)>,
+    feed: Vec<FeedEntry>,
     unfinished: Vec<UnfinishedRun>,
     state: Vec<(String, Option<StateEntry>)>,
     plugins: Vec<PluginVersion>,
@@ -44,6 +45,8 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     events_are_kept_once_and_as_they_were(storage).await;
     the_oldest_finished_runs_are_pruned_and_no_live_one(storage).await;
     events_come_in_pages(storage).await;
+    a_feed_has_all_runs_of_its_user_in_the_order_of_commits(storage).await;
+    a_feed_comes_in_pages(storage).await;
     runs_are_listed_newest_first(storage).await;
     unfinished_runs_are_listed_oldest_first(storage).await;
     state_is_set_under_conditions(storage).await;
@@ -92,6 +95,7 @@ async fn kept(storage: &dyn Storage) -> Kept {
     }
     Kept {
         runs,
+        feed: feed(storage, &scope, FeedPlace::default(), u32::MAX).await,
         unfinished: storage.unfinished_runs(operator).await.expect("lists"),
         state,
         plugins: storage.plugins(operator).await.expect("lists"),
@@ -349,6 +353,80 @@ async fn events_come_in_pages(storage: &dyn Storage) {
     for id in [spec.id, large.id] {
         storage.finish(&ann, batch(id, []), completed("1")).await.expect("finishes");
     }
+}
+
+async fn a_feed_has_all_runs_of_its_user_in_the_order_of_commits(storage: &dyn Storage) {
+    let (ann, bob) = (scope("fay"), scope("gus"));
+    let start = FeedPlace::default();
+    assert_eq!(storage.feed_end(&ann).await.expect("reads"), start, "a feed begins empty");
+    let (one, two) = (insert(storage, spec("fay")).await, insert(storage, spec("fay")).await);
+    let his = insert(storage, spec("gus")).await;
+    let add = async |scope: &Scope, run: RunId, seqs: std::ops::RangeInclusive<u64>| {
+        let events = seqs.map(|seq| thinking(run, seq, "in order"));
+        storage.append(scope, batch(run, events)).await.expect("appends");
+    };
+    add(&ann, two.id, 1..=2).await;
+    add(&ann, one.id, 1..=1).await;
+    let seen = storage.feed_end(&ann).await.expect("reads");
+    add(&bob, his.id, 1..=3).await;
+    add(&ann, two.id, 3..=3).await;
+    // What is written again is not told again; what is new with it is.
+    add(&ann, two.id, 1..=3).await;
+    add(&ann, one.id, 1..=3).await;
+    // Neither a stranger's words nor late ones are told.
+    add(&bob, one.id, 4..=4).await;
+    storage.append(&ann, batch(one.id, [])).await.expect("appends nothing");
+    storage.finish(&ann, batch(two.id, [ended(two.id, 4)]), completed("1")).await.expect("finishes");
+    storage.finish(&ann, batch(two.id, [ended(two.id, 4)]), completed("1")).await.expect("finishes again");
+    add(&ann, two.id, 5..=5).await;
+    storage.finish(&ann, batch(one.id, []), completed("1")).await.expect("finishes without a word");
+
+    let expected = [(two.id, 1), (two.id, 2), (one.id, 1), (two.id, 3), (one.id, 2), (one.id, 3), (two.id, 4)];
+    let told = |feed: &[FeedEntry]| -> Vec<_> { feed.iter().map(|e| (e.envelope.run_id, e.envelope.seq)).collect() };
+    let all = feed(storage, &ann, start, u32::MAX).await;
+    assert_eq!(told(&all), expected);
+    assert!(all.windows(2).all(|pair| pair[0].place < pair[1].place), "places grow");
+    assert!(all.iter().all(|entry| entry.place.seq == entry.envelope.seq));
+    assert_eq!(storage.feed_end(&ann).await.expect("reads"), all[6].place);
+    assert_eq!(told(&feed(storage, &ann, seen, u32::MAX).await), expected[3..], "from where somebody had seen it end");
+    for limit in 1..=8 {
+        assert_eq!(feed(storage, &ann, start, limit).await, all, "in pages of {limit}");
+    }
+    for (entry, n) in all.iter().zip(1..) {
+        assert_eq!(feed(storage, &ann, entry.place, 3).await, all[n..], "after each place, also within a commit");
+    }
+    for (id, end) in [(one.id, 3), (two.id, 4), (his.id, 0), (RunId::generate(), 0)] {
+        assert_eq!(storage.log_end(&ann, id).await.expect("reads"), end);
+    }
+    let mut logs = log(storage, &ann, one.id).await;
+    logs.extend(log(storage, &ann, two.id).await);
+    for entry in &all {
+        assert!(logs.contains(&entry.envelope), "the feed and the logs are one");
+    }
+    let future = FeedPlace { position: i64::MAX.cast_unsigned() + 9, seq: u64::MAX };
+    assert_eq!(storage.feed(&ann, future, 9).await.expect("reads"), []);
+    assert_eq!(told(&feed(storage, &bob, start, 2).await), [(his.id, 1), (his.id, 2), (his.id, 3)]);
+    assert_eq!(storage.feed(&scope("nobody"), start, 9).await.expect("reads"), []);
+    storage.finish(&bob, batch(his.id, []), completed("1")).await.expect("finishes");
+}
+
+async fn a_feed_comes_in_pages(storage: &dyn Storage) {
+    let ann = scope("hal");
+    let large = insert(storage, spec("hal")).await;
+    for (size, seq) in [10, EVENTS_PAGE_BYTES_MAX + 1, 600 << 10, 600 << 10, 10].into_iter().zip(1..) {
+        let event = thinking(large.id, seq, &"x".repeat(size));
+        storage.append(&ann, batch(large.id, [event])).await.expect("appends");
+    }
+    let (mut after, mut pages) = (FeedPlace::default(), Vec::new());
+    loop {
+        let page = storage.feed(&ann, after, u32::MAX).await.expect("reads");
+        let Some(last) = page.last() else { break };
+        after = last.place;
+        pages.push(page.len());
+    }
+    assert_eq!(pages, [1, 1, 1, 2], "a page is bounded in bytes, and yet goes on over an event larger than a page");
+    assert_eq!(storage.feed(&ann, FeedPlace::default(), 0).await.expect("reads"), []);
+    storage.finish(&ann, batch(large.id, []), completed("1")).await.expect("finishes");
 }
 
 async fn runs_are_listed_newest_first(storage: &dyn Storage) {
@@ -850,6 +928,19 @@ async fn log(storage: &dyn Storage, scope: &Scope, run: RunId) -> Vec<Envelope> 
             return log;
         }
         log.extend(page);
+    }
+}
+
+/// The rest of a feed, read in pages.
+async fn feed(storage: &dyn Storage, scope: &Scope, after: FeedPlace, limit: u32) -> Vec<FeedEntry> {
+    let mut feed = Vec::<FeedEntry>::new();
+    loop {
+        let after = feed.last().map_or(after, |entry| entry.place);
+        let page = storage.feed(scope, after, limit).await.expect("reads");
+        if page.is_empty() {
+            return feed;
+        }
+        feed.extend(page);
     }
 }
 

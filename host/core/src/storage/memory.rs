@@ -13,6 +13,8 @@ pub struct MemoryStorage(Mutex<Tables>);
 #[derive(Debug, Default)]
 struct Tables {
     runs: BTreeMap<RunId, Run>,
+    /// Of each user, the commits in order.
+    feeds: HashMap<UserId, Vec<Commit>>,
     state: BTreeMap<StateKey, StateValue>,
     state_bytes: HashMap<UserId, u64>,
     state_version: u64,
@@ -54,6 +56,14 @@ impl Run {
     }
 }
 
+/// The events of one run that were added in one step.
+#[derive(Debug)]
+struct Commit {
+    run: RunId,
+    seq_from: u64,
+    seq_to: u64,
+}
+
 /// User, plugin, thread, key: the order in which keys are listed.
 type StateKey = (UserId, PluginName, String, String);
 
@@ -89,6 +99,10 @@ impl Tables {
         run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
         let last = run.record.last().map_or(0, |chunk| chunk.number);
         run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last));
+        if let Some(newest) = run.events.last().filter(|envelope| envelope.seq > last) {
+            let commit = Commit { run: batch.run, seq_from: last + 1, seq_to: newest.seq };
+            self.feeds.entry(scope.user().clone()).or_default().push(commit);
+        }
         Some(run)
     }
 
@@ -231,6 +245,41 @@ impl Storage for MemoryStorage {
             first || bytes <= EVENTS_PAGE_BYTES_MAX
         });
         Ok(page.cloned().collect())
+    }
+
+    async fn log_end(&self, scope: &Scope, id: RunId) -> Result<u64> {
+        let tables = self.tables();
+        let last = tables.run(scope, id).and_then(|run| run.events.last());
+        Ok(last.map_or(0, |envelope| envelope.seq))
+    }
+
+    async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Result<Vec<FeedEntry>> {
+        let tables = self.tables();
+        let commits = tables.feeds.get(scope.user()).map_or(&[][..], Vec::as_slice).iter().zip(1_u64..);
+        let seen = usize::try_from(after.position.saturating_sub(1)).unwrap_or(usize::MAX);
+        let entries = commits.skip(seen).flat_map(|(commit, position)| {
+            let events = tables.run(scope, commit.run).map_or(&[][..], |run| &run.events).iter();
+            // Logs have no holes.
+            let before = usize::try_from(commit.seq_from - 1).unwrap_or(usize::MAX);
+            let own = events.skip(before).take_while(|envelope| envelope.seq <= commit.seq_to);
+            own.map(move |envelope| FeedEntry {
+                place: FeedPlace { position, seq: envelope.seq },
+                envelope: envelope.clone(),
+            })
+        });
+        let mut bytes = 0;
+        let page = entries.filter(|entry| entry.place > after).take(limit as usize).take_while(|entry| {
+            let first = bytes == 0;
+            bytes += entry.envelope.event.bytes();
+            first || bytes <= EVENTS_PAGE_BYTES_MAX
+        });
+        Ok(page.collect())
+    }
+
+    async fn feed_end(&self, scope: &Scope) -> Result<FeedPlace> {
+        let tables = self.tables();
+        let last = tables.feeds.get(scope.user()).and_then(|commits| Some((commits.len(), commits.last()?)));
+        Ok(last.map_or_else(FeedPlace::default, |(n, commit)| FeedPlace { position: n as u64, seq: commit.seq_to }))
     }
 
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {

@@ -52,6 +52,11 @@ impl BodyRoom {
         Self { host: self.host.clone(), user: Some(user) }
     }
 
+    /// Takes room for something that is in memory already, for as long as it is used.
+    pub fn hold(&self, bytes: usize) -> Result<Room, Problem> {
+        self.take(u32::try_from(bytes / ROOM_BYTES).map_err(|_| Problem::busy())?)
+    }
+
     /// Takes so many grains of the host's room and of the user's part.
     fn take(&self, grains: u32) -> Result<Room, Problem> {
         let take = |from: &Arc<Semaphore>| from.clone().try_acquire_many_owned(grains).map_err(|_| Problem::busy());
@@ -69,7 +74,7 @@ impl<S: Sync> FromRequestParts<S> for BodyRoom {
 
 /// Room that is taken.
 #[derive(Debug)]
-struct Room {
+pub(crate) struct Room {
     _user: Option<OwnedSemaphorePermit>,
     _host: OwnedSemaphorePermit,
 }

@@ -37,15 +37,26 @@ impl<S: Sync> FromRequestParts<S> for Key {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         read(&parts.headers).map(Self).ok_or_else(|| {
-            Problem::http(
-                StatusCode::BAD_REQUEST,
-                "invalid_idempotency_key",
+            invalid(
                 "Idempotency-Key must be there once, with 1 to 255 visible ASCII characters, which may stand in quotes",
             )
             .field("Idempotency-Key")
-            .hint("send a new random key with each new request, such as a UUID, and the same key when sending it again")
         })
     }
+}
+
+/// The same of a frame of a socket.
+pub(crate) fn once(key: Option<String>, body: &[u8]) -> Result<Option<Once>, Problem> {
+    let Some(key) = key else { return Ok(None) };
+    match key.parse::<IdempotencyKey>() {
+        Ok(key) => Ok(Some(Once::new(&key, body))),
+        Err(_) => Err(invalid("idempotency_key must have 1 to 255 visible ASCII characters").field("idempotency_key")),
+    }
+}
+
+fn invalid(detail: &str) -> Problem {
+    Problem::http(StatusCode::BAD_REQUEST, "invalid_idempotency_key", detail)
+        .hint("send a new random key with each new request, such as a UUID, and the same key when sending it again")
 }
 
 /// The key in the request's one header, if there is one; none if it is not valid.

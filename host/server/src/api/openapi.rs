@@ -1,6 +1,9 @@
 //! The description of the API (OpenAPI 3.1), made from the code of its routes.
 
-use super::rest::{events, files, grants, journal, keys, plugins, runs};
+use super::{
+    live,
+    rest::{events, feed, files, grants, journal, keys, plugins, runs},
+};
 use axum::{http::header, response::IntoResponse};
 use bytes::Bytes;
 use std::sync::LazyLock;
@@ -21,6 +24,7 @@ use utoipa::{
     ),
     paths(
         runs::submit, runs::list, runs::get, runs::cancel, events::get, journal::get,
+        feed::get, feed::stats, live::open, live::ticket,
         plugins::push, plugins::list, plugins::get,
         grants::get, grants::put,
         keys::create,
@@ -30,6 +34,7 @@ use utoipa::{
     modifiers(&BearerKey),
     tags(
         (name = "runs", description = "Executions of agents"),
+        (name = "events", description = "All of your runs: their events, live"),
         (name = "plugins", description = "Agents and tool plugins"),
         (name = "grants", description = "What a plugin may do for a user"),
         (name = "keys", description = "API keys"),

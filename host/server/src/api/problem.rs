@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use cofferdam_core::{
+    emitter::TooManySockets,
     fault::Fault,
     idempotency::NotOnce,
     identity::WrongRole,
@@ -14,6 +15,7 @@ use cofferdam_core::{
 };
 use cofferdam_runtime::{AcceptError, FileError, PushError};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// The media type of a problem.
@@ -128,6 +130,11 @@ impl Problem {
         }
     }
 
+    /// After how many seconds it may work, if that is known.
+    pub const fn retry_after_s(&self) -> Option<u32> {
+        self.retry_after_s
+    }
+
     fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self
@@ -166,6 +173,22 @@ impl Problem {
         Self::http(StatusCode::BAD_REQUEST, "invalid_cursor", format!("{field} must be {rule}")).field(field)
     }
 
+    /// A cursor beyond what has happened: from another run, another host, or invented.
+    pub fn cursor_ahead(field: &'static str) -> Self {
+        let detail = format!("{field} is beyond the last event there is");
+        Self::http(StatusCode::BAD_REQUEST, "cursor_ahead", detail)
+            .field(field)
+            .hint("go on from an event that you have seen, or leave it out to begin with the first")
+    }
+
+    /// The user has more tickets than anybody needs.
+    pub fn too_many_tickets(max: usize, life: Duration) -> Self {
+        let detail = format!("this user has {max} unused tickets, which is as many as may be");
+        Self::new(Fault::Exhausted, "too_many_tickets", detail)
+            .hint(format!("use one; an unused ticket is gone after {life:?}"))
+            .retry_after(u32::try_from(life.as_secs()).unwrap_or(u32::MAX))
+    }
+
     /// More requests are being read than there is memory for.
     pub fn busy() -> Self {
         Self::new(Fault::Exhausted, "host_busy", "the host is reading as many requests as it may at once")
@@ -198,6 +221,12 @@ impl IntoResponse for Problem {
 impl From<StorageError> for Problem {
     fn from(error: StorageError) -> Self {
         logged(Fault::Host, "storage_failed", &error)
+    }
+}
+
+impl From<TooManySockets> for Problem {
+    fn from(error: TooManySockets) -> Self {
+        Self::new(error.fault(), TooManySockets::CODE, error.to_string())
     }
 }
 

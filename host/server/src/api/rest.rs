@@ -1,6 +1,6 @@
 //! The REST surface under `/v1`: routes, and the parts that all resources share.
 
-use super::{Api, problem::Problem};
+use super::{Api, live, problem::Problem};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
@@ -10,6 +10,7 @@ use cofferdam_core::ids::PluginName;
 use std::sync::Arc;
 
 pub mod events;
+pub mod feed;
 pub mod files;
 pub mod grants;
 pub mod journal;
@@ -25,6 +26,9 @@ pub(crate) fn routes() -> Router<Arc<Api>> {
         .route("/v1/runs/{id}/cancel", post(runs::cancel))
         .route("/v1/runs/{id}/events", get(events::get))
         .route("/v1/runs/{id}/journal", get(journal::get))
+        .route("/v1/events", get(feed::get))
+        .route("/v1/events/stats", get(feed::stats))
+        .route("/v1/ws-ticket", post(live::ticket))
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/plugins/{name}", get(plugins::get).put(plugins::push))
         .route("/v1/users/{id}/grants/{plugin}", get(grants::get).put(grants::put))

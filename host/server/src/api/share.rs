@@ -84,8 +84,8 @@ impl UnderWay {
         host.within(self.share.bodies.clone())
     }
 
-    /// Keeps the request under way until its answer has been read.
-    pub fn until_read(self, response: Response) -> Response {
+    /// Keeps the request under way until its answer has been read, and by whoever else has a part in it.
+    pub fn until_read(self: Arc<Self>, response: Response) -> Response {
         response.map(|body| Body::new(Answer { body, _under_way: self }))
     }
 }
@@ -93,7 +93,7 @@ impl UnderWay {
 /// An answer on its way to the client.
 struct Answer {
     body: Body,
-    _under_way: UnderWay,
+    _under_way: Arc<UnderWay>,
 }
 
 impl HttpBody for Answer {

@@ -30,6 +30,15 @@ impl Failure {
         })
     }
 
+    /// Whether the same may work a little later: the server is gone, going, or has no room.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused(problem) => problem.status >= 500 || problem.status == 429,
+            Self::Host(_) => true,
+            Self::Run | Self::Build(_) | Self::Usage(_) => false,
+        }
+    }
+
     /// Says it on standard error.
     pub fn print(&self, json: bool) {
         let mut err = std::io::stderr().lock();

@@ -1,22 +1,25 @@
-//! Following a run: its events as they come, resumed where the connection broke off, and the run at its end.
+//! Following a run, or all of them: events as they come, resumed where the connection broke off, also over a restart of
+//! the server.
 
 use super::{
     client::{As, Client},
     failure::Failure,
-    output::{json_line, line, printable},
+    output::{json_line, line, note, printable},
 };
-use reqwest::{Method, Response, StatusCode, header};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 /// The longest silence on a stream; the server breaks it every 15 s.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
-/// How often a stream is taken up again without an event in between.
-const RESUMES_MAX: u32 = 10;
-/// The pause before it is.
-const RESUME_PAUSE: Duration = Duration::from_millis(500);
+/// The pause before a stream that broke off is taken up again; it doubles while nothing is heard.
+const RESUME_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const RESUME_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a server that was there may be gone: longer than a restart takes, with its drain.
+const GONE_MAX: Duration = Duration::from_secs(120);
 /// The most of an event's payload that is shown to a person, in characters; `--json` shows all of it.
 const PAYLOAD_CHARS_SHOWN_MAX: usize = 400;
 
@@ -27,6 +30,7 @@ const FRAME_BYTES_MAX: usize = 16 << 20;
 #[derive(Deserialize)]
 pub(super) struct Seen<'a> {
     seq: u64,
+    run_id: String,
     #[serde(rename = "type")]
     kind: String,
     #[serde(borrow)]
@@ -42,6 +46,11 @@ impl Seen<'_> {
     pub fn shown(&self) -> String {
         format!("{} {} {}", self.seq, printable(&self.kind), shortened(json_line(self.payload.get())))
     }
+
+    /// The event on one line, with its run.
+    pub fn shown_with_run(&self) -> String {
+        format!("{} {}", printable(&self.run_id), self.shown())
+    }
 }
 
 /// As much of a line as a person reads.
@@ -53,34 +62,105 @@ fn shortened(mut line: String) -> String {
     line
 }
 
-/// Prints a run's events after `after` until its last one.
-pub(super) async fn events(client: &Client, run: &str, mut after: u64, json: bool) -> Result<(), Failure> {
-    let mut resumes = 0;
-    while resumes <= RESUMES_MAX {
-        let request = client.request(As::User, Method::GET, ["v1", "runs", run, "events"])?;
-        let request = request.query(&[("after", after)]).header(header::ACCEPT, "text/event-stream");
-        let response = client.send(request).await?;
-        if response.status() == StatusCode::NO_CONTENT {
-            return Ok(());
-        }
-        let before = after;
-        if one_stream(client, response, &mut after, json).await? {
-            return Ok(());
-        }
-        resumes = if after > before { 0 } else { resumes + 1 };
-        sleep(RESUME_PAUSE).await;
+/// What is followed, and how far it has been seen.
+pub(super) enum Followed<'a> {
+    /// A run, up to this event.
+    Run(&'a str, u64),
+    /// All runs, up to this cursor; from the first event without one.
+    All(Option<String>),
+}
+
+impl Followed<'_> {
+    fn request(&self, client: &Client) -> Result<RequestBuilder, Failure> {
+        let request = match self {
+            Self::Run(run, after) => {
+                client.request(As::User, Method::GET, ["v1", "runs", run, "events"])?.query(&[("after", after)])
+            }
+            Self::All(after) => client.request(As::User, Method::GET, ["v1", "events"])?.query(&[("after", after)]),
+        };
+        Ok(request.header(header::ACCEPT, "text/event-stream"))
     }
-    Err(Failure::Host(format!(
-        "the stream of {run} broke off {RESUMES_MAX} times; read on with `cofferdam runs events {run} --after {after}`"
-    )))
+
+    /// Prints what a frame holds. Says whether it is the last.
+    fn take(&mut self, client: &Client, frame: &Frame, json: bool) -> Result<bool, Failure> {
+        let seen = frame.data.as_deref().map(|data| Ok((data, client.read::<Seen<'_>>(data)?))).transpose()?;
+        match (self, seen) {
+            // The server's numbers only grow; one that does not would print an event twice.
+            (Self::Run(_, after), Some((data, seen))) if seen.seq > *after => {
+                *after = seen.seq;
+                line(&if json { json_line(data) } else { seen.shown() })?;
+                Ok(seen.is_last())
+            }
+            (Self::Run(..), _) => Ok(false),
+            (Self::All(after), seen) => {
+                if let Some((data, seen)) = seen {
+                    let cursor = serde_json::Value::from(frame.id.as_deref());
+                    let whole = || json_line(&format!("{{\"cursor\":{cursor},\"event\":{data}}}"));
+                    line(&if json { whole() } else { seen.shown_with_run() })?;
+                }
+                if let Some(cursor) = &frame.id {
+                    *after = Some(cursor.clone());
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// How to go on by hand.
+    fn next_step(&self) -> String {
+        match self {
+            Self::Run(run, after) => format!("cofferdam runs events {run} --follow --after {after}"),
+            Self::All(None) => "cofferdam events --follow".into(),
+            Self::All(Some(after)) => format!("cofferdam events --follow --after {}", printable(after)),
+        }
+    }
+}
+
+/// Prints events as they come, to the last one of a run. A server that does not answer the first time is a failure; one
+/// that was there may go away and come back.
+pub(super) async fn follow(client: &Client, mut followed: Followed<'_>, json: bool) -> Result<(), Failure> {
+    let (mut heard, mut pause) = (None::<Instant>, RESUME_PAUSE);
+    loop {
+        let broke_off = match client.send(followed.request(client)?).await {
+            Ok(response) if response.status() == StatusCode::NO_CONTENT => return Ok(()),
+            Ok(response) => {
+                let heard = heard.get_or_insert_with(Instant::now);
+                if one_stream(client, response, &mut followed, heard, json).await? {
+                    return Ok(());
+                }
+                None
+            }
+            Err(failure) if heard.is_some() && failure.may_pass() => Some(failure),
+            Err(failure) => return Err(failure),
+        };
+        let silence = heard.map_or(Duration::ZERO, |heard| heard.elapsed());
+        if silence > GONE_MAX {
+            return Err(broke_off.unwrap_or_else(|| {
+                Failure::Host(format!("the stream keeps breaking off; go on with `{}`", followed.next_step()))
+            }));
+        }
+        // Something was heard since the last pause, which begins them anew.
+        pause = if silence < pause { RESUME_PAUSE } else { pause.saturating_mul(2).min(RESUME_PAUSE_MAX) };
+        if pause == RESUME_PAUSE && !json {
+            note("the connection broke off; going on where it did as soon as the server answers");
+        }
+        sleep(pause).await;
+    }
 }
 
 /// Prints the events of one connection. Says whether the last event of the run was among them.
-async fn one_stream(client: &Client, mut response: Response, after: &mut u64, json: bool) -> Result<bool, Failure> {
+async fn one_stream(
+    client: &Client,
+    mut response: Response,
+    followed: &mut Followed<'_>,
+    heard: &mut Instant,
+    json: bool,
+) -> Result<bool, Failure> {
     let mut unread: Vec<u8> = Vec::new();
     loop {
         // A connection that broke off and one that fell silent are taken up again alike.
         let Ok(Ok(Some(piece))) = timeout(SILENCE_MAX, response.chunk()).await else { return Ok(false) };
+        *heard = Instant::now();
         // Only what is new, and the byte before it, can hold the empty line that ends a frame.
         let mut looked = unread.len().saturating_sub(1);
         unread.extend_from_slice(&piece);
@@ -88,15 +168,7 @@ async fn one_stream(client: &Client, mut response: Response, after: &mut u64, js
             let rest = unread.split_off(looked + end + 2);
             let frame = std::mem::replace(&mut unread, rest);
             looked = 0;
-            let Some(data) = data(&frame) else { continue };
-            let seen: Seen<'_> = client.read(&data)?;
-            // The server's numbers only grow; one that does not would print an event twice.
-            if seen.seq <= *after {
-                continue;
-            }
-            *after = seen.seq;
-            line(&if json { json_line(&data) } else { seen.shown() })?;
-            if seen.is_last() {
+            if followed.take(client, &Frame::parse(&frame), json)? {
                 return Ok(true);
             }
         }
@@ -106,11 +178,20 @@ async fn one_stream(client: &Client, mut response: Response, after: &mut u64, js
     }
 }
 
-/// The data of a frame; none for a heartbeat.
-fn data(frame: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(frame).ok()?;
-    let lines: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
-    if lines.is_empty() { None } else { Some(lines.join("\n")) }
+/// A frame of a stream; a heartbeat has neither part.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Frame {
+    id: Option<String>,
+    data: Option<String>,
+}
+
+impl Frame {
+    fn parse(frame: &[u8]) -> Self {
+        let text = std::str::from_utf8(frame).unwrap_or_default();
+        let field = |name| text.lines().filter_map(move |line| line.strip_prefix(name)).map(str::trim_start);
+        let data: Vec<_> = field("data:").collect();
+        Self { id: field("id:").next().map(str::to_owned), data: (!data.is_empty()).then(|| data.join("\n")) }
+    }
 }
 
 /// A run as the server writes it. The output stays as the agent wrote it.
@@ -182,10 +263,12 @@ mod tests {
 
     #[test]
     fn a_frame_gives_its_data_and_a_heartbeat_nothing() {
-        assert_eq!(data(b"id: 1\nevent: log\ndata: {\"a\":1}\n\n").as_deref(), Some("{\"a\":1}"));
-        assert_eq!(data(b"data: {\ndata: }\n\n").as_deref(), Some("{\n}"));
-        assert_eq!(data(b": heartbeat\n\n"), None);
-        assert_eq!(data(&[0xff, b'\n', b'\n']), None);
+        let frame = |id: Option<&str>, data: Option<&str>| Frame { id: id.map(Into::into), data: data.map(Into::into) };
+        assert_eq!(Frame::parse(b"id: 1\nevent: log\ndata: {\"a\":1}\n\n"), frame(Some("1"), Some("{\"a\":1}")));
+        assert_eq!(Frame::parse(b"data: {\ndata: }\n\n"), frame(None, Some("{\n}")));
+        assert_eq!(Frame::parse(b"id: 1.2.ab\n\n"), frame(Some("1.2.ab"), None));
+        assert_eq!(Frame::parse(b": heartbeat\n\n"), Frame::default());
+        assert_eq!(Frame::parse(&[0xff, b'\n', b'\n']), Frame::default());
     }
 
     #[test]

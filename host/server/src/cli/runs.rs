@@ -3,7 +3,7 @@
 use super::{
     client::{As, Client, ClientArgs, new_idempotency_key, text_argument, with_json},
     failure::Failure,
-    follow::{self, RunSeen, Seen},
+    follow::{Followed, RunSeen, Seen, follow},
     output::{json_line, line, note, printable},
 };
 use clap::{Args, Subcommand};
@@ -120,7 +120,7 @@ pub(super) async fn run(args: RunsArgs, json: bool) -> Result<(), Failure> {
         RunsVerb::Submit(args) => submit(&client, args, json).await,
         RunsVerb::Get { id } => show(&client, &get(&client, &id).await?, json),
         RunsVerb::List(args) => list(&client, args, json).await,
-        RunsVerb::Events { id, follow: true, after } => follow::events(&client, &id, after, json).await,
+        RunsVerb::Events { id, follow: true, after } => follow(&client, Followed::Run(&id, after), json).await,
         RunsVerb::Events { id, follow: false, after } => events(&client, &id, after, json).await,
         RunsVerb::Journal { id } => journal(&client, &id, json).await,
         RunsVerb::Cancel { id } => {
@@ -178,7 +178,7 @@ async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Fai
     if !json {
         line(&run.shown())?;
     }
-    follow::events(client, &run.id, 0, json).await?;
+    follow(client, Followed::Run(&run.id, 0), json).await?;
     let ended = get(client, &run.id).await?;
     show(client, &ended, json)?;
     client.read::<RunSeen<'_>>(&ended)?.result()

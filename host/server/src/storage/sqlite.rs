@@ -24,8 +24,8 @@ use cofferdam_core::{
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
-        ApiKey, EVENTS_PAGE_BYTES_MAX, History, PluginVersion, Result, RunBatch, RunQuery, StateEntry, StateRefused,
-        StateWrite, Storage, StorageError, UnfinishedRun,
+        ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, PluginVersion, Result, RunBatch, RunQuery,
+        StateEntry, StateRefused, StateWrite, Storage, StorageError, UnfinishedRun,
     },
 };
 use jiff::Timestamp;
@@ -235,7 +235,7 @@ fn batch_rows(scope: &Scope, batch: &mut RunBatch, more: usize) -> Result<Vec<Ro
     let mut rows = Vec::with_capacity(batch.events.len() + batch.chunks.len() + more);
     let run = batch.run.to_string();
     for envelope in &batch.events {
-        rows.push(Row::event(scope, &run, envelope)?);
+        rows.push(Row::event(scope, &run, envelope, Some(envelope.seq) == batch.last_seq())?);
     }
     rows.extend(batch.chunks.drain(..).map(|chunk| Row::record(scope, &run, chunk)));
     Ok(rows)
@@ -356,6 +356,55 @@ impl Storage for SqliteStorage {
             Ok(Some(chunk).filter(|_| first || bytes <= EVENTS_PAGE_BYTES_MAX))
         });
         page.await.map_err(while_doing("read the record of a run"))
+    }
+
+    async fn log_end(&self, scope: &Scope, id: RunId) -> Result<u64> {
+        let query = sqlx::query(
+            "SELECT coalesce(max(seq), 0) FROM events WHERE run = (SELECT number FROM runs WHERE user = ?1 AND id = ?2)",
+        );
+        let query = query.bind(scope.user().as_str().to_owned()).bind(id.to_string());
+        let last = self.readers.first(query, |columns| columns.unsigned()).await;
+        Ok(last.map_err(while_doing("read the log of a run"))?.unwrap_or(0))
+    }
+
+    async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Result<Vec<FeedEntry>> {
+        // The order of an index, and then that of each run's log: nothing has to be sorted.
+        let query = sqlx::query(
+            "SELECT feed.position, runs.id, events.seq, events.at, events.payload
+            FROM feed CROSS JOIN runs ON runs.number = feed.run
+            CROSS JOIN events ON events.run = feed.run AND events.seq BETWEEN feed.seq_from AND feed.seq_to
+            WHERE feed.user = ?1 AND feed.position >= ?2 AND (feed.position > ?2 OR events.seq > ?3)
+            ORDER BY feed.position, events.seq LIMIT ?4",
+        );
+        let query = query
+            .bind(scope.user().as_str().to_owned())
+            .bind(i64::try_from(after.position).unwrap_or(i64::MAX))
+            .bind(i64::try_from(after.seq).unwrap_or(i64::MAX))
+            .bind(i64::from(limit));
+        let mut bytes = 0;
+        let page = self.readers.all_while(query, |columns| {
+            let entry = columns.feed_entry()?;
+            let first = bytes == 0;
+            bytes += entry.envelope.event.bytes();
+            Ok(Some(entry).filter(|_| first || bytes <= EVENTS_PAGE_BYTES_MAX))
+        });
+        page.await.map_err(while_doing("read the feed of a user"))
+    }
+
+    async fn feed_end(&self, scope: &Scope) -> Result<FeedPlace> {
+        // What was removed had places, too: a cursor of then is not one of the future.
+        let query = sqlx::query(
+            "SELECT position, seq_to FROM (
+                SELECT position, seq_to FROM feed WHERE user = ?1 ORDER BY position DESC LIMIT 1
+            )
+            UNION ALL SELECT position, 9223372036854775807 FROM feed_removed WHERE user = ?1
+            ORDER BY position DESC LIMIT 1",
+        );
+        let query = query.bind(scope.user().as_str().to_owned());
+        let last = self
+            .readers
+            .first(query, |columns| Ok(FeedPlace { position: columns.unsigned()?, seq: columns.unsigned()? }));
+        Ok(last.await.map_err(while_doing("read the feed of a user"))?.unwrap_or_default())
     }
 
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {

@@ -25,22 +25,26 @@ use cofferdam_core::{
     run::RunView,
     storage::StorageError,
 };
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    fmt::{Display, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// How many events a page has unless the client says.
-const EVENTS_PAGE: u32 = 100;
+pub(super) const EVENTS_PAGE: u32 = 100;
 /// The most events on a page. Storage also ends a page at about 1 MiB.
-const EVENTS_PAGE_MAX: u32 = 1_000;
+pub(super) const EVENTS_PAGE_MAX: u32 = 1_000;
 /// How many events a stream reads from storage at once; a slow reader holds no more than this.
-const STREAM_PAGE: u32 = 256;
+pub(super) const STREAM_PAGE: u32 = 256;
 /// The longest silence on a stream. Proxies drop quieter connections, and clients take a longer one for a dead host.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Which events.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -123,12 +127,17 @@ pub(crate) async fn get(
         let run = own_run(&api, &scope, &id).await?;
         return Ok(Json(page(&api, &scope, &run, after, limit).await?).into_response());
     }
-    let after = match headers.get(LAST_EVENT_ID) {
-        // A client that has seen nothing yet may send it empty.
-        Some(seen) if !seen.is_empty() => cursor(seen.to_str().unwrap_or_default(), "Last-Event-ID")?,
-        _ => after,
+    let (after, field) = match last_event_id(&headers) {
+        Some(seen) => (cursor(seen, "Last-Event-ID")?, "Last-Event-ID"),
+        None => (after, "after"),
     };
-    stream(api, scope, &id, after).await
+    stream(api, scope, &id, after, field).await
+}
+
+/// The last event that a client of a stream has seen. One that has seen nothing yet may send the header empty.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
+    let seen = headers.get(LAST_EVENT_ID).filter(|seen| !seen.is_empty())?;
+    Some(seen.to_str().unwrap_or("?"))
 }
 
 /// A place in a run's log, as it was given out.
@@ -140,15 +149,24 @@ fn cursor(text: &str, field: &'static str) -> Result<u64, Problem> {
 }
 
 /// Whether the client asks for a stream, in so many words; `*/*` gets a page.
-fn wants_stream(headers: &HeaderMap) -> bool {
+pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut ranges = accepted.flat_map(|value| value.split(','));
     ranges.any(|range| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
+/// Refuses a place beyond the run's last event. Asked only where nothing was found after the place.
+async fn not_ahead(api: &Api, scope: &Scope, run: RunId, after: u64, field: &'static str) -> Result<(), Problem> {
+    let known = after == 0 || after <= api.runtime.storage().log_end(scope, run).await?;
+    if known { Ok(()) } else { Err(Problem::cursor_ahead(field)) }
+}
+
 async fn page(api: &Api, scope: &Scope, run: &RunView, after: u64, limit: u32) -> Result<EventPage, Problem> {
     // The run was read before its events: if it had ended by then, they are all there.
     let events = api.runtime.storage().events(scope, run.id, after, limit).await?;
+    if events.is_empty() {
+        not_ahead(api, scope, run.id, after, "after").await?;
+    }
     let next_after = match events.last() {
         Some(last) if last.event.is_terminal() => None,
         Some(last) => Some(last.seq),
@@ -158,7 +176,7 @@ async fn page(api: &Api, scope: &Scope, run: &RunView, after: u64, limit: u32) -
     Ok(EventPage { events, next_after })
 }
 
-async fn stream(api: Arc<Api>, scope: Scope, id: &str, after: u64) -> Result<Response, Problem> {
+async fn stream(api: Arc<Api>, scope: Scope, id: &str, after: u64, field: &'static str) -> Result<Response, Problem> {
     let run = own_run(&api, &scope, id).await?.id;
     // First follow, then read: what happens in between is told, not missed. The run is read once more for the same
     // reason.
@@ -166,18 +184,25 @@ async fn stream(api: Arc<Api>, scope: Scope, id: &str, after: u64) -> Result<Res
     let ended = own_run(&api, &scope, id).await?.status.is_terminal();
     let mut live = Live { api, scope, run, after, following, ended, over: false };
     let first = live.read().await?;
-    if first.is_empty() && live.over {
-        return Ok(StatusCode::NO_CONTENT.into_response());
+    if first.is_empty() {
+        not_ahead(&live.api, &live.scope, run, after, field).await?;
+        if live.over {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
     }
-    let chunks = stream::unfold((first, live), |(first, mut live)| async move {
+    Ok(streamed(stream::unfold((first, live), |(first, mut live)| async move {
         let chunk = if first.is_empty() { live.next().await? } else { Ok(first) };
         Some((chunk, (Bytes::new(), live)))
-    });
+    })))
+}
+
+/// The answer that is a stream of server-sent events.
+pub(super) fn streamed(chunks: impl Stream<Item = Result<Bytes, StorageError>> + Send + 'static) -> Response {
     let mut response = Body::from_stream(chunks).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    response
 }
 
 /// Someone who reads a stream. Nothing is read from storage before the last page was taken, so a slow reader slows
@@ -219,7 +244,12 @@ impl Live {
                     Ok(news) => self.ended |= news.ended,
                     Err(_) => return Some(Ok(Bytes::from_static(b": heartbeat\n\n"))),
                 },
-                () = self.api.closing.cancelled() => return None,
+                () = self.api.closing.cancelled() => {
+                    // The runs have just ended: whoever follows one should see that, too.
+                    let rest = self.read().await;
+                    self.over = true;
+                    return Some(rest).filter(|rest| rest.as_ref().is_ok_and(|frames| !frames.is_empty()));
+                }
             }
         }
     }
@@ -229,7 +259,7 @@ impl Live {
         let events = self.api.runtime.storage().events(&self.scope, self.run, self.after, STREAM_PAGE).await?;
         let mut frames = String::new();
         for envelope in &events {
-            frame(&mut frames, envelope);
+            frame(&mut frames, envelope.seq, envelope);
             self.after = envelope.seq;
         }
         self.over = match events.last() {
@@ -241,15 +271,15 @@ impl Live {
     }
 }
 
-/// Writes one event as a frame of the stream.
-fn frame(frames: &mut String, envelope: &Envelope) {
+/// Writes one event as a frame of a stream, with what a client resumes from.
+pub(super) fn frame(frames: &mut String, id: impl Display, envelope: &Envelope) {
     let data = serde_json::to_string(envelope).unwrap_or_default();
-    let (seq, kind) = (envelope.seq, envelope.event.type_name());
+    let kind = envelope.event.type_name();
     // A payload is kept as the agent wrote it. Line breaks in it can only stand between its tokens, where a space does
     // as well; in a frame they would end the line.
     let data = data.replace(['\n', '\r'], " ");
     // Writing to a string cannot fail.
-    let _ = write!(frames, "id: {seq}\nevent: {kind}\ndata: {data}\n\n");
+    let _ = write!(frames, "id: {id}\nevent: {kind}\ndata: {data}\n\n");
 }
 
 #[cfg(test)]
@@ -289,7 +319,7 @@ mod tests {
         let payload = Json::parse("{\r\n  \"a\": \"b\\nid: 7\"\n}").expect("JSON");
         let event = Event::Custom { name: "chart".into(), payload };
         let mut frames = String::new();
-        frame(&mut frames, &Envelope { seq: 3, run_id: RunId::generate(), at: Timestamp::UNIX_EPOCH, event });
+        frame(&mut frames, 3, &Envelope { seq: 3, run_id: RunId::generate(), at: Timestamp::UNIX_EPOCH, event });
         let lines: Vec<_> = frames.split(['\n', '\r']).collect();
         assert_eq!(lines.len(), 5, "{frames:?}");
         assert_eq!((lines[0], lines[1], lines[3], lines[4]), ("id: 3", "event: custom:chart", "", ""));

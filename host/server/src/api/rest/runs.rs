@@ -18,8 +18,9 @@ use axum::{
 };
 use cofferdam_core::{
     Json,
+    idempotency::Once,
     identity::Scope,
-    ids::{AgentRef, Digest, InvalidId, KeyId, PluginName, RunId, ThreadId, UserId},
+    ids::{AgentRef, Digest, InvalidId, KeyId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     quota::{LimitsAsked, METADATA_BYTES_MAX, RUN_INPUT_BYTES_MAX},
     run::{RunStatus, RunView, StopReason, Usage},
     storage::RunQuery,
@@ -243,19 +244,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     JsonBody { value: asked, held }: JsonBody<RunSubmission>,
 ) -> Result<Response, Problem> {
-    let agent = asked.agent.parse::<AgentRef>().map_err(|error| Problem::invalid_id(&error, "agent"))?;
-    let thread = asked.thread_id.map(|text| text.parse::<ThreadId>()).transpose();
-    let submission = Submission {
-        agent,
-        input: asked.input,
-        thread: thread.map_err(|error| Problem::invalid_id(&error, "thread_id"))?,
-        session: None,
-        metadata: asked.metadata,
-        limits: asked.limits.unwrap_or_default().0,
-        request,
-        once: key.once(&held.bytes),
-    };
-    let accepted = api.runtime.accept(&scope, submission).await?;
+    let accepted = accept(&api, &scope, asked, None, request, key.once(&held.bytes)).await?;
     drop(held);
     let wait = preferred_wait(&headers);
     let (replayed, ended) = (accepted.replayed, accepted.view.status.is_terminal());
@@ -273,6 +262,30 @@ pub(crate) async fn submit(
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
     Ok(if replayed { idempotency::replayed(response) } else { response })
+}
+
+/// Takes a run, whichever way it was asked for.
+pub(in crate::api) async fn accept(
+    api: &Api,
+    scope: &Scope,
+    asked: RunSubmission,
+    session: Option<SessionId>,
+    request: RequestId,
+    once: Option<Once>,
+) -> Result<Accepted, Problem> {
+    let agent = asked.agent.parse::<AgentRef>().map_err(|error| Problem::invalid_id(&error, "agent"))?;
+    let thread = asked.thread_id.map(|text| text.parse::<ThreadId>()).transpose();
+    let submission = Submission {
+        agent,
+        input: asked.input,
+        thread: thread.map_err(|error| Problem::invalid_id(&error, "thread_id"))?,
+        session,
+        metadata: asked.metadata,
+        limits: asked.limits.unwrap_or_default().0,
+        request,
+        once,
+    };
+    Ok(api.runtime.accept(scope, submission).await?)
 }
 
 /// The run as it stands when it has ended, when the time is up, or when the host goes away.
@@ -373,7 +386,7 @@ pub(crate) async fn list(
 }
 
 /// A run of the caller's; the same problem for what is not a run, not there, or not theirs.
-pub(super) async fn own_run(api: &Api, scope: &Scope, id: &str) -> Result<RunView, Problem> {
+pub(in crate::api) async fn own_run(api: &Api, scope: &Scope, id: &str) -> Result<RunView, Problem> {
     let id = id.parse::<RunId>().map_err(|_| Problem::no_such_run())?;
     api.runtime.storage().run(scope, id).await?.ok_or_else(Problem::no_such_run)
 }
@@ -417,16 +430,22 @@ pub(crate) async fn cancel(
     Caller(caller): Caller,
     Segments(id): Segments<String>,
 ) -> Result<(StatusCode, Answer<Run>), Problem> {
-    let before = own_run(&api, &scope, &id).await?;
+    let run = stop(&api, &scope, &id, caller.key()).await?;
+    let status = if run.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Answer(run)))
+}
+
+/// Asks a run to stop, whichever way that was asked for.
+pub(in crate::api) async fn stop(api: &Api, scope: &Scope, id: &str, by: &KeyId) -> Result<Run, Problem> {
+    let before = own_run(api, scope, id).await?;
     if before.status.is_terminal() {
         return Err(already_ended(&before));
     }
-    let after = api.runtime.cancel(&scope, before.id, caller.key()).await?.ok_or_else(Problem::no_such_run)?;
+    let after = api.runtime.cancel(scope, before.id, by).await?.ok_or_else(Problem::no_such_run)?;
     match (after.status.is_terminal(), &after.cancel) {
         // It ended between the look and the request.
         (true, None) => Err(already_ended(&after)),
-        (true, Some(_)) => Ok((StatusCode::OK, Answer(after.into()))),
-        (false, _) => Ok((StatusCode::ACCEPTED, Answer(after.into()))),
+        _ => Ok(after.into()),
     }
 }
 

@@ -10,7 +10,7 @@ use cofferdam_core::{
     quota::RunLimits,
     record::RecordChunk,
     run::{CancelRequest, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
-    storage::{StateEntry, UnfinishedRun},
+    storage::{FeedEntry, FeedPlace, StateEntry, UnfinishedRun},
 };
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -166,6 +166,12 @@ impl<'r> Columns<'r> {
 
     pub(super) fn record_chunk(&mut self) -> Result<RecordChunk, SqliteError> {
         Ok(RecordChunk { number: self.unsigned()?, bytes: self.take()? })
+    }
+
+    pub(super) fn feed_entry(&mut self) -> Result<FeedEntry, SqliteError> {
+        let (position, run_id) = (self.unsigned()?, self.parsed()?);
+        let envelope = self.envelope(run_id)?;
+        Ok(FeedEntry { place: FeedPlace { position, seq: envelope.seq }, envelope })
     }
 
     pub(super) fn state_entry(&mut self) -> Result<StateEntry, SqliteError> {

@@ -283,6 +283,78 @@ async fn more_expired_keys_than_one_commit_removes_make_room_all_the_same() {
     assert!(matches!(refused, Err(StateRefused::Full(199))), "{refused:?}");
 }
 
+/// A connection beside the storage's own.
+async fn beside(place: &Place) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(&place.path).foreign_keys(true);
+    options.connect().await.expect("connects")
+}
+
+#[tokio::test]
+async fn what_an_earlier_host_wrote_is_in_the_feed_of_its_user() {
+    let place = place();
+    let storage = open(&place).await;
+    let (ann, bob) = (scope("ann"), scope("bob"));
+    let (one, two, his) = (spec("ann", 0), spec("ann", 0), spec("bob", 0));
+    for (scope, spec, events) in [(&ann, &one, 2), (&ann, &two, 3), (&bob, &his, 1)] {
+        storage.insert_run(scope, spec, None).await.expect("inserts");
+        storage.append(scope, batch(spec.id, events)).await.expect("appends");
+    }
+    storage.insert_run(&ann, &spec("ann", 0), None).await.expect("inserts one that has said nothing");
+    storage.close().await;
+    // As it was before there was a feed.
+    let mut connection = beside(&place).await;
+    for undo in [
+        "DROP TRIGGER writes_feed",
+        "DROP TABLE feed",
+        "DROP TABLE feed_removed",
+        "DELETE FROM _sqlx_migrations WHERE version = 3",
+    ] {
+        sqlx::query(undo).execute(&mut connection).await.expect(undo);
+    }
+    connection.close().await.expect("closes");
+
+    let storage = open(&place).await;
+    storage.append(&ann, batch(one.id, 3)).await.expect("goes on");
+    let feed = storage.feed(&ann, FeedPlace::default(), 99).await.expect("reads");
+    let told: Vec<_> =
+        feed.iter().map(|entry| (entry.envelope.run_id, entry.place.position, entry.place.seq)).collect();
+    let (a, b) = (one.id, two.id);
+    assert_eq!(told, [(a, 1, 1), (a, 1, 2), (b, 2, 1), (b, 2, 2), (b, 2, 3), (a, 3, 3)]);
+    assert_eq!(storage.feed_end(&bob).await.expect("reads"), FeedPlace { position: 1, seq: 1 });
+}
+
+#[tokio::test]
+async fn places_in_a_feed_are_not_given_out_again_when_runs_are_removed() {
+    let place = place();
+    let storage = open(&place).await;
+    let ann = scope("ann");
+    for _ in 0..3 {
+        let spec = spec("ann", 0);
+        storage.insert_run(&ann, &spec, None).await.expect("inserts");
+        storage.finish(&ann, batch(spec.id, 2), end()).await.expect("finishes");
+    }
+    let end = storage.feed_end(&ann).await.expect("reads");
+    let mut connection = beside(&place).await;
+    sqlx::query("DELETE FROM runs").execute(&mut connection).await.expect("removes");
+    assert_eq!(storage.feed(&ann, FeedPlace::default(), 99).await.expect("reads"), []);
+    assert!(storage.feed_end(&ann).await.expect("reads") >= end, "a cursor from before is not one of the future");
+    let spec = spec("ann", 0);
+    storage.insert_run(&ann, &spec, None).await.expect("inserts");
+    storage.append(&ann, batch(spec.id, 2)).await.expect("appends");
+    let after = storage.feed(&ann, end, 99).await.expect("reads");
+    assert_eq!(after.iter().map(|entry| entry.place.position).collect::<Vec<_>>(), [4, 4]);
+    assert_eq!(storage.feed_end(&ann).await.expect("reads"), FeedPlace { position: 4, seq: 2 });
+
+    // Reading a feed sorts nothing: the page of a user with a long one costs no more than another.
+    let plan = "EXPLAIN QUERY PLAN SELECT feed.position, runs.id, events.seq FROM feed CROSS JOIN runs ON runs.number = feed.run
+        CROSS JOIN events ON events.run = feed.run AND events.seq BETWEEN feed.seq_from AND feed.seq_to
+        WHERE feed.user = 'ann' AND feed.position >= 1 AND (feed.position > 1 OR events.seq > 1)
+        ORDER BY feed.position, events.seq LIMIT 9";
+    let steps = sqlx::query_as::<_, (i64, i64, i64, String)>(plan).fetch_all(&mut connection).await.expect("explains");
+    assert!(steps.iter().all(|step| step.3.starts_with("SEARCH")), "{steps:?}");
+    assert!(steps[0].3.contains("INDEX feed_in_order"), "{steps:?}");
+}
+
 #[tokio::test]
 async fn a_closed_storage_says_so() {
     let place = place();

@@ -85,7 +85,8 @@ impl Row {
         ])
     }
 
-    pub(super) fn event(scope: &Scope, run: &str, envelope: &Envelope) -> Result<Self, SqliteError> {
+    /// The last event of a batch makes the batch known in the user's feed.
+    pub(super) fn event(scope: &Scope, run: &str, envelope: &Envelope, last: bool) -> Result<Self, SqliteError> {
         Ok(Self(vec![
             Value::Word("event"),
             scope.user().as_str().into(),
@@ -93,6 +94,7 @@ impl Row {
             envelope.seq.into(),
             envelope.at.into(),
             Value::Blob(codec::encode(&envelope.event).map_err(|error| SqliteError::Value(error.into()))?),
+            if last { Value::Number(1) } else { Value::Null },
         ]))
     }
 
