@@ -97,8 +97,8 @@ impl Tables {
         run.effects |= batch.effects;
         let last = run.events.last().map_or(0, |envelope| envelope.seq);
         run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
-        let last = run.record.last().map_or(0, |chunk| chunk.number);
-        run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last));
+        let last_chunk = run.record.last().map_or(0, |chunk| chunk.number);
+        run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last_chunk));
         if let Some(newest) = run.events.last().filter(|envelope| envelope.seq > last) {
             let commit = Commit { run: batch.run, seq_from: last + 1, seq_to: newest.seq };
             self.feeds.entry(scope.user().clone()).or_default().push(commit);
