@@ -582,6 +582,28 @@ mod tests {
     }
 
     #[test]
+    fn functions_in_tables_are_counted_once_however_often_they_are_there() {
+        let table = |functions: usize, elements: usize| {
+            let (mut types, mut declared, mut code) = (TypeSection::new(), FunctionSection::new(), CodeSection::new());
+            types.ty().function([], []);
+            let mut body = Function::new([]);
+            body.instruction(&wasm_encoder::Instruction::End);
+            for _ in 0..functions {
+                declared.function(0);
+                code.function(&body);
+            }
+            let mut segments = ElementSection::new();
+            segments.passive(Elements::Functions(vec![0; elements].into()));
+            let mut module = Module::new();
+            module.section(&types).section(&declared).section(&segments).section(&code);
+            of(&[module])
+        };
+        edge(&ESCAPING, |count| table(count, count));
+        assert_eq!(check(&table(2, 1_000)).map(|shape| (shape.functions, shape.escaping)), Ok((2, 2)));
+        assert_eq!(check(&table(9, 3)).map(|shape| shape.escaping), Ok(3));
+    }
+
+    #[test]
     fn custom_sections_are_counted_and_weighed_wherever_they_are() {
         let custom = |data: &[u8]| CustomSection { name: "".into(), data: data.to_vec().into() };
         edge(&CUSTOM_SECTIONS, |count| {
