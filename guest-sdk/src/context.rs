@@ -51,7 +51,8 @@ impl Context {
         Context { inherited: ToolContext::of_this_run() }
     }
 
-    /// The tools this run may call, by name. A tool that is not granted is not listed.
+    /// The tools this run may call, by name. A tool that is not granted is not listed, and of more than 1 MiB of
+    /// descriptions and schemas the last by name are left out.
     pub fn tools(&self) -> Vec<ToolInfo> {
         tools::list().into_iter().map(ToolInfo::from).collect()
     }

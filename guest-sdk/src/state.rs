@@ -95,7 +95,7 @@ impl From<Scope> for state::Scope {
 /// The user's key-value data for this plugin in one scope, from [`ToolContext::state`].
 ///
 /// Keys are 1 to 256 bytes of printable ASCII without spaces, values at most 1 MiB, a user's keys and values together
-/// at most 64 MiB. Each plugin sees only its own keys, each user only theirs. Reading needs [`Access::Read`], the
+/// at most 64 MiB, to which each key adds 200 bytes. Each plugin sees only its own keys, each user only theirs. Reading needs [`Access::Read`], the
 /// rest [`Access::ReadWrite`].
 ///
 /// ```no_run

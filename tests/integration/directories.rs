@@ -242,6 +242,29 @@ fn a_disk_is_filled_no_further_than_the_quota() {
 }
 
 #[test]
+fn a_file_that_was_removed_is_not_the_next_one_under_its_name() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        for dir in ["/scratch", "/workspace"] {
+            let outcome = attack(&ann, json!({"scenario": "disk_remade", "dir": dir})).await;
+            assert_eq!((&outcome["read"], &outcome["written"]), (&json!(0), &json!(0)), "{dir}: {outcome}");
+        }
+    });
+}
+
+#[test]
+fn nothing_is_left_of_a_scratch_when_its_run_has_ended() {
+    run(async {
+        let server = Server::start().await;
+        let ann = server.trusted().await;
+        for _ in 0..3 {
+            attack(&ann, json!({"scenario": "disk_entries"})).await;
+            assert_eq!(on_disk(&server.dir.path().join("scratch")), (0, 0), "the answer came before it was gone");
+        }
+    });
+}
+
+#[test]
 fn runs_that_write_side_by_side_share_one_quota() {
     run(async {
         let server = Server::start_with(Quota { workspace_bytes: 4 * MIB, ..Quota::default() }).await;

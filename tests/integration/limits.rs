@@ -190,6 +190,56 @@ fn a_plugin_that_keeps_failing_for_a_user_is_slowed_and_recovers_by_itself() {
 }
 
 #[test]
+fn a_burst_of_failing_runs_is_stopped_after_the_first_of_them() {
+    run(async {
+        let server = Server::start_with(Quota { failures_in_a_row: 3, runs_at_once: 2, ..Quota::default() }).await;
+        let ann = server.trusted().await;
+        let body = json!({"agent": "hostile", "input": {"scenario": "trap"}});
+        let slow = json!({"agent": "hostile", "input": {"scenario": "sleep_long", "ms": 1_000}});
+        // Two hold both slots until all of the burst was taken.
+        let held = [ann.submit(&slow).await, ann.submit(&slow).await];
+        let mut burst = Vec::new();
+        for _ in 0..40 {
+            burst.push(ann.submit(&body).await);
+        }
+        for id in held {
+            ann.ended(&id).await;
+        }
+        let mut trapped = 0;
+        for id in burst {
+            let run = ann.ended(&id).await;
+            match run["stop_reason"].as_str() {
+                Some("trap") => trapped += 1,
+                Some("quota") => {
+                    let message = run["error"]["message"].as_str().expect("a message");
+                    assert!(message.contains("was not started") && run["started_at"].is_null(), "{run}");
+                }
+                _ => panic!("{run}"),
+            }
+        }
+        assert!((3..=4).contains(&trapped), "{trapped} of 40 had their turn");
+    });
+}
+
+#[test]
+fn what_others_hold_of_the_users_memory_is_not_held_against_an_agent() {
+    run(async {
+        let quota = Quota { memory_bytes_per_user: 32 << 20, failures_in_a_row: 2, ..Quota::default() };
+        let server = Server::start_with(quota).await;
+        let ann = server.trusted().await;
+        for _ in 0..4 {
+            attack(&ann, json!({"scenario": "grow_until_abort"}), json!({}), "memory_limit").await;
+        }
+        let mib16 = json!({"memory_bytes": 16 << 20});
+        for _ in 0..2 {
+            attack(&ann, json!({"scenario": "grow_until_abort"}), mib16.clone(), "memory_limit").await;
+        }
+        let body = json!({"agent": "hostile", "input": {"scenario": "trap"}});
+        ann.post("/v1/runs", &body).await.problem(429, "backing_off");
+    });
+}
+
+#[test]
 fn host_calls_and_log_bytes_have_a_first_and_a_second_mark() {
     run(async {
         let server = Server::start_with(Quota {

@@ -1,6 +1,9 @@
 //! Pushing plugins: what is taken, what is refused and why.
 
-use crate::server::{Server, guest, run, shared};
+use crate::{
+    server::{Server, guest, run, shared},
+    wat::tools_with_schemas,
+};
 use cofferdam_core::{ids::Digest, quota::Quota};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -107,6 +110,36 @@ fn nested(levels: u32) -> Vec<u8> {
         component = outer;
     }
     component.finish()
+}
+
+#[test]
+fn what_plugins_say_of_themselves_is_bounded_one_by_one_and_page_by_page() {
+    run(async {
+        let server = Server::start_empty(tempfile::tempdir().expect("a directory"), Quota::default()).await;
+        let fat = |tools: usize, salt: &str| tools_with_schemas(tools, 60_000, salt);
+        let refused = server.operator.push("fat", fat(5, "")).await;
+        let problem = refused.problem(422, "invalid_description");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("at most 262144")), "{problem}");
+        for n in 0..8 {
+            server.operator.push(&format!("fat-{n}"), fat(4, &n.to_string())).await.is(StatusCode::CREATED);
+        }
+        let ann = server.stranger().await;
+        let (mut names, mut pages, mut after) = (Vec::new(), 0, String::new());
+        loop {
+            let page = ann.get(&format!("/v1/plugins{after}")).await;
+            assert!(page.text.len() < 1_200_000, "a page of {} bytes", page.text.len());
+            let page = page.is(StatusCode::OK);
+            let plugins = page["plugins"].as_array().expect("plugins");
+            names.extend(plugins.iter().map(|plugin| plugin["name"].as_str().expect("a name").to_owned()));
+            pages += 1;
+            match page["next_after"].as_str() {
+                Some(next) => after = format!("?after={next}"),
+                None => break,
+            }
+        }
+        assert_eq!((names.len(), pages), (8, 2), "{names:?}");
+        assert!(names.is_sorted(), "{names:?}");
+    });
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use crate::server::run;
 use cofferdam_core::quota::{
-    HOST_CALL_BYTES_MAX, LOG_LINE_BYTES_MAX, METADATA_BYTES_MAX, PLUGIN_BYTES_MAX, Quota, RUN_INPUT_BYTES_MAX,
-    RUN_OUTPUT_BYTES_MAX, RUNS_LIVE_MAX, RUNS_QUEUED_MAX,
+    HOST_CALL_BYTES_MAX, LOG_LINE_BYTES_MAX, METADATA_BYTES_MAX, PLUGIN_BYTES_MAX, PLUGIN_DESCRIPTIONS_BYTES_MAX,
+    Quota, RUN_INPUT_BYTES_MAX, RUN_OUTPUT_BYTES_MAX, RUNS_LIVE_MAX, RUNS_QUEUED_MAX, STATE_KEY_OVERHEAD_BYTES,
 };
 use std::path::{Path, PathBuf};
 
@@ -113,6 +113,7 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
         ("output of one run", RUN_OUTPUT_BYTES_MAX as u64, " bytes"),
         ("metadata of one run", METADATA_BYTES_MAX as u64, " bytes"),
         ("state of one user", state_bytes, " bytes"),
+        ("state key, beside its own bytes and its value's", STATE_KEY_OVERHEAD_BYTES, " bytes"),
         ("workspace of one user", workspace_bytes, " bytes"),
         ("entries in one workspace", workspace_files, ""),
         ("`/scratch` of one run", scratch_bytes, " bytes"),
@@ -122,6 +123,7 @@ fn the_table_of_limits_has_the_numbers_of_the_code() {
         ("age of a finished run", history_days.into(), " days"),
         ("runs of one plugin and user that fail one after another", failures_in_a_row.into(), ""),
         ("component pushed", PLUGIN_BYTES_MAX as u64, " bytes"),
+        ("what all plugin versions of a host say of themselves", PLUGIN_DESCRIPTIONS_BYTES_MAX as u64, " bytes"),
     ];
     for (limit, value, unit) in rows {
         let row = format!("| {limit} | {}{unit} |", thousands(value));
@@ -142,6 +144,7 @@ fn every_test_that_a_promise_names_exists() {
                 format!("tests/integration/{file}/main.rs"),
                 format!("host/core/src/{file}.rs"),
                 format!("host/runtime/src/{file}.rs"),
+                format!("host/server/src/{file}.rs"),
             ];
             let source = places.iter().find_map(|place| std::fs::read_to_string(root().join(place)).ok());
             let source = source.unwrap_or_else(|| panic!("{page} names `{word}`, but there is no {file}.rs"));

@@ -1,8 +1,19 @@
 //! Tools: the host's own over the user's files, and those of plugins.
 
-use crate::server::{run, shared};
+use crate::{
+    server::{Server, User, config, guest, run, shared},
+    wat::{counting_tools, tool_saying, tools_with_schemas},
+};
+use cofferdam_core::{
+    identity::Operator,
+    ids::Digest,
+    quota::Quota,
+    storage::{MemoryStorage, PluginVersion, Storage},
+};
+use cofferdam_server::App;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use std::sync::Arc;
 
 #[test]
 fn files_are_listed_read_and_written_within_the_workspace() {
@@ -129,5 +140,114 @@ fn state_keeps_versions_and_forgets_what_has_expired() {
         assert!(ann.probe(&large(1 << 20)).await["ok"].is_u64());
         assert_eq!(ann.probe(&large((1 << 20) + 1)).await["error"]["kind"], "too_large");
         assert_eq!(ann.get("/v1/runs").await.status, StatusCode::OK);
+    });
+}
+
+#[test]
+fn a_list_of_tools_crosses_as_one_call_may_and_counts_as_the_runs_memory() {
+    run(async {
+        let server = Server::start_empty(tempfile::tempdir().expect("a directory"), Quota::default()).await;
+        server.operator.push("counts", counting_tools()).await.is(StatusCode::CREATED);
+        let ann = server.stranger().await;
+        server.grant(&ann, "counts", &json!({"tools": ["*"]})).await;
+        let count = async |limits: serde_json::Value| {
+            let run = ann.finish(&json!({"agent": "counts", "input": 1, "limits": limits})).await;
+            assert_eq!(run["stop_reason"], "completed", "{run}");
+            let events = ann.events(run["id"].as_str().expect("an id")).await;
+            let told = events.iter().any(|event| event["type"] == "log" && event.to_string().contains("tools.list"));
+            let shown: u64 = run["output"].as_str().and_then(|text| text.parse().ok()).expect("a number");
+            (shown, run["usage"]["memory_peak_bytes"].as_u64(), told)
+        };
+        for n in 0..2 {
+            let tools = tools_with_schemas(4, 60_000, &n.to_string());
+            server.operator.push(&format!("fat-{n}"), tools).await.is(StatusCode::CREATED);
+        }
+        assert!(matches!(count(json!({})).await, (11, Some(peak), false) if peak > (4 << 20) + 480_000));
+        for n in 2..6 {
+            let tools = tools_with_schemas(4, 60_000, &n.to_string());
+            server.operator.push(&format!("fat-{n}"), tools).await.is(StatusCode::CREATED);
+        }
+        // Three of the host's own, and as many more as fit into a MiB.
+        let (shown, peak, told) = count(json!({})).await;
+        assert_eq!((shown, told), (20, true));
+        assert!(peak.is_some_and(|peak| (5 << 20) - 65_536 < peak && peak <= 5 << 20), "{peak:?}");
+        // What is left of a smaller memory is all that there can be of it.
+        assert_eq!(count(json!({"memory_bytes": (4 << 20) + 100_000})).await.0, 4);
+    });
+}
+
+#[test]
+fn a_name_that_no_tool_has_is_told_the_nearest() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        for (asked, nearest) in
+            [("units.convrt", "units.convert"), ("file.reed", "file.read"), ("units.lst", "units.list")]
+        {
+            let called = ann.probe(&json!({"do": "call", "name": asked})).await;
+            assert!(called["error"]["text"].as_str().is_some_and(|text| text.contains(nearest)), "{asked}: {called}");
+        }
+    });
+}
+
+#[test]
+fn a_name_is_an_agents_or_a_tools_for_ever() {
+    run(async {
+        let server = shared().await;
+        server.operator.push("stays-an-agent", guest("echo")).await.is(StatusCode::CREATED);
+        let refused = server.operator.push("stays-an-agent", guest("units")).await;
+        let problem = refused.problem(409, "other_kind");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("under another name")), "{problem}");
+        server.operator.push("stays-a-tool", guest("units")).await.is(StatusCode::CREATED);
+        server.operator.push("stays-a-tool", guest("echo")).await.problem(409, "other_kind");
+        server.operator.push("stays-an-agent", guest("probe")).await.is(StatusCode::CREATED);
+        // Of two that are quick, one is too late.
+        for n in 0..4 {
+            let name = format!("kind-at-once-{n}");
+            let (a, b) =
+                tokio::join!(server.operator.push(&name, guest("echo")), server.operator.push(&name, guest("units")));
+            let mut statuses = [a.status, b.status];
+            statuses.sort_unstable();
+            assert_eq!(statuses, [StatusCode::CREATED, StatusCode::CONFLICT], "{} {}", a.text, b.text);
+        }
+    });
+}
+
+/// A host of before had no such rule, and its plugins are still there.
+#[test]
+fn a_tool_of_its_callers_own_name_has_no_scratch_and_no_record() {
+    run(async {
+        let storage = Arc::new(MemoryStorage::default());
+        let dir = tempfile::tempdir().expect("a directory");
+        let start = async || {
+            let app = App::start_over(config(dir.path(), Quota::default()), storage.clone()).await.expect("started");
+            let operator = User::new("operator", &app.url(), app.admin_key().expect("a dev server"));
+            (app, operator)
+        };
+        let (app, operator) = start().await;
+        let looks = tool_saying(
+            "look",
+            "(call $directories (i32.const 2048))
+             (i32.store8 (i32.const 3000) (i32.add (i32.const 48) (i32.load (i32.const 2052))))",
+        );
+        operator.push("looks", looks).await.is(StatusCode::CREATED);
+        operator.push("units", guest("probe")).await.is(StatusCode::CREATED);
+        app.shutdown().await;
+        let known = storage.plugins(Operator::host()).await.expect("known");
+        let looks = known.into_iter().find(|version| version.name.as_str() == "looks").expect("pushed");
+        let twin = PluginVersion { name: "units".parse().expect("a name"), ..looks };
+        storage.put_plugin(Operator::host(), &twin).await.expect("kept");
+
+        let (app, operator) = start().await;
+        let grant = json!({"tools": ["*"], "state": "read_write", "workspace": "none"});
+        operator.send(Method::PUT, "/v1/users/dev/grants/units", Some(&grant)).await.is(StatusCode::OK);
+        let dev = User::new("dev", &app.url(), app.api_key().expect("a dev server"));
+        let look = json!({"do": "call", "name": "units.look", "args": {}});
+        let steps = json!([{"do": "std", "op": "write", "path": "/scratch/a", "text": "mine"}, look,
+            {"do": "std", "op": "read", "path": "/scratch/a"}]);
+        let agent = format!("units@{}", Digest::of(&guest("probe")));
+        let run = dev.finish(&json!({"agent": agent, "input": {"do": "seq", "steps": steps}})).await;
+        assert_eq!(run["output"][1]["ok"], 0, "the tool has its caller's directory: {run}");
+        assert_eq!(run["output"][2]["ok"], "mine", "{run}");
+        app.shutdown().await;
     });
 }

@@ -4,17 +4,19 @@ use crate::{
     server::{Server, User, config, guest, run, started, worker},
     wat::describing,
 };
-use cofferdam_core::{ids::Digest, quota::Quota};
+use cofferdam_core::{identity::Operator, ids::Digest, quota::Quota, storage::MemoryStorage};
+use cofferdam_runtime::{Runtime, RuntimeConfig};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use wasm_encoder::{
     CodeSection, Component, ComponentBuilder, ComponentExportKind, ComponentSectionId, ComponentType,
-    ComponentTypeSection, CustomSection, Function, FunctionSection, Instruction, MemorySection, MemoryType, Module,
-    ModuleSection, RawSection, Section as _, TypeSection, ValType,
+    ComponentTypeSection, CustomSection, DataSection, Function, FunctionSection, Instruction, MemorySection,
+    MemoryType, Module, ModuleSection, RawSection, Section as _, TypeSection, ValType,
 };
 
 /// How soon a worker that nobody waits for must be gone.
@@ -359,6 +361,56 @@ fn a_plugin_that_does_not_say_what_it_is_in_time_and_space_is_refused() {
             assert!(began.elapsed() < Duration::from_secs(7), "{what}: took {:?}", began.elapsed());
             isolated.is_well().await;
         }
+    });
+}
+
+#[test]
+fn plugins_that_nobody_uses_stay_loaded_only_as_far_as_there_is_room() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config =
+            RuntimeConfig { memory_bytes_max: 1 << 30, runs_live_max: 8, ..RuntimeConfig::new(dir.path(), worker()) };
+        let runtime = Runtime::start(config, Arc::new(MemoryStorage::default())).await.expect("started");
+        let (operator, user) = (Operator::host(), "operator".parse().expect("a user id"));
+        for n in 0..26_u8 {
+            // Its data stays in memory with its machine code, though nobody ever looks at it.
+            let mut data = DataSection::new();
+            data.passive(vec![n; 6 << 20]);
+            let mut module = Module::new();
+            module.section(&data);
+            let mut component = describing("(call $polite)");
+            RawSection { id: ComponentSectionId::CoreModule.into(), data: &module.finish() }.append_to(&mut component);
+            let name = format!("large-{n}").parse().expect("a name");
+            runtime.registry().push(operator, &user, name, component.into()).await.expect("pushed");
+            let (_, bytes) = runtime.plugins_loaded();
+            assert!(bytes <= 128 << 20, "{bytes} bytes after {n}");
+        }
+        let (count, bytes) = runtime.plugins_loaded();
+        assert!((10..=21).contains(&count) && bytes > 100 << 20, "{count} with {bytes} bytes");
+        runtime.drain(Duration::ZERO).await;
+    });
+}
+
+#[test]
+fn no_user_can_stand_in_the_way_of_plugins_that_say_what_they_are() {
+    run(async {
+        let isolated = Isolated::start(Quota { memory_bytes_per_user: 32 << 20, ..Quota::default() }).await;
+        let server = &isolated.server;
+        server.operator.push("hostile", guest("hostile")).await.is(StatusCode::CREATED);
+        let nobody = server.user("nobody").await;
+        let held = json!({"agent": "hostile", "input": {"scenario": "spin"}, "limits": {"deadline_ms": 30_000}});
+        let runs = [nobody.submit(&held).await, nobody.submit(&held).await];
+        while server.app.runtime().memory_bytes() < 2 << 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // 31 MiB, beside what the user holds.
+        let large =
+            describing("(drop (memory.grow (i32.const 496))) (drop (i32.load (i32.const 32000000))) (call $polite)");
+        server.operator.push("large", large).await.is(StatusCode::CREATED);
+        for id in runs {
+            nobody.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await.is(StatusCode::OK);
+        }
+        isolated.is_well().await;
     });
 }
 

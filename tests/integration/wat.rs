@@ -7,10 +7,17 @@ use wit_parser::Resolve;
 /// WASI's `exit`, as far as a guest needs it to leave.
 const WASI_CLI: &str = "package wasi:cli@0.2.0; interface exit { exit: func(status: result); }";
 
-/// A world of this repository, with WASI's `exit` beside it.
+/// WASI's directories, as far as a guest needs them to count them.
+const WASI_FILES: &str = "package wasi:filesystem@0.2.0;
+    interface types { resource descriptor; }
+    interface preopens { use types.{descriptor}; get-directories: func() -> list<tuple<descriptor, string>>; }";
+
+/// A world of this repository, with WASI's `exit` and directories beside it.
 const WORLDS: &str = "package test:worlds;
     world agent { include cofferdam:agent/agent@0.1.0; import wasi:cli/exit@0.2.0; }
-    world tool { include cofferdam:agent/tool@0.1.0; import wasi:cli/exit@0.2.0; }";
+    world tool {
+        include cofferdam:agent/tool@0.1.0; import wasi:cli/exit@0.2.0; import wasi:filesystem/preopens@0.2.0;
+    }";
 
 /// A component of one of the worlds, `agent` or `tool`, around a core module.
 pub fn component(world: &str, core_wat: &str) -> Vec<u8> {
@@ -18,6 +25,7 @@ pub fn component(world: &str, core_wat: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     resolve.push_source("agent.wit", &std::fs::read_to_string(wit).expect("read")).expect("our own WIT");
     resolve.push_source("cli.wit", WASI_CLI).expect("WIT");
+    resolve.push_source("filesystem.wit", WASI_FILES).expect("WIT");
     let worlds = resolve.push_source("worlds.wit", WORLDS).expect("WIT");
     let world = resolve.select_world(&[worlds], Some(world)).expect("a world");
     let mut core = wat::parse_str(core_wat).expect("text of a core module");
@@ -50,5 +58,106 @@ pub fn describing(body: &str) -> Vec<u8> {
               (func (export "run") (param i32 i32) (result i32) unreachable)
               (func (export "describe") (result i32) {body}))"#
         ),
+    )
+}
+
+/// A tool plugin with one tool, which does this and answers with the byte at 3000.
+pub fn tool_saying(tool: &str, body: &str) -> Vec<u8> {
+    let answer = format!("{body} (call $at (i32.const 2008) (i32.const 3000) (i32.const 1)) (i32.const 2000)");
+    tool_plugin(tool, 1, "{}", &answer)
+}
+
+/// A tool plugin with so many tools, each with a schema of so many bytes.
+pub fn tools_with_schemas(tools: usize, schema_bytes: usize, salt: &str) -> Vec<u8> {
+    let title = "t".repeat(schema_bytes - r#"{\"title\":\"\"}"#.len() - salt.len());
+    tool_plugin("tool", tools, &format!(r#"{{"title":"{salt}{title}"}}"#), "(unreachable)")
+}
+
+/// A tool plugin with so many tools, of which all after the first have a number in their name.
+fn tool_plugin(tool: &str, tools: usize, schema: &str, call: &str) -> Vec<u8> {
+    // The texts from 8192 on, the list of tools from 512 KiB on.
+    let (texts, list, schema_at) = (8_192, 512 << 10, 8_192 + 4_096);
+    let mut names = String::from("x1");
+    let mut entries = String::new();
+    for n in 0..tools {
+        let name = if n == 0 { tool.to_owned() } else { format!("{tool}{n}") };
+        let (at, entry) = (texts + names.len(), list + 24 * n);
+        names.push_str(&name);
+        entries.push_str(&format!(
+            "(call $at (i32.const {entry}) (i32.const {at}) (i32.const {}))
+             (call $at (i32.const {}) (i32.const {texts}) (i32.const 1))
+             (call $at (i32.const {}) (i32.const {schema_at}) (i32.const {}))",
+            name.len(),
+            entry + 8,
+            entry + 16,
+            schema.len()
+        ));
+    }
+    assert!(names.len() <= 4_096, "the names fit before the schema");
+    component(
+        "tool",
+        &format!(
+            r#"(module
+              (import "wasi:filesystem/preopens@0.2.0" "get-directories" (func $directories (param i32)))
+              (memory (export "memory") 16)
+              (global $free (mut i32) (i32.const 655360))
+              (data (i32.const {texts}) "{names}")
+              (data (i32.const {schema_at}) "{schema}")
+              (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                (global.set $free (i32.and (i32.add (global.get $free) (i32.const 15)) (i32.const -16)))
+                (global.get $free)
+                (global.set $free (i32.add (global.get $free) (local.get 3))))
+              (func $at (param $field i32) (param $text i32) (param $bytes i32)
+                (i32.store (local.get $field) (local.get $text))
+                (i32.store (i32.add (i32.const 4) (local.get $field)) (local.get $bytes)))
+              (func (export "describe") (result i32)
+                (call $at (i32.const 1024) (i32.const {texts}) (i32.const 1))
+                (call $at (i32.const 1032) (i32.const {version}) (i32.const 1))
+                (call $at (i32.const 1040) (i32.const {texts}) (i32.const 1))
+                (call $at (i32.const 1048) (i32.const {list}) (i32.const {tools}))
+                {entries}
+                (i32.const 1024))
+              (func (export "call") (param i32 i32 i32 i32) (result i32) {call}))"#,
+            version = texts + 1,
+            schema = schema.replace('"', r#"\22"#),
+        ),
+    )
+}
+
+/// An agent that needs all tools, and says how many it is shown, as a text of two digits.
+pub fn counting_tools() -> Vec<u8> {
+    component(
+        "agent",
+        r#"(module
+          (import "cofferdam:agent/tools@0.1.0" "list" (func $list (param i32)))
+          (memory (export "memory") 64)
+          (global $free (mut i32) (i32.const 65536))
+          (data (i32.const 4096) "x1true*")
+          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+            (global.set $free (i32.and (i32.add (global.get $free) (i32.const 15)) (i32.const -16)))
+            (global.get $free)
+            (global.set $free (i32.add (global.get $free) (local.get 3))))
+          (func $at (param $field i32) (param $text i32) (param $bytes i32)
+            (i32.store (local.get $field) (local.get $text))
+            (i32.store (i32.add (i32.const 4) (local.get $field)) (local.get $bytes)))
+          (func (export "describe") (result i32)
+            (call $at (i32.const 1024) (i32.const 4096) (i32.const 1))
+            (call $at (i32.const 1032) (i32.const 4097) (i32.const 1))
+            (call $at (i32.const 1040) (i32.const 4096) (i32.const 1))
+            (call $at (i32.const 1048) (i32.const 4098) (i32.const 4))
+            (call $at (i32.const 1056) (i32.const 4098) (i32.const 4))
+            (call $at (i32.const 1064) (i32.const 1200) (i32.const 1))
+            (call $at (i32.const 1200) (i32.const 4102) (i32.const 1))
+            (i32.const 1024))
+          (func (export "run") (param i32 i32) (result i32)
+            (call $list (i32.const 2048))
+            (i32.store8 (i32.const 3000) (i32.const 34))
+            (i32.store8 (i32.const 3001)
+              (i32.add (i32.const 48) (i32.div_u (i32.load (i32.const 2052)) (i32.const 10))))
+            (i32.store8 (i32.const 3002)
+              (i32.add (i32.const 48) (i32.rem_u (i32.load (i32.const 2052)) (i32.const 10))))
+            (i32.store8 (i32.const 3003) (i32.const 34))
+            (call $at (i32.const 2004) (i32.const 3000) (i32.const 4))
+            (i32.const 2000)))"#,
     )
 }

@@ -78,6 +78,8 @@ impl StopSignal {
 pub struct UserExecutionContext {
     spec: Arc<RunSpec>,
     plugin: PluginName,
+    /// Names do not say it: one name can have been an agent's and later a tool plugin's.
+    is_tool: bool,
     permissions: Effective,
     quota: Quota,
     deadline: Instant,
@@ -337,6 +339,7 @@ impl UserExecutionContext {
         Self {
             spec: self.spec.clone(),
             plugin,
+            is_tool: true,
             permissions,
             quota: self.quota.clone(),
             deadline: self.deadline,
@@ -348,6 +351,7 @@ impl UserExecutionContext {
     fn new(spec: Arc<RunSpec>, permissions: Effective, quota: &Quota, stop: StopSignal) -> Self {
         Self {
             plugin: spec.agent.clone(),
+            is_tool: false,
             permissions,
             quota: quota.clone(),
             deadline: Instant::now() + Duration::from_millis(spec.limits.deadline_ms),
@@ -367,6 +371,12 @@ impl UserExecutionContext {
     #[must_use]
     pub const fn plugin(&self) -> &PluginName {
         &self.plugin
+    }
+
+    /// Whether a tool executes in this context, called by the run's agent, and not the agent itself.
+    #[must_use]
+    pub const fn is_tool(&self) -> bool {
+        self.is_tool
     }
 
     /// The right to touch this user's data.
@@ -619,6 +629,9 @@ mod tests {
         assert!(ctx.take_event(1).is_ok());
         assert_eq!(tool.take_event(1), Err(BudgetSpent::Events(2)));
         assert_eq!(tool.deadline(), ctx.deadline());
+        // Also one of the agent's own name.
+        let namesake = ctx.tool(ctx.plugin().clone(), Permissions::none());
+        assert_eq!((ctx.is_tool(), tool.is_tool(), namesake.is_tool()), (false, true, true));
     }
 
     #[test]

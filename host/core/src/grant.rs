@@ -177,6 +177,15 @@ impl Permissions {
         self.tools.iter().any(|pattern| pattern.covers_tool(name))
     }
 
+    /// Whether any tool of a family may be called, so that those of others need not be looked at.
+    #[must_use]
+    pub fn allow_some_of(&self, family: &str) -> bool {
+        let of_family = |pattern: &ToolPattern| {
+            pattern.0 == "*" || pattern.0.strip_prefix(family).is_some_and(|rest| rest.starts_with('.'))
+        };
+        self.tools.iter().any(of_family)
+    }
+
     /// The tools that may be called.
     #[must_use]
     pub const fn tools(&self) -> &BTreeSet<ToolPattern> {

@@ -26,10 +26,16 @@ pub const LOG_LINE_BYTES_MAX: usize = 8 << 10;
 pub const PLUGIN_BYTES_MAX: usize = 64 << 20;
 /// How many versions of all plugins together a host keeps. Protects its disk and the registry in memory.
 pub const PLUGIN_VERSIONS_MAX: usize = 10_000;
+/// What all plugin versions of a host say of themselves, together, in bytes: it stays in memory for as long as they are
+/// kept.
+pub const PLUGIN_DESCRIPTIONS_BYTES_MAX: usize = 256 << 20;
 /// Runs executing at once on a host, of all users.
 pub const RUNS_LIVE_MAX: u32 = 1_024;
 /// Runs waiting for a slot on a host, of all users.
 pub const RUNS_QUEUED_MAX: u32 = 10_000;
+/// What a state key takes of its user's quota beside its own bytes and its value's: about what storage keeps for it, so
+/// that many small ones cannot take more than a few large ones.
+pub const STATE_KEY_OVERHEAD_BYTES: u64 = 200;
 /// How many keys a host keeps. Protects its storage.
 pub const API_KEYS_MAX: u64 = 1_000_000;
 
@@ -64,7 +70,7 @@ pub struct Quota {
     pub log_bytes_per_run: u64,
     /// The record of one run's calls to the host, with their answers, in bytes. Beyond, the run goes on without one.
     pub record_bytes_per_run: u64,
-    /// Keys and values of the user's state together, in bytes.
+    /// Keys and values of the user's state together, in bytes, with [`STATE_KEY_OVERHEAD_BYTES`] for each key.
     pub state_bytes: u64,
     /// Files of the user's workspace together, in bytes.
     pub workspace_bytes: u64,

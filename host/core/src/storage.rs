@@ -160,7 +160,8 @@ pub struct StateWrite {
     pub expires_at: Option<Timestamp>,
     /// Under which condition.
     pub expected: Expected,
-    /// What the user's keys and values together, in all plugins, may come to, in bytes.
+    /// What the user's keys and values together, in all plugins, may come to, in bytes, with
+    /// [`STATE_KEY_OVERHEAD_BYTES`](crate::quota::STATE_KEY_OVERHEAD_BYTES) for each key.
     pub user_bytes_max: u64,
 }
 
@@ -226,6 +227,23 @@ pub struct PluginVersion {
     pub bytes: u64,
     /// When it was pushed last.
     pub pushed_at: Timestamp,
+}
+
+impl PluginVersion {
+    /// How many bytes it says of itself, in descriptions, schemas, needs and names.
+    #[must_use]
+    pub fn described_bytes(&self) -> usize {
+        let schema = |schema: &Option<Json>| schema.as_ref().map_or(0, |schema| schema.as_str().len());
+        let tool = |tool: &ToolDescription| tool.name.len() + tool.description.len() + tool.input_schema.as_str().len();
+        let needs = self.needs.tools().iter().map(|pattern| pattern.as_str().len());
+        self.title.len()
+            + self.version.len()
+            + self.description.len()
+            + needs.sum::<usize>()
+            + schema(&self.input_schema)
+            + schema(&self.output_schema)
+            + self.tools.iter().map(tool).sum::<usize>()
+    }
 }
 
 /// An API key. The secret itself is kept by its owner only.

@@ -1,5 +1,6 @@
 //! Slows plugins that keep failing: after some failures in a row, a user's next runs of the same component have to wait,
-//! twice as long after each further failure, until one of them does not fail.
+//! twice as long after each further failure, until one of them does not fail. Meanwhile they are tried one at a time, also
+//! those that were taken before: otherwise a hundred submitted at once would all have their turn.
 
 use cofferdam_core::{
     ids::{Digest, UserId},
@@ -47,6 +48,37 @@ struct Failing {
     in_a_row: u32,
     last: StopReason,
     until: Instant,
+    /// Whether a run is under way that may show that it does not fail any more.
+    trying: bool,
+}
+
+/// A run that may begin. Until it is dropped, it is the only one of a component that keeps failing.
+#[derive(Debug)]
+pub struct Try<'a> {
+    backoff: &'a Backoff,
+    of: Option<(UserId, Digest)>,
+}
+
+impl Drop for Try<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.of.take()
+            && let Some(failing) = self.backoff.failing().get_mut(&key)
+        {
+            failing.trying = false;
+        }
+    }
+}
+
+impl Failing {
+    fn check(&self, now: Instant) -> Result<(), BackingOff> {
+        let wait = self.until.saturating_duration_since(now);
+        // How long the one that is under way takes is not known.
+        let wait = if self.trying { wait.max(WAIT_MIN) } else { wait };
+        if wait.is_zero() {
+            return Ok(());
+        }
+        Err(BackingOff { in_a_row: self.in_a_row, last: self.last, wait })
+    }
 }
 
 /// Which components keep failing for whom.
@@ -54,7 +86,7 @@ struct Failing {
 pub struct Backoff(Mutex<HashMap<(UserId, Digest), Failing>>);
 
 impl Backoff {
-    /// Whether the user's next run of this component may begin now.
+    /// Whether the user's next run of this component may be taken now.
     ///
     /// # Errors
     /// When it has to wait.
@@ -63,12 +95,20 @@ impl Backoff {
         if all.is_empty() {
             return Ok(());
         }
-        match all.get(&(user.clone(), digest)) {
-            Some(failing) if failing.until > now => {
-                Err(BackingOff { in_a_row: failing.in_a_row, last: failing.last, wait: failing.until - now })
-            }
-            _ => Ok(()),
-        }
+        all.get(&(user.clone(), digest)).map_or(Ok(()), |failing| failing.check(now))
+    }
+
+    /// Lets a run begin that was taken before, if it may now.
+    ///
+    /// # Errors
+    /// When the component has kept failing meanwhile, and has to wait.
+    pub fn begin(&self, user: &UserId, digest: Digest, failures_max: u32, now: Instant) -> Result<Try<'_>, BackingOff> {
+        let mut all = self.failing();
+        let key = (user.clone(), digest);
+        let Some(failing) = all.get_mut(&key) else { return Ok(Try { backoff: self, of: None }) };
+        failing.check(now)?;
+        failing.trying = failing.in_a_row >= failures_max;
+        Ok(Try { backoff: self, of: failing.trying.then_some(key) })
     }
 
     /// Takes note of how a run ended. A run that was stopped from outside says nothing about its plugin.
@@ -93,12 +133,12 @@ impl Backoff {
             return;
         }
         if all.len() >= REMEMBERED_MAX && !all.contains_key(&key) {
-            all.retain(|_, failing| failing.until > now);
+            all.retain(|_, failing| failing.until > now || failing.trying);
             if all.len() >= REMEMBERED_MAX {
                 return;
             }
         }
-        let failing = all.entry(key).or_insert(Failing { in_a_row: 0, last: reason, until: now });
+        let failing = all.entry(key).or_insert(Failing { in_a_row: 0, last: reason, until: now, trying: false });
         failing.in_a_row = failing.in_a_row.saturating_add(1);
         failing.last = reason;
         if let Some(beyond) = failing.in_a_row.checked_sub(failures_max) {
@@ -137,6 +177,27 @@ mod tests {
         assert!(backoff.check(&ann, digest, now).is_err());
         backoff.ended(&ann, digest, StopReason::Completed, 3, now);
         assert_eq!(backoff.check(&ann, digest, now), Ok(()));
+    }
+
+    #[test]
+    fn what_keeps_failing_is_tried_one_at_a_time() {
+        let (backoff, ann, digest) = (Backoff::default(), "ann".parse().expect("a user"), Digest::of(b"a"));
+        let now = Instant::now();
+        let begin = |now| backoff.begin(&ann, digest, 2, now);
+        let all: Vec<_> = (0..3).map(|_| begin(now).expect("nothing has failed yet")).collect();
+        backoff.ended(&ann, digest, StopReason::Trap, 2, now);
+        drop((begin(now).expect("once is not often"), begin(now).expect("nor is it later")));
+        backoff.ended(&ann, digest, StopReason::Trap, 2, now);
+        assert_eq!(begin(now).map(drop).map_err(|off| off.in_a_row), Err(2), "taken before, and not begun");
+        drop(all);
+        let later = now + WAIT_MIN;
+        let one = begin(later).expect("it has waited");
+        assert_eq!(begin(later).map(drop).map_err(|off| off.retry_after_s()), Err(1), "one is under way");
+        assert!(backoff.check(&ann, digest, later).is_err(), "and no other is taken");
+        drop(one);
+        drop(begin(later).expect("that one did not say"));
+        backoff.ended(&ann, digest, StopReason::Completed, 2, later);
+        let _both = (begin(later).expect("all is well"), begin(later).expect("again"));
     }
 
     #[test]

@@ -31,11 +31,14 @@ use tokio::{
 /// The most address space that a worker gets, in bytes. A single function of 2 MB takes about 2.1 GiB.
 const WORKER_MEMORY_BYTES_MAX: u64 = 3 << 30;
 /// What a worker gets before it has read anything: it takes 36 MiB to start, half of them for its own code.
-const WORKER_BASE_BYTES: u64 = 96 << 20;
+pub const WORKER_BASE_BYTES: u64 = 96 << 20;
 /// What a worker gets for each byte of a component, besides what its functions take. Agents in Rust take about 30.
 const WORKER_BYTES_PER_BYTE: u64 = 40;
 /// What a worker gets for each function: the smallest take about 6 KiB, with the code that a call from outside needs.
 const WORKER_BYTES_PER_FUNCTION: u64 = 8 << 10;
+/// What a worker gets besides for each function that is in a table, and so may be called from outside: the smallest take
+/// about 5 KiB more.
+const WORKER_BYTES_PER_ESCAPING: u64 = 8 << 10;
 /// What a worker gets for each byte of the largest function, which it has in memory at once in several forms: straight
 /// code, branches and an interpreter's loop take 0.9 to 1.4 KiB.
 const WORKER_BYTES_PER_FUNCTION_BYTE: u64 = 2 << 10;
@@ -69,12 +72,20 @@ const EXIT_NO_MEMORY: u8 = 4;
 /// The component is not one, or is not valid.
 const EXIT_INVALID: u8 = 1;
 
+/// What a process of Rust's ends with after a panic.
+const EXIT_PANICKED: i32 = 101;
+/// How much of a panic's text is repeated, in characters.
+const REASON_SHOWN_CHARS_MAX: usize = 300;
+
 /// Why there is no artifact.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// The bytes are not a valid component. The worker's reason.
     #[error("{0}")]
     Invalid(String),
+    /// The compiler failed where it should have given a reason: a bug of its own, which the bytes have found.
+    #[error("the compiler itself failed on it; please report the component: {0}")]
+    Crashed(String),
     /// The compiler met its limit.
     #[error("compiling it took more than {what}; make the component smaller, or split its largest functions")]
     Limit {
@@ -83,7 +94,7 @@ pub enum CompileError {
     },
     /// The host has no memory for it now.
     #[error(
-        "compiling it needs {need_mib} MiB of the {host_mib} MiB that this host has for guests, and runs held too much of them for {} s; try again when fewer runs are under way", ROOM_WAIT.as_secs()
+        "compiling it needs {need_mib} MiB of the {host_mib} MiB that this host has for guests, and runs and other compiles held too much of them for {} s; try again when fewer are under way", ROOM_WAIT.as_secs()
     )]
     NoRoom {
         /// What it needs.
@@ -156,7 +167,7 @@ impl Compiler {
     /// When it is not valid, or compiling it meets a limit, or the host has no room, or the worker cannot be run.
     pub async fn compile(&self, user: &UserId, shape: Shape, component: &[u8]) -> Result<Compiled, CompileError> {
         let _place = self.place(user).await?;
-        let bytes = memory_bytes(shape, self.memory.bytes_max());
+        let bytes = memory_bytes(shape, self.memory.compiling_bytes_max());
         let memory = self.room(bytes, ROOM_WAIT).await?;
         let worker = |error: std::io::Error| CompileError::Worker(format!("{}: {error}", self.worker.display()));
         let mut child = Command::new(&self.worker)
@@ -234,13 +245,15 @@ impl Compiler {
 }
 
 /// The memory that a worker gets for a component: what such components are known to take, with room to spare, and on a
-/// small host no more than half of what it has, so that a compile there meets its limit instead of waiting for ever.
-fn memory_bytes(shape: Shape, host_bytes: u64) -> u64 {
+/// small host no more than three quarters of what there is for compiling, so that a compile there meets its limit instead
+/// of waiting for ever, and leaves room for a usual one beside it.
+fn memory_bytes(shape: Shape, compiling_bytes: u64) -> u64 {
     let need = WORKER_BASE_BYTES
         .saturating_add(shape.bytes.saturating_mul(WORKER_BYTES_PER_BYTE))
         .saturating_add(shape.functions.saturating_mul(WORKER_BYTES_PER_FUNCTION))
+        .saturating_add(shape.escaping.saturating_mul(WORKER_BYTES_PER_ESCAPING))
         .saturating_add(shape.function_bytes_max.saturating_mul(WORKER_BYTES_PER_FUNCTION_BYTE));
-    need.min(WORKER_MEMORY_BYTES_MAX).min((host_bytes / 2).max(WORKER_BASE_BYTES))
+    need.min(WORKER_MEMORY_BYTES_MAX).min((compiling_bytes / 4 * 3).max(WORKER_BASE_BYTES))
 }
 
 fn outcome(status: ExitStatus, memory_bytes: u64, artifact: Vec<u8>, reason: &str) -> Result<Vec<u8>, CompileError> {
@@ -253,6 +266,7 @@ fn outcome(status: ExitStatus, memory_bytes: u64, artifact: Vec<u8>, reason: &st
         (Some(code), _) if code == i32::from(EXIT_UNLIMITED) => {
             Err(CompileError::Worker(format!("{reason}; uploads are refused on a machine that cannot limit it")))
         }
+        (Some(EXIT_PANICKED), _) => Err(CompileError::Crashed(reason.chars().take(REASON_SHOWN_CHARS_MAX).collect())),
         (Some(code), _) if code == i32::from(EXIT_NO_MEMORY) => Err(no_memory),
         // SIGXCPU, or SIGKILL at the hard limit.
         (None, Some(24 | 9)) => Err(CompileError::Limit { what: format!("{WORKER_CPU_S} s of CPU time") }),
@@ -333,7 +347,7 @@ mod tests {
         name.parse().expect("a user id")
     }
 
-    const SHAPE: Shape = Shape { bytes: 0, functions: 0, function_bytes_max: 0 };
+    const SHAPE: Shape = Shape { bytes: 0, functions: 0, escaping: 0, function_bytes_max: 0 };
 
     /// A worker that takes so long, and gives one byte.
     fn slow(seconds: &str, host_bytes: u64) -> (tempfile::TempDir, Arc<HostMemory>, Compiler) {
@@ -351,16 +365,19 @@ mod tests {
         let host = 64 << 30;
         assert_eq!(memory_bytes(SHAPE, host), WORKER_BASE_BYTES);
         // The largest of the test agents takes 66 MiB.
-        let probe = Shape { bytes: 580_636, functions: 1_500, function_bytes_max: 20_000 };
+        let probe = Shape { bytes: 580_636, functions: 1_500, escaping: 300, function_bytes_max: 20_000 };
         assert!((100 << 20..256 << 20).contains(&memory_bytes(probe, host)));
         // One function of 2 MB takes 2.1 GiB, 300,000 of the smallest 1.8 GiB.
-        let large = Shape { bytes: 2 << 20, functions: 1, function_bytes_max: 2 << 20 };
+        let large = Shape { bytes: 2 << 20, functions: 1, escaping: 0, function_bytes_max: 2 << 20 };
         assert_eq!(memory_bytes(large, host), WORKER_MEMORY_BYTES_MAX);
-        let many = Shape { bytes: 1_800_042, functions: 300_000, function_bytes_max: 4 };
+        let many = Shape { bytes: 1_800_042, functions: 300_000, escaping: 0, function_bytes_max: 4 };
         assert!((2 << 30..3 << 30).contains(&memory_bytes(many, host)));
-        assert_eq!(memory_bytes(large, 1 << 30), 512 << 20, "half of a small host");
+        // 60,000 of them in one table take between 600 and 900 MiB.
+        let table = Shape { bytes: 977_680, functions: 60_000, escaping: 60_000, function_bytes_max: 4 };
+        assert!((900 << 20..1_200 << 20).contains(&memory_bytes(table, host)));
+        assert_eq!(memory_bytes(large, 1 << 30), 768 << 20, "not all of a small host");
         assert_eq!(memory_bytes(large, 1 << 20), WORKER_BASE_BYTES, "less than a worker can start in is of no use");
-        let absurd = Shape { bytes: u64::MAX, functions: u64::MAX, function_bytes_max: u64::MAX };
+        let absurd = Shape { bytes: u64::MAX, functions: u64::MAX, escaping: u64::MAX, function_bytes_max: u64::MAX };
         assert_eq!(memory_bytes(absurd, u64::MAX), WORKER_MEMORY_BYTES_MAX);
     }
 
@@ -388,6 +405,8 @@ mod tests {
             assert!(told(status).contains(word), "{status}: {}", told(status));
         }
         assert_eq!(told(exit(EXIT_INVALID)), "why");
+        let crashed = outcome(exit(101), 100 << 20, Vec::new(), "why").expect_err("no artifact");
+        assert!(matches!(crashed, CompileError::Crashed(_)), "a compiler's panic is no failure of the host: {crashed}");
         assert!(told(exit(EXIT_UNLIMITED)).contains("cannot limit"));
         assert!(told(exit(0)).contains("worker failed"), "an empty artifact is none");
     }
@@ -395,7 +414,7 @@ mod tests {
     #[tokio::test]
     async fn without_room_a_compile_waits_and_then_is_refused() {
         let (_dir, memory, compiler) = slow("0", 200 << 20);
-        let runs = memory.reserve(150 << 20).expect("room");
+        let runs = memory.run(&user("bob"), 200 << 20).hold(150 << 20).expect("room");
         let refused = compiler.room(WORKER_BASE_BYTES, Duration::from_millis(200)).await.expect_err("no room");
         assert!(matches!(refused, CompileError::NoRoom { need_mib: 96, host_mib: 200 }), "{refused}");
         let free = async {

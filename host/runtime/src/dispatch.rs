@@ -7,28 +7,34 @@ use crate::{
     plugin::Plugin,
     sandbox::{Guest, HostFailure, Sandbox, Spent},
     services::Services,
-    workspace::{FileError, READ_BYTES_MAX},
+    workspace::{FileError, READ_BYTES_MAX, log_failure},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use cofferdam_core::{
     Json, UserExecutionContext,
     context::{Effect, ToolCallPlace},
-    event::{ARGUMENTS_SHOWN_BYTES_MAX, Event, ToolFailure},
+    event::{ARGUMENTS_SHOWN_BYTES_MAX, Event, LogLevel, ToolFailure},
     grant::{Effective, TOOL_NAME_BYTES_MAX},
     ids::PluginName,
     journal::RunJournal,
     quota::HOST_CALL_BYTES_MAX,
-    storage::PluginKind,
+    storage::{PluginKind, PluginVersion},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{sync::Arc, time::Instant};
+use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 /// The family of the host's own tools over the user's files. No plugin can be called so.
 pub const FILE_FAMILY: &str = "file";
 
 /// The most that one `file.read` gives, in bytes of the file: what still fits a host call when it is base64.
 const FILE_READ_BYTES_MAX: u64 = 512 << 10;
+
+/// What a tool in a list costs the host beside its texts, in bytes, about.
+const TOOL_OVERHEAD_BYTES: usize = 96;
+
+/// Names that are compared with one that no tool has.
+const NAMES_COMPARED_MAX: usize = 500;
 
 /// The host's own tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,23 +88,63 @@ enum Target {
     Plugin(PluginName, String),
 }
 
-/// The tools that this guest may call.
-pub fn list(guest: &Guest) -> Vec<Tool> {
-    let permissions = guest.ctx.permissions();
-    let mut tools = Vec::new();
-    for own in FileTool::ALL.into_iter().filter(|own| permissions.allow_tool(own.name())) {
-        tools.push(tool(own.name().into(), own.description().into(), own.input_schema().into()));
-    }
-    for about in guest.services.plugins.latest().iter().filter(|about| about.kind == PluginKind::Tool) {
-        for offered in &about.tools {
-            let name = format!("{}.{}", about.name, offered.name);
-            if permissions.allow_tool(&name) {
-                tools.push(tool(name, offered.description.clone(), offered.input_schema.as_str().to_owned()));
-            }
+/// The tools that this guest may call, by name, as many as may cross one host call and fit into the run's memory. The host
+/// has them in memory until the guest has taken them, so they count as the run's memory until it asks again.
+pub fn list(guest: &mut Guest) -> Vec<Tool> {
+    guest.listed = None;
+    let ctx = guest.ctx.clone();
+    let permissions = ctx.permissions();
+    let bytes_left = usize::try_from(guest.meter.run().bytes_left()).unwrap_or(usize::MAX);
+    let (mut tools, mut bytes, bytes_max) = (Vec::new(), 0, HOST_CALL_BYTES_MAX.min(bytes_left));
+    let mut take = |name: &str, description: &str, input_schema: &str| {
+        bytes += TOOL_OVERHEAD_BYTES + name.len() + description.len() + input_schema.len();
+        if bytes > bytes_max {
+            return ControlFlow::Break(());
         }
+        tools.push(tool(name.to_owned(), description.to_owned(), input_schema.to_owned()));
+        ControlFlow::Continue(())
+    };
+    let mut own = FileTool::ALL.into_iter().filter(|own| permissions.allow_tool(own.name()));
+    let mut listed = own.try_for_each(|own| take(own.name(), own.description(), own.input_schema()));
+    if listed.is_continue() {
+        guest.services.plugins.each_tool_plugin(|about| {
+            if permissions.allow_some_of(about.name.as_str()) {
+                let named = about.tools.iter().map(|offered| (full_name(&about.name, &offered.name), offered));
+                let mut allowed = named.filter(|(name, _)| permissions.allow_tool(name));
+                listed = allowed
+                    .try_for_each(|(name, offered)| take(&name, &offered.description, offered.input_schema.as_str()));
+            }
+            listed
+        });
     }
     tools.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let shown = tools
+        .iter()
+        .map(|tool| TOOL_OVERHEAD_BYTES + tool.name.len() + tool.description.len() + tool.input_schema.len());
+    guest.listed = guest.meter.run().hold(shown.sum());
+    if guest.listed.is_none() {
+        tools.clear();
+    }
+    if listed.is_break() {
+        say_that_some_are_left_out(guest, tools.len());
+    }
     tools
+}
+
+/// Whoever looks into the run can see why an agent does not find a tool.
+fn say_that_some_are_left_out(guest: &Guest, shown: usize) {
+    let text = format!(
+        "tools.list shows the first {shown} tools, which is as many as fit into {HOST_CALL_BYTES_MAX} bytes and the run's memory; the others can be called, and are listed if fewer are declared or granted"
+    );
+    if let Some(journal) = &guest.journal
+        && guest.ctx.take_log_line(text.len()).is_ok()
+    {
+        journal.append_now(Event::Log { level: LogLevel::Warn, text });
+    }
+}
+
+fn full_name(family: &PluginName, verb: &str) -> String {
+    format!("{family}.{verb}")
 }
 
 /// What came of a call, and what it took of its own sandbox, if it ran in one.
@@ -194,13 +240,34 @@ fn find(services: &Services, name: &str) -> Option<Target> {
     offered.then(|| Target::Plugin(plugin, verb.to_owned()))
 }
 
+/// Names the nearest tool that this run may call. Only names are looked at, those of the family that was meant first, and
+/// not more of them than a caller may cost the host.
 fn unknown(guest: &Guest, name: &str) -> ToolError {
-    let near = list(guest)
-        .into_iter()
-        .map(|tool| tool.name)
-        .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
-    ToolError::UnknownTool(match near {
-        Some(near) => format!("there is no tool {name:?}; the nearest that this run may call is {near:?}"),
+    let (permissions, plugins) = (guest.ctx.permissions(), &guest.services.plugins);
+    let (mut nearest, mut compared): (Option<(f64, String)>, usize) = (None, 0);
+    let mut compare = |candidate: String| {
+        compared += 1;
+        if permissions.allow_tool(&candidate) {
+            let likeness = strsim::jaro_winkler(&candidate, name);
+            if nearest.as_ref().is_none_or(|(best, _)| likeness > *best) {
+                nearest = Some((likeness, candidate));
+            }
+        }
+        if compared < NAMES_COMPARED_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let _ = FileTool::ALL.into_iter().try_for_each(|own| compare(own.name().to_owned()));
+    let mut of_plugin = |about: &PluginVersion| {
+        about.tools.iter().try_for_each(|offered| compare(full_name(&about.name, &offered.name)))
+    };
+    let meant = name.split_once('.').and_then(|(family, _)| family.parse().ok());
+    let meant = meant.and_then(|family| plugins.latest_of(&family)).filter(|about| about.kind == PluginKind::Tool);
+    if meant.as_ref().is_none_or(|about| of_plugin(about).is_continue()) {
+        plugins.each_tool_plugin(|about| {
+            if permissions.allow_some_of(about.name.as_str()) { of_plugin(about) } else { ControlFlow::Continue(()) }
+        });
+    }
+    ToolError::UnknownTool(match nearest {
+        Some((_, near)) => format!("there is no tool {name:?}; the nearest that this run may call is {near:?}"),
         None => format!("there is no tool {name:?}"),
     })
 }
@@ -357,7 +424,7 @@ fn file_error(error: FileError) -> ToolError {
             ToolError::Failed(error.to_string())
         }
         FileError::Io(source) => {
-            tracing::error!(error = %source, "a workspace cannot be reached");
+            log_failure(&source);
             ToolError::Failed("the workspace cannot be reached".into())
         }
     }

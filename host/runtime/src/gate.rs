@@ -85,6 +85,10 @@ const ELEMENT_SEGMENTS: Bound = Bound { what: "element segments", max: 10_000, i
 const ELEMENTS: Bound =
     Bound { what: "elements of tables", max: 1_000_000, instead: "take the address of fewer functions, or split it" };
 
+/// Functions that tables can hold: each may be called from outside, which takes code of its own. CPython has about 10,000.
+const ESCAPING: Bound =
+    Bound { what: "functions in tables", max: 150_000, instead: "take the address of fewer functions, or split it" };
+
 /// Why a component does not get in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GateError {
@@ -130,6 +134,8 @@ pub struct Shape {
     pub bytes: u64,
     /// Functions of all modules.
     pub functions: u64,
+    /// Of these, at most so many are in tables.
+    pub escaping: u64,
     /// The largest function, in bytes.
     pub function_bytes_max: u64,
 }
@@ -163,8 +169,10 @@ pub fn check(bytes: &[u8]) -> Result<Shape, GateError> {
     for payload in Parser::new(0).parse_all(bytes) {
         gate.take(payload?, bytes)?;
     }
-    let Gate { functions, function_bytes_max, .. } = gate;
-    Ok(Shape { bytes: bytes.len() as u64, functions, function_bytes_max })
+    let Gate { functions, elements, function_bytes_max, .. } = gate;
+    let escaping = elements.min(functions);
+    ESCAPING.check(escaping)?;
+    Ok(Shape { bytes: bytes.len() as u64, functions, escaping, function_bytes_max })
 }
 
 impl Bound {
@@ -571,6 +579,28 @@ mod tests {
             }
             bytes.push(low | 0x80);
         }
+    }
+
+    #[test]
+    fn functions_in_tables_are_counted_once_however_often_they_are_there() {
+        let table = |functions: usize, elements: usize| {
+            let (mut types, mut declared, mut code) = (TypeSection::new(), FunctionSection::new(), CodeSection::new());
+            types.ty().function([], []);
+            let mut body = Function::new([]);
+            body.instruction(&wasm_encoder::Instruction::End);
+            for _ in 0..functions {
+                declared.function(0);
+                code.function(&body);
+            }
+            let mut segments = ElementSection::new();
+            segments.passive(Elements::Functions(vec![0; elements].into()));
+            let mut module = Module::new();
+            module.section(&types).section(&declared).section(&segments).section(&code);
+            of(&[module])
+        };
+        edge(&ESCAPING, |count| table(count, count));
+        assert_eq!(check(&table(2, 1_000)).map(|shape| (shape.functions, shape.escaping)), Ok((2, 2)));
+        assert_eq!(check(&table(9, 3)).map(|shape| shape.escaping), Ok(3));
     }
 
     #[test]

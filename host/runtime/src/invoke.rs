@@ -6,7 +6,7 @@
 use crate::{
     artifact::ArtifactError,
     compile::CompileError,
-    meter::RunMemory,
+    meter::{Refusal, RunMemory},
     runtime::Runtime,
     sandbox::{self, Sandbox, Spent, Stop},
     services::Services,
@@ -83,6 +83,15 @@ impl RunTask {
                 }
             }
         };
+        let (user, failures_max) = (self.scope.user(), self.runtime.quota().failures_in_a_row);
+        let _try = match inner.backoff.begin(user, about.digest, failures_max, Instant::now()) {
+            Ok(begun) => begun,
+            Err(off) => {
+                drop(slot);
+                let stop = Stop::new(StopReason::Quota, format!("the run was not started: {off}"));
+                return self.never_started(stop, &ending).await;
+            }
+        };
         let spec = match spec {
             Some(spec) => spec,
             None => match self.runtime.storage().run_spec(&self.scope, self.id).await {
@@ -149,9 +158,23 @@ impl RunTask {
         let end =
             Ending { started: Some(started), started_at: Some(started_at), spent, peak_bytes: memory.peak_bytes() };
         let end = end.close(&journal, result).await;
-        let failures_max = ctx.quota().failures_in_a_row;
-        self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
+        if is_the_agents_own(end.stop_reason, &ctx, &memory, spent) {
+            let failures_max = ctx.quota().failures_in_a_row;
+            self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
+        }
+        services.scratch.gone(spec.id).await;
         self.ended(&end)
+    }
+}
+
+/// Whether an end says something about the agent. What others held of the host's memory, or of the user's, and how long the
+/// host took to make the agent ready, do not.
+fn is_the_agents_own(reason: StopReason, ctx: &UserExecutionContext, memory: &RunMemory, spent: Spent) -> bool {
+    match reason {
+        StopReason::MemoryLimit => memory.refused() == Some(Refusal::Run),
+        StopReason::Quota => matches!(ctx.stop().cause(), Some(StopCause::Overdrawn(_))),
+        StopReason::Deadline => !spent.active.is_zero(),
+        _ => true,
     }
 }
 

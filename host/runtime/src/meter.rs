@@ -1,5 +1,6 @@
 //! What sandboxes take of memory, summed over all that a run, its user and the host hold, and refused at each limit.
 
+use crate::compile::WORKER_BASE_BYTES;
 use cofferdam_core::ids::UserId;
 use std::{
     collections::HashMap,
@@ -12,6 +13,10 @@ use wasmtime::ResourceLimiter;
 
 /// How many users without a live run are remembered before they are forgotten.
 const IDLE_USERS_MAX: usize = 1_024;
+
+/// All compiles together may take one part in so many of the memory that a host has for guests: however much is pushed,
+/// the rest is for runs.
+const COMPILING_PART: u64 = 2;
 
 /// Bytes that several share, up to a limit.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ impl Pool {
 #[derive(Debug)]
 pub struct HostMemory {
     pool: Arc<Pool>,
+    /// The part of it that compiling may take.
+    compiling: Arc<Pool>,
     user_bytes_max: u64,
     users: Mutex<HashMap<UserId, Weak<Pool>>>,
 }
@@ -52,7 +59,13 @@ impl HostMemory {
     /// With so many bytes in all, and so many for each user.
     #[must_use]
     pub fn new(bytes_max: u64, user_bytes_max: u64) -> Self {
-        Self { pool: Arc::new(Pool::new(bytes_max)), user_bytes_max, users: Mutex::default() }
+        let compiling = (bytes_max / COMPILING_PART).max(WORKER_BASE_BYTES);
+        Self {
+            pool: Arc::new(Pool::new(bytes_max)),
+            compiling: Arc::new(Pool::new(compiling)),
+            user_bytes_max,
+            users: Mutex::default(),
+        }
     }
 
     /// Half of the machine's memory: the other half is for the host itself, and for the page cache.
@@ -80,19 +93,31 @@ impl HostMemory {
     /// The memory of one run of this user.
     #[must_use]
     pub fn run(&self, user: &UserId, bytes_max: u64) -> Arc<RunMemory> {
-        Arc::new(RunMemory {
-            run: Pool::new(bytes_max),
-            user: self.user(user),
-            host: self.pool.clone(),
-            peak_bytes: AtomicU64::new(0),
-            refused: AtomicU8::new(Refusal::NONE),
-        })
+        Arc::new(RunMemory::new(bytes_max, self.user(user), self.pool.clone()))
     }
 
-    /// Takes so many bytes of what all sandboxes may hold, for work of the host's own; none if there are not so many left.
+    /// Bytes of it that all compiles together may hold.
+    #[must_use]
+    pub fn compiling_bytes_max(&self) -> u64 {
+        self.compiling.bytes_max
+    }
+
+    /// Takes so many bytes of what all sandboxes may hold, for compiling; none if there are not so many left, or compiling
+    /// holds too much already.
     #[must_use]
     pub fn reserve(&self, bytes: u64) -> Option<Reserved> {
-        self.pool.take(bytes).map(|_| Reserved { host: self.pool.clone(), bytes })
+        self.compiling.take(bytes)?;
+        if self.pool.take(bytes).is_none() {
+            self.compiling.give_back(bytes);
+            return None;
+        }
+        Some(Reserved { compiling: self.compiling.clone(), host: self.pool.clone(), bytes })
+    }
+
+    /// The memory of a plugin that says what it is, which is no user's run.
+    #[must_use]
+    pub fn description(&self, bytes_max: u64) -> Arc<RunMemory> {
+        Arc::new(RunMemory::new(bytes_max, Arc::new(Pool::new(bytes_max)), self.pool.clone()))
     }
 
     fn user(&self, user: &UserId) -> Arc<Pool> {
@@ -144,6 +169,11 @@ pub struct RunMemory {
 }
 
 impl RunMemory {
+    const fn new(bytes_max: u64, user: Arc<Pool>, host: Arc<Pool>) -> Self {
+        let (peak_bytes, refused) = (AtomicU64::new(0), AtomicU8::new(Refusal::NONE));
+        Self { run: Pool::new(bytes_max), user, host, peak_bytes, refused }
+    }
+
     /// The most that was held at once, in bytes.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {
@@ -240,12 +270,14 @@ impl Drop for HeldBytes {
 /// Memory that is nobody's guest's, of the host's limit for all guests. Given back on drop.
 #[derive(Debug)]
 pub struct Reserved {
+    compiling: Arc<Pool>,
     host: Arc<Pool>,
     bytes: u64,
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
+        self.compiling.give_back(self.bytes);
         self.host.give_back(self.bytes);
     }
 }
@@ -384,6 +416,23 @@ mod tests {
         assert!(host.reserve(1).is_none());
         drop((held, reserved));
         assert_eq!((run.bytes_left(), host.bytes()), (300, 500));
+    }
+
+    #[test]
+    fn compiles_leave_half_of_the_memory_to_runs() {
+        let host = HostMemory::new(4 << 30, u64::MAX);
+        let (one, two) = (host.reserve(3 << 29).expect("room"), host.reserve(1 << 29).expect("room"));
+        assert!(host.reserve(1).is_none(), "what two pushes hold is not for a third");
+        let run = host.run(&user("ann"), 2 << 30);
+        drop(run.hold(2 << 30).expect("runs have theirs"));
+        drop(one);
+        assert!(host.reserve(3 << 29).is_some());
+        drop(two);
+        assert_eq!(host.bytes(), 0);
+        let run = host.run(&user("ann"), 3 << 30);
+        let _held = run.hold(3 << 30).expect("and all of it while nobody compiles");
+        assert!(host.reserve((1 << 30) + 1).is_none());
+        assert!(host.reserve(1 << 30).is_some());
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::{
     dispatch::FILE_FAMILY,
     engine::{MEMORIES_MAX, MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX},
     gate::{self, GateError},
-    plugin::Plugin,
+    meter::Refusal,
+    plugin::{Plugin, Plugins},
     sandbox::{Sandbox, Stop},
     schema,
     services::Services,
@@ -20,7 +21,8 @@ use cofferdam_core::{
     grant::{Access, Permissions, TOOL_PATTERNS_MAX, ToolPattern, is_tool_verb},
     identity::Operator,
     ids::{Digest, PluginName, UserId, is_version},
-    quota::{PLUGIN_BYTES_MAX, PLUGIN_VERSIONS_MAX},
+    quota::{PLUGIN_BYTES_MAX, PLUGIN_DESCRIPTIONS_BYTES_MAX, PLUGIN_VERSIONS_MAX},
+    run::StopReason,
     storage::{PluginKind, PluginVersion, StorageError, ToolDescription},
 };
 use std::{
@@ -31,6 +33,8 @@ use wasmtime::component::{Component, types::ComponentItem};
 
 /// The longest description, in bytes.
 const DESCRIPTION_BYTES_MAX: usize = 4 << 10;
+/// All that a plugin says of itself, in bytes: every page that lists it and every agent that asks for tools has a copy.
+const DESCRIBED_BYTES_MAX: usize = 256 << 10;
 /// The longest name that a plugin gives itself, in characters.
 const TITLE_CHARS_MAX: usize = 64;
 /// The most tools that a tool plugin offers.
@@ -83,6 +87,11 @@ pub enum PushError {
     /// The host has no memory to compile it in now.
     #[error("{0}")]
     NoRoom(String),
+    /// The host has no memory to ask it in now.
+    #[error(
+        "the host has no memory left for the plugin to describe itself in, because runs hold it; push it again when fewer are under way"
+    )]
+    NoRoomToDescribe,
     /// The user has as many compiles waiting as may be.
     #[error("{0}; push again when those are answered")]
     TooManyWaiting(String),
@@ -100,9 +109,27 @@ pub enum PushError {
     /// The name is the host's own.
     #[error("the name {0:?} belongs to the host's own tools; push the plugin under another")]
     ReservedName(PluginName),
+    /// The name is taken by a plugin of the other world.
+    #[error(
+        "{name:?} is {}, and a name stays what it is: grants and state were given to it as that; push this component, {}, under another name",
+        kind_words(*.is), kind_words(*.pushed)
+    )]
+    OtherKind {
+        /// The name.
+        name: PluginName,
+        /// What it is.
+        is: PluginKind,
+        /// What was pushed.
+        pushed: PluginKind,
+    },
     /// The host has as many as it may.
     #[error("this host keeps {0} plugin versions, which is as many as it may")]
     Full(usize),
+    /// What plugins say of themselves has filled the host.
+    #[error(
+        "what the plugins of this host say of themselves has {0} bytes together, which is as many as it may; push plugins with shorter descriptions and schemas"
+    )]
+    FullOfDescriptions(usize),
     /// The host failed.
     #[error("the host cannot keep the plugin: {0}")]
     Host(String),
@@ -114,7 +141,11 @@ impl PushError {
     pub const fn fault(&self) -> Fault {
         match self {
             Self::Host(_) => Fault::Host,
-            Self::Full(_) | Self::NoRoom(_) | Self::TooManyWaiting(_) => Fault::Exhausted,
+            Self::Full(_)
+            | Self::FullOfDescriptions(_)
+            | Self::NoRoom(_)
+            | Self::NoRoomToDescribe
+            | Self::TooManyWaiting(_) => Fault::Exhausted,
             _ => Fault::Caller,
         }
     }
@@ -133,11 +164,13 @@ impl PushError {
             Self::Compile(_) => "compile_failed",
             Self::CompileLimit(_) => "compile_limit",
             Self::NoRoom(_) => "no_room_to_compile",
+            Self::NoRoomToDescribe => "no_room_to_describe",
             Self::TooManyWaiting(_) => "too_many_compiles",
             Self::Describe(_) => "describe_failed",
             Self::Description { .. } => "invalid_description",
             Self::ReservedName(_) => "reserved_name",
-            Self::Full(_) => "too_many_plugins",
+            Self::OtherKind { .. } => "other_kind",
+            Self::Full(_) | Self::FullOfDescriptions(_) => "too_many_plugins",
             Self::Host(_) => "storage_failed",
         }
     }
@@ -152,6 +185,7 @@ impl From<ArtifactError> for PushError {
     fn from(error: ArtifactError) -> Self {
         match error {
             ArtifactError::Compile(CompileError::Invalid(why)) => Self::Compile(why),
+            ArtifactError::Compile(crashed @ CompileError::Crashed(_)) => Self::Compile(crashed.to_string()),
             ArtifactError::TooLarge(why) => Self::BeyondSandbox(why),
             ArtifactError::Compile(limit @ CompileError::Limit { .. }) => Self::CompileLimit(limit.to_string()),
             ArtifactError::Compile(busy @ CompileError::NoRoom { .. }) => Self::NoRoom(busy.to_string()),
@@ -239,9 +273,8 @@ impl Registry {
         let (version, plugin) = match known {
             Some(known) => (PluginVersion { pushed_at: clock::now(), ..PluginVersion::clone(&known) }, None),
             None => {
-                if plugins.count() >= PLUGIN_VERSIONS_MAX {
-                    return Err(PushError::Full(PLUGIN_VERSIONS_MAX));
-                }
+                // Before it is compiled; and again when it is published, after all that came in meanwhile.
+                has_room(plugins, 0)?;
                 let (mut version, plugin) = self.examine(by, name, digest, &bytes, pushing.clone()).await?;
                 version.bytes = bytes.len() as u64;
                 (version, Some(plugin))
@@ -262,9 +295,18 @@ impl Registry {
         let plugins = &self.services.plugins;
         let component = plugins.artifacts().compiled(plugins.engine(), by, digest, bytes.clone(), pushing).await?;
         let kind = check(plugins.engine(), &component)?;
+        // Before anything of it is asked what it is; and again when it is published, after who else was quicker.
+        keeps_its_kind(plugins, &name, kind)?;
         let linked = plugins.linkers().link(&component, kind);
         let plugin = Arc::new(linked.map_err(|error| PushError::WrongWorld(format!("{error:#}")))?);
         let version = self.describe(name, digest, kind, plugin.clone()).await?;
+        let bytes = version.described_bytes();
+        if bytes > DESCRIBED_BYTES_MAX {
+            let problem = format!(
+                "has {bytes} bytes, at most {DESCRIBED_BYTES_MAX} are allowed; shorten descriptions and schemas, or split it into several plugins"
+            );
+            return Err(invalid("all of it together", problem));
+        }
         Ok((version, plugin))
     }
 
@@ -288,8 +330,12 @@ impl Registry {
             // Also for bytes that were here before: whoever pushes them again may be mending the store.
             services.plugins.artifacts().keep(version.digest, bytes).await?;
             let _one_at_a_time = services.publishing.lock().await;
+            keeps_its_kind(&services.plugins, &version.name, version.kind)?;
             let versions = services.plugins.versions(&version.name);
             let new = !versions.iter().any(|known| known.digest == version.digest);
+            if new {
+                has_room(&services.plugins, version.described_bytes())?;
+            }
             services.storage.put_plugin(operator, &version).await.map_err(PushError::storage)?;
             services.plugins.add(Arc::new(version.clone()), plugin);
             Ok(Pushed { plugin: version, new })
@@ -299,14 +345,15 @@ impl Registry {
 
     /// All versions of a plugin, the one pushed last at the end; none if the name is unknown.
     #[must_use]
-    pub fn versions(&self, name: &PluginName) -> Vec<PluginVersion> {
-        self.services.plugins.versions(name).iter().map(|version| PluginVersion::clone(version)).collect()
+    pub fn versions(&self, name: &PluginName) -> Vec<Arc<PluginVersion>> {
+        self.services.plugins.versions(name)
     }
 
-    /// The newest version of each plugin, by name.
+    /// The newest version of each plugin, by name: those after a name, at most so many, and at most so many bytes of what
+    /// they say of themselves, but at least one. Says whether there are more.
     #[must_use]
-    pub fn latest(&self) -> Vec<PluginVersion> {
-        self.services.plugins.latest().iter().map(|version| PluginVersion::clone(version)).collect()
+    pub fn page(&self, after: Option<&PluginName>, max: usize, bytes_max: usize) -> (Vec<Arc<PluginVersion>>, bool) {
+        self.services.plugins.page(after, max, bytes_max)
     }
 
     /// The name most like a text, if any is like it.
@@ -323,9 +370,17 @@ impl Registry {
         kind: PluginKind,
         plugin: Arc<Plugin>,
     ) -> Result<PluginVersion, PushError> {
+        // The semaphore is never closed. The time to describe itself begins after this.
+        let _slot = self.services.descriptions.acquire().await.map_err(|error| PushError::Host(error.to_string()))?;
         let ctx = UserExecutionContext::description(digest).map_err(|error| PushError::Host(error.to_string()))?;
-        let memory = self.services.memory.run(&ctx.spec().user, DESCRIPTION_LIMITS.memory_bytes);
-        let sandbox = Sandbox::open(&self.services, plugin, Arc::new(ctx), None, memory, DESCRIPTION_LIMITS.fuel)
+        let memory = self.services.memory.description(DESCRIPTION_LIMITS.memory_bytes);
+        let of_stop = |stop: Stop| match (stop.reason, memory.refused()) {
+            (StopReason::MemoryLimit, Some(Refusal::Host)) => PushError::NoRoomToDescribe,
+            (StopReason::HostError, _) => PushError::Host(stop.message),
+            _ => PushError::Describe(stop),
+        };
+        let fuel = DESCRIPTION_LIMITS.fuel;
+        let sandbox = Sandbox::open(&self.services, plugin, Arc::new(ctx), None, memory.clone(), fuel)
             .map_err(|error| PushError::Host(error.to_string()))?;
         let about = |title, version, description, needs| -> Result<PluginVersion, PushError> {
             Ok(PluginVersion {
@@ -345,14 +400,14 @@ impl Registry {
         };
         match kind {
             PluginKind::Agent => {
-                let said = sandbox.describe_agent().await.map_err(PushError::Describe)?;
+                let said = sandbox.describe_agent().await.map_err(of_stop)?;
                 let mut about = about(said.name, said.version, said.description, checked_needs(said.needs)?)?;
                 about.input_schema = Some(schema("input-schema", said.input_schema)?);
                 about.output_schema = Some(schema("output-schema", said.output_schema)?);
                 Ok(about)
             }
             PluginKind::Tool => {
-                let said = sandbox.describe_tool().await.map_err(PushError::Describe)?;
+                let said = sandbox.describe_tool().await.map_err(of_stop)?;
                 let needs = checked_needs(said.needs)?;
                 if !needs.tools().is_empty() {
                     return Err(invalid("needs.tools", "must be empty: a tool plugin calls no other tools"));
@@ -473,6 +528,35 @@ fn is_offered(name: &str) -> bool {
         "wasi:random/insecure-seed@0.2",
     ];
     OFFERED.iter().any(|offered| name.starts_with(offered))
+}
+
+/// Whether one more version, which says so much of itself, may be kept.
+fn has_room(plugins: &Plugins, bytes: usize) -> Result<(), PushError> {
+    let (versions, described_bytes) = plugins.held();
+    if versions >= PLUGIN_VERSIONS_MAX {
+        return Err(PushError::Full(PLUGIN_VERSIONS_MAX));
+    }
+    if described_bytes.saturating_add(bytes) > PLUGIN_DESCRIPTIONS_BYTES_MAX {
+        return Err(PushError::FullOfDescriptions(PLUGIN_DESCRIPTIONS_BYTES_MAX));
+    }
+    Ok(())
+}
+
+/// A name is an agent's or a tool plugin's, for ever.
+fn keeps_its_kind(plugins: &Plugins, name: &PluginName, pushed: PluginKind) -> Result<(), PushError> {
+    match plugins.latest_of(name) {
+        Some(latest) if latest.kind != pushed => {
+            Err(PushError::OtherKind { name: name.clone(), is: latest.kind, pushed })
+        }
+        _ => Ok(()),
+    }
+}
+
+const fn kind_words(kind: PluginKind) -> &'static str {
+    match kind {
+        PluginKind::Agent => "an agent",
+        PluginKind::Tool => "a tool plugin",
+    }
 }
 
 fn invalid(field: impl Into<String>, problem: impl Into<String>) -> PushError {

@@ -13,7 +13,7 @@ use crate::{
     registry::Registry,
     retention::Retention,
     scratch::Scratches,
-    services::{Grants, Seeds, Services, TOOL_SANDBOXES_MAX},
+    services::{DESCRIPTIONS_MAX, Grants, Seeds, Services, TOOL_SANDBOXES_MAX},
     workspace::{Workspace, WorkspaceRoot, Workspaces},
 };
 use cofferdam_core::{
@@ -44,8 +44,9 @@ use std::{
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-/// Sandboxes for plugins that are being described, at once. Slots of the pool beside those of runs and tools.
-const DESCRIPTIONS_MAX: u32 = 16;
+/// Plugins that are loaded and that nobody uses may hold one part in so many of what guests may, beside that: what they
+/// hold is read from disk again in milliseconds.
+const LOADED_PART: u64 = 8;
 
 /// The least that must be left of the disk when a run is taken, in bytes: what has begun has to come to its end, and be
 /// kept.
@@ -289,16 +290,18 @@ impl Runtime {
         let engine = Engine::new(sandboxes_max).map_err(StartError::Engine)?;
         let linkers = Linkers::new(engine.wasmtime()).map_err(StartError::Engine)?;
         let memory = Arc::new(HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user));
+        let loaded_bytes_max = config.memory_bytes_max / LOADED_PART;
         let compiler = Compiler::new(&config.compile_worker, memory.clone());
         let artifacts = Artifacts::open(&config.data_dir, compiler).map_err(StartError::DataDir)?;
         let known = storage.plugins(Operator::host()).await?;
         let services = Arc::new(Services {
-            plugins: Plugins::new(engine.wasmtime().clone(), linkers, artifacts, known),
+            plugins: Plugins::new(engine.wasmtime().clone(), linkers, artifacts, known, loaded_bytes_max),
             grants: Arc::new(Grants::new(storage.clone())),
             workspaces: Workspaces::new(config.workspaces, &config.quota),
             scratch: Scratches::open(config.scratch_dir, &config.quota).map_err(StartError::DataDir)?,
             memory,
             tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_MAX as usize),
+            descriptions: Semaphore::new(DESCRIPTIONS_MAX as usize),
             publishing: tokio::sync::Mutex::new(()),
             guests: GuestThreads::start().map_err(StartError::Threads)?,
             seeds: Seeds::from_system().map_err(StartError::Random)?,
@@ -394,6 +397,12 @@ impl Runtime {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.0.services.memory.bytes()
+    }
+
+    /// Plugins that are loaded now, and what their machine code and data hold together, in bytes.
+    #[must_use]
+    pub fn plugins_loaded(&self) -> (usize, u64) {
+        self.0.services.plugins.loaded_now()
     }
 
     /// Sandboxes that exist now: those of runs, of their tools, and of plugins that are being described.

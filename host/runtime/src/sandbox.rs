@@ -7,7 +7,7 @@ use crate::{
         tool_plugins::Descriptor as ToolDescriptor,
         types::ToolError,
     },
-    meter::{Meter, Refusal, RunMemory},
+    meter::{HeldBytes, Meter, Refusal, RunMemory},
     plugin::{Plugin, Pre},
     services::Services,
     tree::Tree,
@@ -68,6 +68,8 @@ pub struct Guest {
     pub table: ResourceTable,
     /// The run's own directory, once the guest has asked what directories there are.
     pub scratch: Option<Arc<Tree>>,
+    /// The run's memory for the list of tools that the guest asked for last.
+    pub listed: Option<HeldBytes>,
     /// Made when the guest first looks at the machine; most small agents never do.
     wasi: Option<(Output, WasiCtx)>,
     /// Fuel that was lent to tools which have ended without using it, and whose answers were not taken.
@@ -235,8 +237,7 @@ impl Sandbox {
     ) -> wasmtime::Result<Self> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let is_agent = *ctx.plugin() == ctx.spec().agent;
-        let recorder = journal.as_ref().filter(|_| is_agent).map(RunJournal::recorder);
+        let recorder = journal.as_ref().filter(|_| !ctx.is_tool()).map(RunJournal::recorder);
         let guest = Guest {
             ctx,
             journal,
@@ -245,6 +246,7 @@ impl Sandbox {
             meter: Meter::new(memory),
             table,
             scratch: None,
+            listed: None,
             wasi: None,
             fuel_unused: Arc::default(),
             active_beside: Duration::ZERO,

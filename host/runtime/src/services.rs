@@ -24,6 +24,10 @@ use tokio::sync::Semaphore;
 /// tools cannot take the slots that runs were admitted to.
 pub const TOOL_SANDBOXES_MAX: u32 = 128;
 
+/// Sandboxes for plugins that say what they are, at once. Slots of the pool beside those of runs and tools; one more push
+/// waits, at most as long as the others may take.
+pub const DESCRIPTIONS_MAX: u32 = 16;
+
 /// How many grants are remembered, to spare storage the question at each run.
 const GRANTS_REMEMBERED_MAX: usize = 10_000;
 
@@ -37,6 +41,7 @@ pub struct Services {
     pub scratch: Scratches,
     pub memory: Arc<HostMemory>,
     pub tool_sandboxes: Semaphore,
+    pub descriptions: Semaphore,
     /// Held while a plugin version is published, so that what memory knows is in the order in which storage was told.
     pub publishing: tokio::sync::Mutex<()>,
     /// Where guests execute.

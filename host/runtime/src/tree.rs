@@ -1,20 +1,28 @@
 //! A directory tree with a quota: the only code that touches users' files. Bytes and entries are charged before anything
 //! is written, under one lock, so that nothing gets around the quota by being quick; cap-std keeps every path inside.
 //!
-//! A file that a guest has open is a path and the number of the file that was there: nothing stays open on the host, so
-//! that no guest can take its file descriptors, and whoever removes a file has freed its bytes.
+//! A file that a guest has open is a path and which file was there: nothing stays open on the host, so that no guest can
+//! take its file descriptors, and whoever removes a file has freed its bytes. A disk gives the number of a file that is
+//! gone to the next one, so the tree itself remembers which of the files that somebody has open were removed.
 
-use crate::workspace::{
-    Chunk, Entry, EntryKind, FileError, LISTED_MAX, Listing, PATH_BYTES_MAX, PATH_DEPTH_MAX, READ_BYTES_MAX, shown,
+use crate::{
+    scratch::Departure,
+    workspace::{
+        Chunk, Entry, EntryKind, FileError, LISTED_MAX, Listing, PATH_BYTES_MAX, PATH_DEPTH_MAX, READ_BYTES_MAX, shown,
+    },
 };
 use cap_std::{
     ambient_authority,
     fs::{Dir, File, FileType, Metadata, MetadataExt as _, OpenOptions},
 };
 use std::{
+    collections::HashMap,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -27,25 +35,59 @@ pub struct Tree {
     /// Counted when the tree is first used, and kept up to date by what is written through it. One change at a time: the
     /// lock is what makes the quota hold.
     held: Mutex<Option<Held>>,
-    /// Removed from the disk when nobody uses it any more.
-    is_temporary: bool,
+    /// Files that somebody has open, by number. Changed only by who holds the lock above, but never forgotten as the books
+    /// are.
+    opened: Mutex<HashMap<u64, Weak<Opened>>>,
+    /// Whether anything of it may be on the disk. Never unset: what it holds is forgotten after a failed write, and what
+    /// is there stays.
+    made: AtomicBool,
+    /// For a tree that is removed from the disk when nobody uses it any more: tells who waits for it.
+    departure: Option<Departure>,
 }
 
 impl Drop for Tree {
     /// Whoever lets go of a tree last may be a thread that must not block; removing takes as long as the entries that the
     /// quota allows.
     fn drop(&mut self) {
-        let made = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).take().is_some();
-        let Some(path) = self.path.take().filter(|_| made && self.is_temporary) else { return };
+        let made = *self.made.get_mut();
+        let Some(departure) = self.departure.take() else { return };
+        let Some(path) = self.path.take().filter(|_| made) else { return };
         let remove = move || {
-            if let Err(error) = std::fs::remove_dir_all(&path) {
+            if let Err(error) = std::fs::remove_dir_all(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(path = %path.display(), %error, "a scratch directory is left behind until the next start");
             }
+            drop(departure);
         };
         match tokio::runtime::Handle::try_current() {
             Ok(handle) => drop(handle.spawn_blocking(remove)),
             Err(_) => remove(),
         }
+    }
+}
+
+/// How many files that were open are remembered before those that nobody has open any more are forgotten.
+const OPENED_KEPT: usize = 1_024;
+
+/// A file that somebody has open, or several have.
+#[derive(Debug)]
+pub struct Opened {
+    /// The disk's number of it.
+    number: u64,
+    /// Another file may have its number by now, and its path.
+    gone: AtomicBool,
+}
+
+impl Opened {
+    /// What no tree has: for a directory, which is its path and nothing else.
+    pub const fn directory() -> Self {
+        Self { number: 0, gone: AtomicBool::new(false) }
+    }
+
+    /// Whether this is the file that has this number now.
+    pub fn is(&self, number: u64) -> bool {
+        self.number == number && !self.gone.load(Ordering::Acquire)
     }
 }
 
@@ -95,6 +137,7 @@ impl Tree {
         let mut held = lock(&self.held);
         if held.is_none() {
             let path = self.path.as_ref().ok_or_else(|| FileError::NotFound(String::new()))?;
+            self.made.store(true, Ordering::Relaxed);
             std::fs::create_dir_all(path).map_err(FileError::Io)?;
             let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(FileError::Io)?;
             let (mut bytes, mut entries) = (0, 0);
@@ -225,6 +268,7 @@ impl Tree {
             dir.remove_dir(path).map_err(of)?;
         } else {
             dir.remove_file(path).map_err(of)?;
+            self.is_gone(metadata.ino());
             held.bytes = held.bytes.saturating_sub(metadata.len());
         }
         held.entries = held.entries.saturating_sub(1);
@@ -232,13 +276,29 @@ impl Tree {
     }
 
     /// A tree at this path, which is made when it is first used; without a path there are no files.
-    pub const fn new(path: Option<PathBuf>, bytes_max: u64, entries_max: u64) -> Self {
-        Self { path, bytes_max, entries_max, held: Mutex::new(None), is_temporary: false }
+    pub fn new(path: Option<PathBuf>, bytes_max: u64, entries_max: u64) -> Self {
+        Self {
+            path,
+            bytes_max,
+            entries_max,
+            held: Mutex::default(),
+            opened: Mutex::default(),
+            made: AtomicBool::default(),
+            departure: None,
+        }
     }
 
     /// A tree that is removed when nobody uses it any more.
-    pub const fn temporary(path: PathBuf, bytes_max: u64, entries_max: u64) -> Self {
-        Self { path: Some(path), bytes_max, entries_max, held: Mutex::new(None), is_temporary: true }
+    pub fn temporary(path: PathBuf, bytes_max: u64, entries_max: u64, departure: Departure) -> Self {
+        Self {
+            path: Some(path),
+            bytes_max,
+            entries_max,
+            held: Mutex::default(),
+            opened: Mutex::default(),
+            made: AtomicBool::default(),
+            departure: Some(departure),
+        }
     }
 
     /// What is at a path; the empty path is the tree itself.
@@ -249,7 +309,7 @@ impl Tree {
     }
 
     /// Opens what is at a path, or makes a file there.
-    pub fn open(&self, path: &str, opening: Opening) -> Result<Node, FileError> {
+    pub fn open(&self, path: &str, opening: Opening) -> Result<(Node, Arc<Opened>), FileError> {
         let (mut guard, dir) = self.held()?;
         let Some(held) = guard.as_mut() else { return Err(FileError::NotFound(shown(path))) };
         let there = match node(&dir, path) {
@@ -263,7 +323,8 @@ impl Tree {
                     held.entries -= 1;
                     return Err(FileError::of(path, error));
                 }
-                return node(&dir, path);
+                let made = node(&dir, path)?;
+                return Ok((made, self.opened(made)));
             }
             Err(error) => return Err(error),
         };
@@ -273,19 +334,45 @@ impl Tree {
             _ => {}
         }
         if opening.truncate {
-            file(&dir, path, there.number, true)?.0.set_len(0).map_err(|error| FileError::of(path, error))?;
+            let opened = self.opened(there);
+            file(&dir, path, &opened, true)?.0.set_len(0).map_err(|error| FileError::of(path, error))?;
             held.bytes = held.bytes.saturating_sub(there.bytes);
-            return Ok(Node { bytes: 0, ..there });
+            return Ok((Node { bytes: 0, ..there }, opened));
         }
-        Ok(there)
+        Ok((there, self.opened(there)))
+    }
+
+    /// The file that is at a path now, as who opens it has it. Asked under the lock of the books.
+    fn opened(&self, there: Node) -> Arc<Opened> {
+        if there.kind == EntryKind::Directory {
+            return Arc::new(Opened::directory());
+        }
+        let mut all = lock(&self.opened);
+        if let Some(opened) = all.get(&there.number).and_then(Weak::upgrade) {
+            return opened;
+        }
+        // So seldom that it costs nothing, and so often that at most half of what is remembered is of no use.
+        if all.len() >= OPENED_KEPT && all.len().is_power_of_two() {
+            all.retain(|_, opened| opened.strong_count() > 0);
+        }
+        let opened = Arc::new(Opened { number: there.number, gone: AtomicBool::new(false) });
+        all.insert(there.number, Arc::downgrade(&opened));
+        opened
+    }
+
+    /// What was here is removed or replaced: whoever has it open has nothing any more. Said under the lock of the books.
+    fn is_gone(&self, number: u64) {
+        if let Some(opened) = lock(&self.opened).remove(&number).and_then(|opened| opened.upgrade()) {
+            opened.gone.store(true, Ordering::Release);
+        }
     }
 
     /// A part of an open file, and whether the file ends there.
-    pub fn read_at(&self, path: &str, number: u64, offset: u64, length: u64) -> Result<(Vec<u8>, bool), FileError> {
+    pub fn read_at(&self, path: &str, opened: &Opened, offset: u64, length: u64) -> Result<(Vec<u8>, bool), FileError> {
         let (held, dir) = self.held()?;
         drop(held);
         let of = |error| FileError::of(path, error);
-        let (mut file, size) = file(&dir, path, number, false)?;
+        let (mut file, size) = file(&dir, path, opened, false)?;
         let mut bytes = Vec::new();
         if offset < size {
             file.seek(SeekFrom::Start(offset)).map_err(of)?;
@@ -297,15 +384,19 @@ impl Tree {
 
     /// Writes into an open file, and gives the offset after what was written. What lies between the file's end and the
     /// offset becomes part of the file, and is charged as if it had been written.
-    pub fn write_at(&self, path: &str, number: u64, at: At, bytes: &[u8]) -> Result<u64, FileError> {
+    pub fn write_at(&self, path: &str, opened: &Opened, at: At, bytes: &[u8]) -> Result<u64, FileError> {
         let of = |error| FileError::of(path, error);
         let (mut guard, dir) = self.held()?;
         let Some(held) = guard.as_mut() else { return Err(FileError::NotFound(shown(path))) };
-        let (mut file, size) = file(&dir, path, number, true)?;
+        let (mut file, size) = file(&dir, path, opened, true)?;
         let offset = match at {
             At::Offset(offset) => offset,
             At::End => size,
         };
+        // Nothing makes no file longer, wherever it is written.
+        if bytes.is_empty() {
+            return Ok(offset);
+        }
         let end = offset.checked_add(bytes.len() as u64).ok_or(self.full("bytes", self.bytes_max))?;
         self.charge(held, end.saturating_sub(size), 0)?;
         let written = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
@@ -318,10 +409,10 @@ impl Tree {
     }
 
     /// Cuts an open file, or fills it up with zeros, which are charged.
-    pub fn set_size(&self, path: &str, number: u64, size: u64) -> Result<(), FileError> {
+    pub fn set_size(&self, path: &str, opened: &Opened, size: u64) -> Result<(), FileError> {
         let (mut guard, dir) = self.held()?;
         let Some(held) = guard.as_mut() else { return Err(FileError::NotFound(shown(path))) };
-        let (file, before) = file(&dir, path, number, true)?;
+        let (file, before) = file(&dir, path, opened, true)?;
         self.charge(held, size.saturating_sub(before), 0)?;
         if let Err(error) = file.set_len(size) {
             *guard = None;
@@ -361,6 +452,7 @@ impl Tree {
             (EntryKind::File, EntryKind::Directory) => return Err(FileError::NotADirectory(shown(path))),
         };
         removed.map_err(|error| FileError::of(path, error))?;
+        self.is_gone(there.number);
         held.bytes = held.bytes.saturating_sub(there.bytes);
         held.entries = held.entries.saturating_sub(1);
         Ok(())
@@ -396,6 +488,7 @@ impl Tree {
         }
         dir.rename(from, &dir, to).map_err(|error| FileError::of(to, error))?;
         if let Some(replaced) = replaced {
+            self.is_gone(replaced.number);
             held.bytes = held.bytes.saturating_sub(replaced.bytes);
             held.entries = held.entries.saturating_sub(1);
         }
@@ -464,7 +557,7 @@ fn of_metadata(path: &str, metadata: &Metadata) -> Result<Node, FileError> {
 
 /// The file that was at a path when it was opened, and its size. Looked at before it is opened, because opening a pipe
 /// waits for whoever writes into it.
-fn file(dir: &Dir, path: &str, number: u64, write: bool) -> Result<(File, u64), FileError> {
+fn file(dir: &Dir, path: &str, opened: &Opened, write: bool) -> Result<(File, u64), FileError> {
     let there = node(dir, path)?;
     if there.kind != EntryKind::File {
         return Err(FileError::NotAFile(shown(path)));
@@ -472,7 +565,8 @@ fn file(dir: &Dir, path: &str, number: u64, write: bool) -> Result<(File, u64), 
     let of = |error| FileError::of(path, error);
     let file = dir.open_with(path, OpenOptions::new().read(!write).write(write)).map_err(of)?;
     let metadata = file.metadata().map_err(of)?;
-    if metadata.ino() != number {
+    // Asked last: what is removed after this was there when it was opened.
+    if !opened.is(metadata.ino()) {
         return Err(FileError::NotFound(shown(path)));
     }
     Ok((file, metadata.len()))
@@ -578,6 +672,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scratch::Scratches;
+    use cofferdam_core::{ids::RunId, quota::Quota};
 
     const CREATE: Opening = Opening { create: true, exclusive: false, truncate: false, directory: false };
 
@@ -602,18 +698,18 @@ mod tests {
     #[test]
     fn every_way_to_write_is_charged_before_it_happens() {
         let (_root, tree) = tree(100, 4);
-        let file = tree.open("a", CREATE).expect("made").number;
-        assert_eq!(tree.write_at("a", file, At::Offset(0), &[1; 60]).expect("room"), 60);
-        assert_eq!(tree.write_at("a", file, At::End, &[2; 40]).expect("room"), 100);
-        assert!(matches!(tree.write_at("a", file, At::End, b"x"), Err(FileError::Full { limit: "bytes", max: 100 })));
-        assert!(tree.write_at("a", file, At::Offset(100), b"x").is_err(), "and so is an offset");
-        assert!(tree.write_at("a", file, At::Offset(u64::MAX), b"x").is_err(), "also one beyond all numbers");
-        assert_eq!(tree.write_at("a", file, At::Offset(0), &[3; 100]).expect("in place"), 100);
-        assert!(tree.set_size("a", file, 101).is_err());
-        tree.set_size("a", file, 10).expect("shorter");
+        let file = tree.open("a", CREATE).expect("made").1;
+        assert_eq!(tree.write_at("a", &file, At::Offset(0), &[1; 60]).expect("room"), 60);
+        assert_eq!(tree.write_at("a", &file, At::End, &[2; 40]).expect("room"), 100);
+        assert!(matches!(tree.write_at("a", &file, At::End, b"x"), Err(FileError::Full { limit: "bytes", max: 100 })));
+        assert!(tree.write_at("a", &file, At::Offset(100), b"x").is_err(), "and so is an offset");
+        assert!(tree.write_at("a", &file, At::Offset(u64::MAX), b"x").is_err(), "also one beyond all numbers");
+        assert_eq!(tree.write_at("a", &file, At::Offset(0), &[3; 100]).expect("in place"), 100);
+        assert!(tree.set_size("a", &file, 101).is_err());
+        tree.set_size("a", &file, 10).expect("shorter");
         // A hole is charged as what it says it is.
-        assert_eq!(tree.write_at("a", file, At::Offset(98), b"xx").expect("room"), 100);
-        assert!(tree.set_size("a", file, u64::MAX).is_err());
+        assert_eq!(tree.write_at("a", &file, At::Offset(98), b"xx").expect("room"), 100);
+        assert!(tree.set_size("a", &file, u64::MAX).is_err());
         assert_eq!(held(&tree), (100, 1));
         tree.make_dir("d").expect("room");
         tree.open("d/b", CREATE).expect("room");
@@ -631,17 +727,60 @@ mod tests {
     fn an_open_file_that_is_removed_or_replaced_is_gone_and_its_bytes_are_free() {
         let (_root, tree) = tree(100, 10);
         for _ in 0..50 {
-            let file = tree.open("a", CREATE).expect("room").number;
-            tree.write_at("a", file, At::Offset(0), &[1; 100]).expect("room again");
+            let file = tree.open("a", CREATE).expect("room").1;
+            tree.write_at("a", &file, At::Offset(0), &[1; 100]).expect("room again");
             tree.remove_kind("a", EntryKind::File).expect("removed");
-            assert!(matches!(tree.write_at("a", file, At::Offset(0), b"x"), Err(FileError::NotFound(_))));
+            assert!(matches!(tree.write_at("a", &file, At::Offset(0), b"x"), Err(FileError::NotFound(_))));
         }
-        let (old, new) =
-            (tree.open("old", CREATE).expect("made").number, tree.open("new", CREATE).expect("made").number);
+        let (old, new) = (tree.open("old", CREATE).expect("made").1, tree.open("new", CREATE).expect("made").1);
         tree.rename("new", "old").expect("replaced");
-        assert!(tree.read_at("old", old, 0, 1).is_err(), "it is another file now");
-        assert_eq!(tree.read_at("old", new, 0, 1).expect("moved"), (Vec::new(), true));
+        assert!(tree.read_at("old", &old, 0, 1).is_err(), "it is another file now");
+        assert_eq!(tree.read_at("old", &new, 0, 1).expect("moved"), (Vec::new(), true));
         assert_eq!((held(&tree), counted(&tree)), ((0, 1), (0, 1)));
+    }
+
+    #[test]
+    fn a_scratch_is_removed_also_after_a_write_that_failed() {
+        let root = tempfile::tempdir().expect("a directory");
+        let scratches = Scratches::open(root.path().join("scratch"), &Quota::default()).expect("opened");
+        let run = RunId::generate();
+        let path = root.path().join("scratch").join(run.to_string());
+        let tree = scratches.of(run);
+        tree.open("a", CREATE).expect("made");
+        // What a failure does: the books are closed until somebody counts anew.
+        *lock(&tree.held) = None;
+        drop(tree);
+        assert!(!path.exists(), "it is left behind");
+        drop(scratches.of(run));
+        assert!(!path.exists(), "who never used it made none");
+    }
+
+    #[test]
+    fn a_file_is_not_the_one_that_got_its_number_after_it() {
+        let (_root, tree) = tree(100, 10);
+        let (mut before, mut again) = (None, 0);
+        for _ in 0..50 {
+            let (there, file) = tree.open("a", CREATE).expect("made");
+            again += u32::from(before == Some(there.number));
+            before = Some(there.number);
+            tree.remove_kind("a", EntryKind::File).expect("removed");
+            let (_, new) = tree.open("a", CREATE).expect("made again");
+            assert_eq!(tree.write_at("a", &new, At::Offset(0), b"new").expect("room"), 3);
+            assert!(matches!(tree.read_at("a", &file, 0, 9), Err(FileError::NotFound(_))));
+            assert!(matches!(tree.write_at("a", &file, At::Offset(0), b"old"), Err(FileError::NotFound(_))));
+            assert!(tree.set_size("a", &file, 0).is_err());
+            assert_eq!(tree.read_at("a", &new, 0, 9).expect("there").0, b"new");
+            let (_, same) = tree.open("a", Opening::default()).expect("opened again");
+            assert!(Arc::ptr_eq(&same, &new), "it is the same file for everybody");
+            tree.remove("a").expect("removed");
+        }
+        println!("{again} of 50 files got the number of the one before");
+        for n in 0..2 * OPENED_KEPT {
+            drop(tree.open("a", CREATE).expect("made"));
+            drop(tree.open(&format!("b{}", n % 2), CREATE).expect("made"));
+            tree.rename("a", "b0").expect("replaced");
+        }
+        assert!(lock(&tree.opened).len() <= OPENED_KEPT, "what nobody has open is forgotten");
     }
 
     #[test]
@@ -653,8 +792,8 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..40 {
                         let path = format!("{writer}-{n}");
-                        let file = tree.open(&path, CREATE).expect("entries are enough").number;
-                        while tree.write_at(&path, file, At::End, &[0; 70]).is_ok()
+                        let file = tree.open(&path, CREATE).expect("entries are enough").1;
+                        while tree.write_at(&path, &file, At::End, &[0; 70]).is_ok()
                             && tree.stat(&path).expect("there").bytes < 350
                         {}
                         if n % 3 == 0 {

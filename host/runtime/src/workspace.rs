@@ -10,6 +10,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 use tokio::sync::Semaphore;
 
@@ -108,6 +109,33 @@ impl FileError {
             }
             _ => Self::Io(error),
         }
+    }
+}
+
+/// How often at most the log says that files cannot be reached: guests can ask again thousands of times a second.
+const FAILURES_LOGGED_EVERY: Duration = Duration::from_secs(1);
+
+/// Says in the log that users' files cannot be reached, once in a while, with how often it was so.
+pub(crate) fn log_failure(error: &io::Error) {
+    static FAILURES: Failures = Failures(Mutex::new((None, 0)));
+    if let Some(failures) = FAILURES.to_log(Instant::now()) {
+        tracing::error!(%error, failures, "users' files cannot be reached");
+    }
+}
+
+/// When a failure was logged last, and how many there have been since.
+struct Failures(Mutex<(Option<Instant>, u64)>);
+
+impl Failures {
+    /// How many failures there are to tell of, if it is time to.
+    fn to_log(&self, now: Instant) -> Option<u64> {
+        let mut failures = lock(&self.0);
+        failures.1 = failures.1.saturating_add(1);
+        if failures.0.is_some_and(|last| now.saturating_duration_since(last) < FAILURES_LOGGED_EVERY) {
+            return None;
+        }
+        failures.0 = Some(now);
+        Some(std::mem::take(&mut failures.1))
     }
 }
 
@@ -306,9 +334,12 @@ impl Workspace {
         // The semaphores are never closed. The user's own comes first, so that one user's queue is not the host's.
         let user = self.0.turns.clone().acquire_owned().await.map_err(closed)?;
         let host = self.0.host_turns.clone().acquire_owned().await.map_err(closed)?;
+        // As long as the work lasts, this is the user's one workspace, also if everybody else has let go of it: a second
+        // one over the same directory would have books of its own.
+        let remembered = self.clone();
         let done = tokio::task::spawn_blocking(move || {
             let done = work(&tree);
-            drop((user, host));
+            drop((user, host, remembered));
             done
         });
         done.await.unwrap_or_else(|error| Err(FileError::Io(io::Error::other(error))))
@@ -350,6 +381,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_workspace_is_remembered_while_work_goes_on_in_it_that_nobody_waits_for() {
+        let root = tempfile::tempdir().expect("a directory");
+        let workspaces = Workspaces::new(WorkspaceRoot::PerUser(root.path().to_owned()), &Quota::default());
+        let of = |user: &str| workspaces.of(&Operator::host().on_behalf_of(&user.parse().expect("a user id")));
+        let (goes_on, ends) = std::sync::mpsc::sync_channel::<()>(1);
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let files = of("ann");
+        let (tree, address) = (files.tree().clone(), Arc::as_ptr(files.tree()));
+        let work = move |_: &Tree| {
+            let _ = begun.send(());
+            let _ = ends.recv();
+            Ok(())
+        };
+        {
+            let mut work = Box::pin(files.turn_with(tree, work));
+            tokio::select! {
+                _ = &mut work => panic!("it goes on until it is told"),
+                begun = begins => begun.expect("begun"),
+            }
+        }
+        drop(files);
+        for n in 0..2 * IDLE_MAX {
+            of(&format!("user-{n}"));
+        }
+        assert_eq!(Arc::as_ptr(of("ann").tree()), address, "two have books of the same directory");
+        goes_on.send(()).expect("heard");
+    }
+
+    #[tokio::test]
     async fn the_quota_counts_bytes_and_entries_and_gives_back() {
         let root = tempfile::tempdir().expect("a directory");
         let files = workspace(root.path(), &Quota { workspace_bytes: 10, workspace_files: 3, ..Quota::default() });
@@ -365,6 +425,16 @@ mod tests {
         drop(files);
         let again = workspace(root.path(), &Quota { workspace_bytes: 10, workspace_files: 3, ..Quota::default() });
         assert!(again.write("c", text(1), true).await.is_err(), "what was there is counted on opening");
+    }
+
+    #[test]
+    fn failures_are_logged_once_in_a_while_with_their_number() {
+        let (failures, now) = (Failures(Mutex::new((None, 0))), Instant::now());
+        assert_eq!(failures.to_log(now), Some(1));
+        for _ in 0..2_000 {
+            assert_eq!(failures.to_log(now), None);
+        }
+        assert_eq!(failures.to_log(now + FAILURES_LOGGED_EVERY), Some(2_001));
     }
 
     #[tokio::test]

@@ -397,8 +397,8 @@ mod tests {
     #[test]
     fn a_ticket_works_once_and_briefly_and_a_user_has_so_many() {
         let tickets = Tickets::default();
-        let identity =
-            |user: &str| Identity::authenticated(user.parse().expect("a user id"), Role::User, KeyId::generate());
+        let key = KeyId::generate();
+        let identity = |user: &str| Identity::authenticated(user.parse().expect("a user id"), Role::User, key.clone());
         let ticket = tickets.issue(identity("ann")).expect("a ticket");
         assert_eq!(tickets.redeem("wst_nothing"), None);
         let uri: Uri = format!("/v1/ws?x=1&ticket={ticket}").parse().expect("a URI");

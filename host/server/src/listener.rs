@@ -1,9 +1,11 @@
 //! The connections: accepts them, bounds how many there are and how slow they may be, and ends them when told.
 
-use axum::Router;
-use bytes::Bytes;
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+};
+use futures_util::TryFutureExt as _;
 use hyper::{
-    Request,
     body::Incoming,
     server::conn::http1,
     service::{Service as _, service_fn},
@@ -13,22 +15,25 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use std::{
+    collections::BTreeMap,
     fmt,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Connections of one listener at once. More wait in the system's queue, so that open sockets cannot use up the
-/// host's file descriptors and memory.
+/// Connections of one listener at once, so that open sockets cannot use up the host's file descriptors and memory. One
+/// more closes the one that has been without a request for longest: whoever opens many and says nothing keeps out nobody
+/// who has something to say. Only while all of them have a request under way does it wait, and more in the system's queue.
 const CONNECTIONS_MAX: usize = 4_096;
 
 /// The longest time for the head of a request, and the longest that a connection may be idle between two. A client
@@ -91,31 +96,181 @@ fn connections_max() -> usize {
     CONNECTIONS_MAX.min(usize::try_from(files / 4).unwrap_or(CONNECTIONS_MAX)).max(1)
 }
 
+/// The connections of a listener.
+struct Connections {
+    places: Arc<Semaphore>,
+    waiting: Mutex<Waiting>,
+    /// Told whenever a connection comes to be without a request.
+    waits: Notify,
+}
+
+/// Those that have no request under way, in the order in which they came to be so.
+#[derive(Default)]
+struct Waiting {
+    next: u64,
+    in_order: BTreeMap<u64, CancellationToken>,
+}
+
+impl Connections {
+    fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { places: Arc::new(Semaphore::new(max)), waiting: Mutex::default(), waits: Notify::new() })
+    }
+
+    /// A place for one more. If there is none, who has waited longest for nothing gives up theirs.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let waits = self.waits.notified();
+            let place = self.places.clone().acquire_owned();
+            if self.places.available_permits() > 0 || self.close_one() {
+                // The semaphore is never closed.
+                return place.await.ok();
+            }
+            tokio::select! {
+                place = place => return place.ok(),
+                () = waits => {}
+            }
+        }
+    }
+
+    fn close_one(&self) -> bool {
+        let first = self.waiting().in_order.pop_first();
+        first.map(|(_, close)| close.cancel()).is_some()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection, as the others know it.
+struct Client {
+    connections: Arc<Connections>,
+    close: CancellationToken,
+    turn: Mutex<Turn>,
+}
+
+#[derive(Default)]
+struct Turn {
+    requests: usize,
+    /// Its place among those that wait, if it does.
+    waits: Option<u64>,
+}
+
+impl Client {
+    fn new(connections: Arc<Connections>) -> Arc<Self> {
+        let client = Self { connections, close: CancellationToken::new(), turn: Mutex::default() };
+        client.waits(&mut client.turn());
+        Arc::new(client)
+    }
+
+    fn waits(&self, turn: &mut Turn) {
+        let mut waiting = self.connections.waiting();
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.in_order.insert(number, self.close.clone());
+        turn.waits = Some(number);
+        drop(waiting);
+        self.connections.waits.notify_one();
+    }
+
+    fn waits_no_more(&self, turn: &mut Turn) {
+        if let Some(number) = turn.waits.take() {
+            self.connections.waiting().in_order.remove(&number);
+        }
+    }
+
+    fn begin(self: &Arc<Self>) -> Request {
+        let mut turn = self.turn();
+        turn.requests += 1;
+        self.waits_no_more(&mut turn);
+        Request(self.clone())
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.waits_no_more(&mut self.turn());
+    }
+}
+
+/// A request that is under way until this is dropped.
+struct Request(Arc<Client>);
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let mut turn = self.0.turn();
+        turn.requests -= 1;
+        if turn.requests == 0 {
+            self.0.waits(&mut turn);
+        }
+    }
+}
+
+/// An answer: its request is under way until it is sent, or nobody wants it any more.
+struct Answer {
+    body: Body,
+    _request: Request,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Serves a listener until it is told to close.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, ending: Ending) {
-    let places = Arc::new(Semaphore::new(connections_max()));
+    serve_at_most(connections_max(), listener, routes, ending).await;
+}
+
+async fn serve_at_most(max: usize, listener: TcpListener, routes: Router, ending: Ending) {
+    let connections = Connections::new(max);
     loop {
+        let accepted = async {
+            // One socket more than there are places, so that it is known that somebody wants one.
+            let socket = listener.accept().await;
+            let place = match &socket {
+                Ok(_) => connections.place().await,
+                Err(_) => None,
+            };
+            (socket, place)
+        };
         let accepted = tokio::select! {
-            accepted = async {
-                // The semaphore is never closed.
-                let place = places.clone().acquire_owned().await.ok()?;
-                Some((listener.accept().await, place))
-            } => accepted,
+            accepted = accepted => accepted,
             () = ending.closing.cancelled() => return,
         };
         match accepted {
-            None => return,
-            Some((Ok((socket, _)), place)) => {
-                let (routes, end) = (routes.clone(), ending.clone());
+            (Ok((socket, _)), Some(place)) => {
+                let (routes, end, client) = (routes.clone(), ending.clone(), Client::new(connections.clone()));
                 ending.tasks.spawn(async move {
                     tokio::select! {
-                        () = connection(socket, routes, &end) => {}
+                        () = connection(socket, routes, &end, &client) => {}
+                        () = client.close.cancelled() => {}
                         () = end.aborting.cancelled() => {}
                     }
                     drop(place);
                 });
             }
-            Some((Err(error), _)) => {
+            (Ok(_), None) => return,
+            (Err(error), _) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
             }
@@ -123,14 +278,15 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, ending: Ending)
     }
 }
 
-async fn connection(socket: TcpStream, routes: Router, ending: &Ending) {
+async fn connection(socket: TcpStream, routes: Router, ending: &Ending, client: &Arc<Client>) {
     // Answers are small and events should not wait for the next one. A socket without the option works, too.
     let _ = socket.set_nodelay(true);
     let handover = Handover::default();
     let routes = TowerToHyperService::new(routes);
-    let service = service_fn(|mut request: Request<Incoming>| {
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        let begun = client.begin();
         request.extensions_mut().insert(handover.clone());
-        routes.call(request)
+        routes.call(request).map_ok(|response| response.map(|body| Answer { body, _request: begun }))
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -152,6 +308,8 @@ async fn connection(socket: TcpStream, routes: Router, ending: &Ending) {
     match served {
         Ok(()) => {
             if let Some(successor) = handover.take() {
+                // What has left HTTP is under way for as long as it is there.
+                let _request = client.begin();
                 return successor(socket, parts.read_buf).await;
             }
         }
@@ -171,4 +329,97 @@ pub(crate) async fn linger(socket: &mut TcpStream) {
         while socket.read(&mut unread).await.is_ok_and(|bytes| bytes > 0) {}
     };
     let _ = timeout(LINGER_MAX, lingering).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::net::tcp::OwnedReadHalf;
+
+    /// Soon, on a busy machine, and much sooner than any time-out of the listener.
+    const SOON: Duration = Duration::from_secs(5);
+
+    struct Listening {
+        address: std::net::SocketAddr,
+        /// What requests to `/wait` wait for.
+        go_on: Arc<Semaphore>,
+        begun: Arc<Semaphore>,
+        ending: Ending,
+    }
+
+    async fn listening(max: usize) -> Listening {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (go_on, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (waits, says) = (go_on.clone(), begun.clone());
+        let wait = async move || {
+            says.add_permits(1);
+            waits.acquire().await.expect("open").forget();
+            "waited"
+        };
+        let routes = Router::new().route("/", get(async || "here")).route("/wait", get(wait));
+        let ending =
+            Ending { closing: CancellationToken::new(), aborting: CancellationToken::new(), tasks: TaskTracker::new() };
+        ending.tasks.spawn(serve_at_most(max, listener, routes, ending.clone()));
+        Listening { address, go_on, begun, ending }
+    }
+
+    impl Listening {
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.expect("connected")
+        }
+
+        /// Sends a request, and gives what its answer can be read from.
+        async fn ask(&self, path: &str) -> (OwnedReadHalf, tokio::net::tcp::OwnedWriteHalf) {
+            let (read, mut write) = self.connect().await.into_split();
+            write.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.expect("sent");
+            (read, write)
+        }
+    }
+
+    async fn answer(mut read: OwnedReadHalf) -> String {
+        let mut bytes = vec![0; 1 << 10];
+        let count = timeout(SOON, read.read(&mut bytes)).await.expect("in time").expect("read");
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_keep_out_nobody() {
+        let host = listening(4).await;
+        let mut silent = Vec::new();
+        for _ in 0..20 {
+            silent.push(host.connect().await);
+        }
+        for _ in 0..20 {
+            let (read, _write) = host.ask("/").await;
+            assert!(answer(read).await.ends_with("here"));
+        }
+        // The first of them were closed for the others.
+        let mut byte = [0];
+        let first = timeout(SOON, silent[0].read(&mut byte)).await.expect("in time");
+        assert!(first.is_err() || first.is_ok_and(|bytes| bytes == 0));
+        host.ending.aborting.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_a_request_under_way_is_not_closed_for_another() {
+        let host = listening(4).await;
+        let mut under_way = Vec::new();
+        for _ in 0..4 {
+            under_way.push(host.ask("/wait").await);
+        }
+        host.begun.acquire_many(4).await.expect("open").forget();
+        let (late, _write) = host.ask("/").await;
+        let mut late = std::pin::pin!(answer(late));
+        assert!(timeout(Duration::from_millis(50), &mut late).await.is_err(), "there is no place");
+        // One is answered, has no request any more, and gives its place.
+        host.go_on.add_permits(1);
+        assert!(late.await.ends_with("here"));
+        host.go_on.add_permits(3);
+        for (read, _write) in under_way {
+            assert!(answer(read).await.ends_with("waited"));
+        }
+        host.ending.aborting.cancel();
+    }
 }

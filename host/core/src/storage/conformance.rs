@@ -15,7 +15,7 @@ use crate::{
     event::{LogLevel, ToolFailure},
     grant::Access,
     ids::RequestId,
-    quota::{Quota, RunLimits},
+    quota::{Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
     run::{RunError, StopReason, Usage},
 };
 use std::sync::Arc;
@@ -653,6 +653,8 @@ async fn state_that_has_expired_is_absent(storage: &dyn Storage) {
 
 async fn state_is_bounded_by_its_users_quota(storage: &dyn Storage) {
     let (one, two, other) = (space("quinn", "one", None), space("quinn", "two", Some("t")), space("ralf", "one", None));
+    // So many bytes of keys and values, and what so many keys take beside them.
+    let limit = |bytes: u64, keys: u64| bytes + keys * STATE_KEY_OVERHEAD_BYTES;
     let within = |space, key, value: &[u8], user_bytes_max| {
         let write = StateWrite { user_bytes_max, ..state_write(key, value) };
         async move { storage.state_set(space, write).await }
@@ -661,42 +663,44 @@ async fn state_is_bounded_by_its_users_quota(storage: &dyn Storage) {
         Err(StateRefused::Full(told)) => assert_eq!(told, max, "the error tells the limit"),
         other => panic!("full, not {other:?}"),
     };
-    full(within(&one, "key", b"1234567", 9).await, 9);
+    full(within(&one, "key", b"1234567", limit(9, 1)).await, limit(9, 1));
     full(within(&one, "key", b"", 0).await, 0);
+    full(within(&one, "k", b"", STATE_KEY_OVERHEAD_BYTES).await, STATE_KEY_OVERHEAD_BYTES);
     assert_eq!(storage.state_get(&one, "key").await.expect("reads"), None, "a refused write has written");
-    within(&one, "key", b"1234567", 10).await.expect("keys and values count, to the last byte");
+    within(&one, "key", b"1234567", limit(10, 1)).await.expect("keys and values count, to the last byte");
     // The other plugin, thread or none, counts too; the other user does not.
-    full(within(&two, "k", b"", 10).await, 10);
-    within(&two, "k", b"12", 13).await.expect("fits");
-    within(&other, "key", b"1234567", 10).await.expect("another user has a quota of their own");
+    full(within(&two, "k", b"", limit(10, 2)).await, limit(10, 2));
+    within(&two, "k", b"12", limit(13, 2)).await.expect("fits");
+    within(&other, "key", b"1234567", limit(10, 1)).await.expect("another user has a quota of their own");
     // What is replaced makes room for what replaces it, and not twice.
-    full(within(&one, "key", b"12345678", 13).await, 13);
+    full(within(&one, "key", b"12345678", limit(13, 2)).await, limit(13, 2));
     assert_eq!(
         storage.state_get(&one, "key").await.expect("reads").map(|entry| entry.value),
         Some(b"1234567".to_vec())
     );
-    within(&one, "key", b"abcdefg", 13).await.expect("the same size fits");
-    within(&one, "key", b"abc", 13).await.expect("less fits");
-    within(&two, "more", b"", 13).await.expect("fits into what was freed");
-    full(within(&two, "x", b"", 13).await, 13);
-    within(&two, "x", b"", 14).await.expect("fits");
+    within(&one, "key", b"abcdefg", limit(13, 2)).await.expect("the same size fits");
+    within(&one, "key", b"abc", limit(13, 2)).await.expect("less fits");
+    within(&two, "more", b"", limit(13, 3)).await.expect("fits into what was freed");
+    full(within(&two, "x", b"", limit(13, 4)).await, limit(13, 4));
+    within(&two, "x", b"", limit(14, 4)).await.expect("fits");
     // A limit that was lowered below what is there stops what grows and what shrinks too little.
-    full(within(&one, "key", b"ab", 5).await, 5);
+    full(within(&one, "key", b"ab", limit(5, 4)).await, limit(5, 4));
     for (space, key, freed) in [(&one, "key", 6), (&two, "k", 3), (&two, "more", 4), (&two, "x", 1)] {
         assert!(storage.state_delete(space, key).await.expect("deletes"), "{key:?} with {freed} bytes");
     }
-    within(&one, "0123456789", b"", 10).await.expect("what was deleted is free");
+    within(&one, "0123456789", b"", limit(10, 1)).await.expect("what was deleted is free");
     assert!(storage.state_delete(&one, "0123456789").await.expect("deletes"));
 
     // What has expired does not count, even before anybody has looked.
     let past = Timestamp::now() - jiff::SignedDuration::from_secs(1);
     for key in ["a", "b", "c"] {
-        let write = StateWrite { expires_at: Some(past), user_bytes_max: 10, ..state_write(key, b"12345678") };
+        let write =
+            StateWrite { expires_at: Some(past), user_bytes_max: limit(10, 1), ..state_write(key, b"12345678") };
         storage.state_set(&one, write).await.expect("what has expired does not count");
     }
-    within(&two, "d", b"123456789", 10).await.expect("what has expired does not count");
-    within(&two, "d", b"12345678", 10).await.expect("and is not subtracted twice");
-    full(within(&one, "a", b"1", 10).await, 10);
+    within(&two, "d", b"123456789", limit(10, 1)).await.expect("what has expired does not count");
+    within(&two, "d", b"12345678", limit(10, 1)).await.expect("and is not subtracted twice");
+    full(within(&one, "a", b"1", limit(10, 2)).await, limit(10, 2));
 }
 
 async fn state_is_set_by_one_of_two(storage: &dyn Storage) {

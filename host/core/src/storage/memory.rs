@@ -1,6 +1,7 @@
 //! Storage in memory: for tests, benches and the `run` verb. Nothing outlives the process.
 
 use super::*;
+use crate::quota::STATE_KEY_OVERHEAD_BYTES;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -131,7 +132,7 @@ impl Tables {
 
     fn remove_state(&mut self, key: &StateKey) -> bool {
         let Some(gone) = self.state.remove(key) else { return false };
-        let bytes = (key.3.len() + gone.value.len()) as u64;
+        let bytes = charged(&key.3, &gone.value);
         if let Some(total) = self.state_bytes.get_mut(&key.0) {
             *total = total.saturating_sub(bytes);
         }
@@ -150,6 +151,11 @@ impl Tables {
             self.remove_state(&key);
         }
     }
+}
+
+/// What a key with its value takes of its user's quota.
+const fn charged(key: &str, value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64 + STATE_KEY_OVERHEAD_BYTES
 }
 
 fn state_key(space: &StateSpace, key: &str) -> StateKey {
@@ -358,9 +364,9 @@ impl Storage for MemoryStorage {
         if !expected {
             return Err(StateRefused::Conflict(version_before));
         }
-        let freed = before.map_or(0, |value| (write.key.len() + value.value.len()) as u64);
+        let freed = before.map_or(0, |value| charged(&write.key, &value.value));
         let total = tables.state_bytes.get(user).copied().unwrap_or(0).saturating_sub(freed)
-            + (write.key.len() + write.value.len()) as u64;
+            + charged(&write.key, &write.value);
         if total > write.user_bytes_max {
             return Err(StateRefused::Full(write.user_bytes_max));
         }

@@ -9,8 +9,8 @@ mod streams;
 use crate::{
     meter::HeldBytes,
     sandbox::{Guest, HostFailure},
-    tree::{At, Node, Opening, Tree, joined},
-    workspace::{EntryKind, FileError, PATH_BYTES_MAX, READ_BYTES_MAX, Workspace},
+    tree::{At, Node, Opened, Opening, Tree, joined},
+    workspace::{EntryKind, FileError, PATH_BYTES_MAX, READ_BYTES_MAX, Workspace, log_failure},
 };
 use cofferdam_core::{context::Effect, grant::Access, quota::HOST_CALL_BYTES_MAX};
 use std::{
@@ -60,6 +60,7 @@ struct Descriptor {
     mount: Mount,
     path: String,
     node: Node,
+    file: Arc<Opened>,
     flags: types::DescriptorFlags,
 }
 
@@ -80,7 +81,7 @@ fn code(error: FileError) -> ErrorCode {
         FileError::NotEmpty(_) => ErrorCode::NotEmpty,
         FileError::Full { .. } => ErrorCode::InsufficientSpace,
         FileError::Io(source) => {
-            tracing::error!(error = %source, "a guest's files cannot be reached");
+            log_failure(&source);
             ErrorCode::Io
         }
     }
@@ -120,7 +121,7 @@ impl Descriptor {
         let path = self.path.clone();
         let node = self.mount.turn(move |tree| tree.stat(&path)).await?;
         // Another file has its path by now.
-        if node.kind == EntryKind::File && node.number != self.node.number {
+        if node.kind == EntryKind::File && !self.file.is(node.number) {
             return Err(ErrorCode::NoEntry);
         }
         Ok(node)
@@ -200,7 +201,7 @@ impl Guest {
             return mounts;
         }
         let turns = self.services.workspaces.of(&self.ctx.scope());
-        if self.ctx.plugin() == &self.ctx.spec().agent {
+        if !self.ctx.is_tool() {
             let (scratch, run) = (&self.services.scratch, self.ctx.spec().id);
             let tree = self.scratch.get_or_insert_with(|| scratch.of(run)).clone();
             mounts.push((Mount { tree, turns: turns.clone(), is_workspace: false, may_change: true }, "/scratch"));
@@ -221,7 +222,8 @@ impl preopens::Host for Guest {
         let mounts = self.mounts().into_iter();
         mounts
             .map(|(mount, name)| {
-                Ok((self.open(Descriptor { mount, path: String::new(), node, flags })?, name.to_owned()))
+                let file = Arc::new(Opened::directory());
+                Ok((self.open(Descriptor { mount, path: String::new(), node, file, flags })?, name.to_owned()))
             })
             .collect()
     }
@@ -270,8 +272,8 @@ impl HostDescriptor for Guest {
         let open = self.opened(&descriptor)?;
         open.file(types::DescriptorFlags::WRITE)?;
         self.about_to_change(&open.mount).await?;
-        let (path, number) = (open.path, open.node.number);
-        Ok(open.mount.turn(move |tree| tree.set_size(&path, number, size)).await?)
+        let (path, file) = (open.path, open.file);
+        Ok(open.mount.turn(move |tree| tree.set_size(&path, &file, size)).await?)
     }
 
     /// Taken and ignored: programs that copy files set times and fail if they cannot.
@@ -293,17 +295,17 @@ impl HostDescriptor for Guest {
     ) -> FsResult<(Vec<u8>, bool)> {
         let open = self.opened(&descriptor)?;
         open.file(types::DescriptorFlags::READ)?;
-        let (path, number) = (open.path, open.node.number);
+        let (path, file) = (open.path, open.file);
         let length = length.min(HOST_CALL_BYTES_MAX as u64).min(READ_BYTES_MAX);
-        Ok(open.mount.turn(move |tree| tree.read_at(&path, number, offset, length)).await?)
+        Ok(open.mount.turn(move |tree| tree.read_at(&path, &file, offset, length)).await?)
     }
 
     async fn write(&mut self, descriptor: Resource<types::Descriptor>, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
         let open = self.opened(&descriptor)?;
         open.file(types::DescriptorFlags::WRITE)?;
         self.about_to_change(&open.mount).await?;
-        let (path, number, length) = (open.path, open.node.number, bytes.len() as u64);
-        open.mount.turn(move |tree| tree.write_at(&path, number, At::Offset(offset), &bytes)).await?;
+        let (path, file, length) = (open.path, open.file, bytes.len() as u64);
+        open.mount.turn(move |tree| tree.write_at(&path, &file, At::Offset(offset), &bytes)).await?;
         Ok(length)
     }
 
@@ -390,8 +392,8 @@ impl HostDescriptor for Guest {
             self.about_to_change(&open.mount).await?;
         }
         let at = path.clone();
-        let node = open.mount.turn(move |tree| tree.open(&at, opening)).await?;
-        self.open(Descriptor { mount: open.mount, path, node, flags }).map_err(FsError::trap)
+        let (node, file) = open.mount.turn(move |tree| tree.open(&at, opening)).await?;
+        self.open(Descriptor { mount: open.mount, path, node, file, flags }).map_err(FsError::trap)
     }
 
     fn drop(&mut self, descriptor: Resource<types::Descriptor>) -> wasmtime::Result<()> {
@@ -471,7 +473,8 @@ impl HostDescriptor for Guest {
         b: Resource<types::Descriptor>,
     ) -> wasmtime::Result<bool> {
         let (a, b) = (self.table.get(&ours(&a))?, self.table.get(&ours(&b))?);
-        Ok(a.mount.is(&b.mount) && a.path == b.path && a.node.number == b.node.number)
+        let same_file = a.node.kind == EntryKind::Directory || Arc::ptr_eq(&a.file, &b.file);
+        Ok(a.mount.is(&b.mount) && a.path == b.path && a.node.kind == b.node.kind && same_file)
     }
 
     async fn metadata_hash(&mut self, descriptor: Resource<types::Descriptor>) -> FsResult<types::MetadataHashValue> {

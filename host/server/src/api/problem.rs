@@ -76,7 +76,9 @@ const fn status(fault: Fault, code: &str) -> StatusCode {
         b"idempotency_in_flight" => StatusCode::CONFLICT,
         b"idempotency_result_gone" => StatusCode::GONE,
         // Nobody used up a share of theirs: the host is full for a while.
-        b"no_room_to_compile" => StatusCode::SERVICE_UNAVAILABLE,
+        b"no_room_to_compile" | b"no_room_to_describe" => StatusCode::SERVICE_UNAVAILABLE,
+        // It is what is there already that stands against it.
+        b"other_kind" => StatusCode::CONFLICT,
         // The limits of compiling are used up by the component that was sent, not by the caller's earlier requests.
         b"compile_limit" => StatusCode::UNPROCESSABLE_ENTITY,
         _ => match fault {
@@ -273,7 +275,7 @@ impl From<PushError> for Problem {
     fn from(error: PushError) -> Self {
         let problem = logged(error.fault(), error.code(), &error);
         match error {
-            PushError::NoRoom(_) => problem.retry_after(10),
+            PushError::NoRoom(_) | PushError::NoRoomToDescribe => problem.retry_after(10),
             PushError::TooManyWaiting(_) => problem.retry_after(5),
             _ => problem,
         }
@@ -313,6 +315,7 @@ mod tests {
             (Fault::Caller, "input_too_large", 413),
             (Fault::Exhausted, "compile_limit", 422),
             (Fault::Exhausted, "no_room_to_compile", 503),
+            (Fault::Caller, "other_kind", 409),
             (Fault::Exhausted, "too_many_compiles", 429),
             (Fault::Host, "draining", 503),
             (Fault::Caller, "idempotency_key_reused", 422),

@@ -86,6 +86,31 @@ pub fn unlinked(dir: &str, bytes: usize, times: u64) -> String {
     })
 }
 
+/// Opens a file, removes it, makes another under its name, and counts how often the one that is open leads to it.
+pub fn remade(dir: &str, times: u64) -> String {
+    let path = format!("{dir}/remade");
+    let (mut read, mut written, mut told) = (0, 0, "ok".to_owned());
+    for n in 0..times {
+        let done = (|| {
+            fs::write(&path, "old")?;
+            let mut old = OpenOptions::new().read(true).write(true).open(&path)?;
+            fs::remove_file(&path)?;
+            fs::write(&path, format!("new {n}"))?;
+            let mut text = String::new();
+            let outcome = old.read_to_string(&mut text);
+            read += u64::from(outcome.is_ok());
+            told = word(outcome);
+            let _ = old.rewind().and_then(|()| old.write_all(b"forged")).and_then(|()| old.flush());
+            written += u64::from(fs::read_to_string(&path)? != format!("new {n}"));
+            fs::remove_file(&path)
+        })();
+        if let Err(error) = done {
+            return json!({"failed": name(&error)}).to_string();
+        }
+    }
+    json!({"read": read, "written": written, "told": told}).to_string()
+}
+
 /// Opens one file over and over, and closes none.
 pub fn handles(dir: &str) -> String {
     let path = format!("{dir}/open");

@@ -123,6 +123,8 @@ fn attack(it: &Scenario) -> Result<String, AgentError> {
         "disk_unlinked" => {
             disk::unlinked(it.text("dir", "/scratch"), it.size("bytes", 1 << 20), it.number("times", 1000))
         }
+        // Reads and writes files that were removed and made anew, by who had the old one open [times 50].
+        "disk_remade" => disk::remade(it.text("dir", "/scratch"), it.number("times", 50)),
         "disk_handles" => disk::handles(it.text("dir", "/scratch")),
         "disk_renames" => disk::renames(it.text("dir", "/scratch"), it.number("times", 100)),
         "disk_deep" => disk::deep(it.text("dir", "/scratch")),

@@ -41,8 +41,8 @@ impl Reader {
     fn begin(&mut self) {
         let (file, offset) = (self.file.clone(), self.offset);
         self.state = Reading::Underway(self.ctx.spawn(async move {
-            let (path, number) = (file.path, file.node.number);
-            file.mount.turn(move |tree| tree.read_at(&path, number, offset, CHUNK_BYTES as u64)).await
+            let (path, of) = (file.path, file.file);
+            file.mount.turn(move |tree| tree.read_at(&path, &of, offset, CHUNK_BYTES as u64)).await
         }));
     }
 }
@@ -160,8 +160,8 @@ impl OutputStream for Writer {
         }
         let (file, at) = (self.file.clone(), self.at);
         self.state = Writing::Underway(self.ctx.spawn(async move {
-            let (path, number) = (file.path, file.node.number);
-            file.mount.turn(move |tree| tree.write_at(&path, number, at, &bytes)).await
+            let (path, of) = (file.path, file.file);
+            file.mount.turn(move |tree| tree.write_at(&path, &of, at, &bytes)).await
         }));
         Ok(())
     }

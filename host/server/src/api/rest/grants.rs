@@ -84,7 +84,7 @@ pub(crate) async fn put(
     JsonBody { value: grant, .. }: JsonBody<Permissions>,
 ) -> Result<Json<GrantSet>, Problem> {
     let (user, plugin) = (user_id(&id)?, plugin_name(&plugin)?);
-    let declared = known_plugin(&api, &plugin)?.1.needs;
+    let declared = known_plugin(&api, &plugin)?.1.needs.clone();
     api.runtime.put_grant(operator, &user, &plugin, grant.clone()).await?;
     let effective = declared.intersect(&grant);
     Ok(Json(GrantSet { grant, declared, effective }))

@@ -30,6 +30,9 @@ use utoipa::{IntoParams, ToSchema};
 /// How many plugins a page has unless the client says, and at most.
 const PLUGINS_PAGE_MAX: u32 = 100;
 
+/// What the plugins of a page say of themselves, in bytes, about. A page ends before the plugin that would be more.
+const PLUGINS_PAGE_BYTES_MAX: usize = 1 << 20;
+
 /// A version of a plugin, with what it says of itself.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Plugin {
@@ -119,19 +122,19 @@ pub(crate) enum AccessWord {
     ReadWrite,
 }
 
-impl From<PluginVersion> for Plugin {
-    fn from(plugin: PluginVersion) -> Self {
+impl From<&PluginVersion> for Plugin {
+    fn from(plugin: &PluginVersion) -> Self {
         Self {
-            name: plugin.name,
+            name: plugin.name.clone(),
             digest: plugin.digest,
-            version: plugin.version,
+            version: plugin.version.clone(),
             kind: plugin.kind,
-            title: plugin.title,
-            description: plugin.description,
-            needs: plugin.needs,
-            input_schema: plugin.input_schema,
-            output_schema: plugin.output_schema,
-            tools: plugin.tools,
+            title: plugin.title.clone(),
+            description: plugin.description.clone(),
+            needs: plugin.needs.clone(),
+            input_schema: plugin.input_schema.clone(),
+            output_schema: plugin.output_schema.clone(),
+            tools: plugin.tools.clone(),
             bytes: plugin.bytes,
             pushed_at: plugin.pushed_at,
         }
@@ -168,7 +171,7 @@ pub(crate) async fn push(
     let pushed = api.runtime.registry().push(operator, identity.user(), name, held.bytes.clone()).await?;
     let status = if pushed.new { StatusCode::CREATED } else { StatusCode::OK };
     let location = HeaderValue::from_str(&format!("/v1/plugins/{}", pushed.plugin.name));
-    let mut response = (status, Answer(Plugin::from(pushed.plugin))).into_response();
+    let mut response = (status, Answer(Plugin::from(&pushed.plugin))).into_response();
     if let Ok(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -180,7 +183,7 @@ pub(crate) async fn push(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PluginsQuery {
-    /// How many: 1 to 100, 100 if not said.
+    /// How many at most: 1 to 100, 100 if not said. A page has fewer where they say more than 1 MiB of themselves.
     limit: Option<u32>,
     /// Where the last page ended: its `next_after`.
     after: Option<String>,
@@ -212,14 +215,9 @@ pub(crate) async fn list(
     let limit = page_size(query.limit, PLUGINS_PAGE_MAX, PLUGINS_PAGE_MAX)? as usize;
     let after = query.after.map(|text| text.parse::<PluginName>()).transpose();
     let after = after.map_err(|_| Problem::invalid_cursor("after", "the next_after of a page"))?;
-    let mut plugins = api.runtime.registry().latest();
-    if let Some(after) = after {
-        plugins.retain(|plugin| plugin.name > after);
-    }
-    let more = plugins.len() > limit;
-    plugins.truncate(limit);
+    let (plugins, more) = api.runtime.registry().page(after.as_ref(), limit, PLUGINS_PAGE_BYTES_MAX);
     let next_after = plugins.last().filter(|_| more).map(|plugin| plugin.name.clone());
-    Ok(Answer(PluginPage { plugins: plugins.into_iter().map(Plugin::from).collect(), next_after }))
+    Ok(Answer(PluginPage { plugins: plugins.iter().map(|plugin| Plugin::from(&**plugin)).collect(), next_after }))
 }
 
 /// A plugin with its versions.
@@ -265,17 +263,20 @@ pub(crate) async fn get(
 ) -> Result<Answer<PluginVersions>, Problem> {
     let name = plugin_name(&name)?;
     let (versions, latest) = known_plugin(&api, &name)?;
-    let versions = versions.into_iter().map(|plugin| VersionEntry {
-        version: plugin.version,
+    let versions = versions.iter().map(|plugin| VersionEntry {
+        version: plugin.version.clone(),
         digest: plugin.digest,
         bytes: plugin.bytes,
         pushed_at: plugin.pushed_at,
     });
-    Ok(Answer(PluginVersions { name, versions: versions.collect(), latest: latest.into() }))
+    Ok(Answer(PluginVersions { name, versions: versions.collect(), latest: Plugin::from(&*latest) }))
 }
 
+/// A plugin's versions, and the newest of them.
+pub(super) type Known = (Vec<Arc<PluginVersion>>, Arc<PluginVersion>);
+
 /// All versions of a plugin with the newest once more, or the problem that there are none.
-pub(super) fn known_plugin(api: &Api, name: &PluginName) -> Result<(Vec<PluginVersion>, PluginVersion), Problem> {
+pub(super) fn known_plugin(api: &Api, name: &PluginName) -> Result<Known, Problem> {
     let versions = api.runtime.registry().versions(name);
     match versions.last().cloned() {
         Some(latest) => Ok((versions, latest)),

@@ -6,6 +6,7 @@ use super::{SqliteError, rows::Columns, writes::Row};
 use cofferdam_core::{
     context::StateSpace,
     ids::{PluginName, UserId},
+    quota::STATE_KEY_OVERHEAD_BYTES,
     storage::{Expected, StateRefused},
 };
 use jiff::Timestamp;
@@ -71,10 +72,10 @@ impl SetState {
         let query = sqlx::query(
             "SELECT coalesce(u.bytes, 0), coalesce(u.version, 0), e.keys, e.bytes,
                 s.version, coalesce(s.expires_at <= ?5, FALSE),
-                coalesce(octet_length(s.key) + octet_length(s.value), 0)
+                coalesce(octet_length(s.key) + octet_length(s.value) + ?7, 0)
             FROM (
                 SELECT count(*) AS keys, coalesce(sum(bytes), 0) AS bytes FROM (
-                    SELECT octet_length(key) + octet_length(value) AS bytes FROM state
+                    SELECT octet_length(key) + octet_length(value) + ?7 AS bytes FROM state
                     WHERE user = ?1 AND expires_at IS NOT NULL AND expires_at <= ?5
                         AND (plugin, thread, key) != (?2, ?3, ?4)
                     ORDER BY expires_at, number LIMIT ?6
@@ -89,7 +90,8 @@ impl SetState {
             .bind(self.key.thread.clone())
             .bind(self.key.key.clone())
             .bind(now.as_microsecond())
-            .bind(SWEEP_KEYS_MAX);
+            .bind(SWEEP_KEYS_MAX)
+            .bind(STATE_KEY_OVERHEAD_BYTES.cast_signed());
         let row = query.fetch_one(connection).await?;
         let mut columns = Columns::of(&row);
         let (bytes, newest) = (columns.unsigned()?, columns.unsigned()?);
@@ -110,7 +112,8 @@ impl SetState {
             rows.push(Row::state_sweep(&self.key.user, now));
         }
         let total = bytes.saturating_sub(own_bytes).saturating_sub(swept_bytes)
-            + (self.key.key.len() + self.value.len()) as u64;
+            + (self.key.key.len() + self.value.len()) as u64
+            + STATE_KEY_OVERHEAD_BYTES;
         if total > self.user_bytes_max {
             let more_to_sweep = swept_keys >= SWEEP_KEYS_MAX;
             return Ok((!more_to_sweep).then_some(Err(StateRefused::Full(self.user_bytes_max))));

@@ -5,7 +5,7 @@ use cofferdam_core::{
     event::Event,
     grant::Access,
     ids::{RequestId, ThreadId},
-    quota::{Quota, RunLimits},
+    quota::{Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
     run::{StopReason, Usage},
     storage::{Expected, conformance},
 };
@@ -275,12 +275,36 @@ async fn more_expired_keys_than_one_commit_removes_make_room_all_the_same() {
     connection.close().await.expect("closes");
 
     let write = |key, user_bytes_max| StateWrite { user_bytes_max, ..state_write(key, 99) };
-    let refused = storage.state_set(&ann, write("k", 99)).await;
-    assert!(matches!(refused, Err(StateRefused::Full(99))), "{refused:?}");
-    storage.state_set(&ann, write("k", 100)).await.expect("nothing else counts");
+    let with_its_overhead = 100 + STATE_KEY_OVERHEAD_BYTES;
+    let refused = storage.state_set(&ann, write("k", with_its_overhead - 1)).await;
+    assert!(matches!(refused, Err(StateRefused::Full(_))), "{refused:?}");
+    storage.state_set(&ann, write("k", with_its_overhead)).await.expect("nothing else counts");
     assert_eq!(storage.state_keys(&ann, "", None, 9).await.expect("lists"), ["k"]);
-    let refused = storage.state_set(&ann, write("l", 199)).await;
-    assert!(matches!(refused, Err(StateRefused::Full(199))), "{refused:?}");
+    let refused = storage.state_set(&ann, write("l", 2 * with_its_overhead - 1)).await;
+    assert!(matches!(refused, Err(StateRefused::Full(_))), "{refused:?}");
+}
+
+/// What was stored before keys had a price of their own is counted with it from the first start on.
+#[tokio::test]
+async fn keys_that_were_there_before_they_cost_anything_are_counted() {
+    let place = place();
+    let storage = open(&place).await;
+    let ann = space("ann");
+    for key in ["a", "b", "c"] {
+        storage.state_set(&ann, state_write(key, 9)).await.expect("sets");
+    }
+    storage.close().await;
+    let mut connection = SqliteConnectOptions::new().filename(&place.path).connect().await.expect("connects");
+    let without = "UPDATE state_users SET bytes = 30; DELETE FROM _sqlx_migrations WHERE version = 6;";
+    sqlx::raw_sql(without).execute(&mut connection).await.expect("writes");
+    connection.close().await.expect("closes");
+
+    let storage = open(&place).await;
+    let all = 4 * (10 + STATE_KEY_OVERHEAD_BYTES);
+    let write = |user_bytes_max| StateWrite { user_bytes_max, ..state_write("d", 9) };
+    let refused = storage.state_set(&ann, write(all - 1)).await;
+    assert!(matches!(refused, Err(StateRefused::Full(_))), "{refused:?}");
+    storage.state_set(&ann, write(all)).await.expect("fits");
 }
 
 /// A connection beside the storage's own.
