@@ -162,7 +162,9 @@ pub enum AcceptError {
     #[error("the host is stopping and takes no new runs; submit again when it is back")]
     Draining,
     /// The run could not be made durable.
-    #[error("the run could not be stored; nothing was started, submit it again")]
+    #[error(
+        "the run could not be stored and is not started; a restart of the host may still bring it up, so look at your runs before you submit it again"
+    )]
     Storage(#[source] StorageError),
 }
 
