@@ -24,6 +24,7 @@ mod grants;
 mod host_failure;
 mod invariants;
 mod isolation;
+mod kept;
 mod leftovers;
 mod limits;
 mod plugins;
