@@ -90,7 +90,7 @@ impl Disk {
     #[must_use]
     pub fn env(&self, start: u64) -> Vec<(String, String)> {
         let path = |path: &Path| path.display().to_string();
-        let early = if start % 2 == 0 { 0 } else { EARLY_PERMILLE };
+        let early = if start.is_multiple_of(2) { 0 } else { EARLY_PERMILLE };
         let of = |(name, value): (&str, String)| (name.to_owned(), value);
         [
             ("LD_PRELOAD", path(&self.library)),
