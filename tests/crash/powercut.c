@@ -15,7 +15,8 @@
  *
  * A shadow is named after the number and the time of birth of its file, so that a number that is used again means another
  * file. The directory `files` has the contents; `dirs/ID` has an entry for each durable name: a hard link to the content, or
- * a symbolic link with the ID of a directory.
+ * a symbolic link with the ID of a directory. `pending/ID` lists what is unsynced, since it outlives a process that is killed:
+ * the next one that syncs the file makes it durable, unless a sync that failed has forgotten it.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -57,6 +58,8 @@ struct file {
     /* The smallest size that the file had since it was synced; -1 if it was not cut. */
     off_t cut_to;
     int fail_next_write;
+    /* `pending/ID`. */
+    int list;
     struct file *next;
 };
 
@@ -158,27 +161,65 @@ static struct file **place(const char *id) {
     return at;
 }
 
+static void pending_path(const char *id, char path[PATH_MAX + 80]) {
+    snprintf(path, PATH_MAX + 80, "%s/pending/%s", shadow, id);
+}
+
+static void note_range(struct file *file, off_t from, off_t to) {
+    __atomic_add_fetch(&control->unsynced_bytes, (uint64_t)(to - from), __ATOMIC_RELAXED);
+    if (file->ranges && file->last->to == from) {
+        file->last->to = to;
+        return;
+    }
+    struct range *range = calloc(1, sizeof *range);
+    if (!range) abort();
+    range->from = from;
+    range->to = to;
+    if (file->ranges) file->last->next = range; else file->ranges = range;
+    file->last = range;
+}
+
+static void note_cut(struct file *file, off_t size) {
+    if (file->cut_to < 0 || size < file->cut_to) file->cut_to = size;
+}
+
+/* What is known of a file, the list of a process before this one included. A line of a list is a range, or -1 and a size. */
 static struct file *known(const char *id) {
     struct file **at = place(id);
-    if (!*at) {
-        *at = calloc(1, sizeof **at);
-        if (!*at) abort();
-        snprintf((*at)->id, sizeof (*at)->id, "%s", id);
-        (*at)->cut_to = -1;
+    if (*at) return *at;
+    char path[PATH_MAX + 80];
+    struct file *file = *at = calloc(1, sizeof **at);
+    if (!file) abort();
+    snprintf(file->id, sizeof file->id, "%s", id);
+    file->cut_to = -1;
+    pending_path(id, path);
+    file->list = real_open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (file->list < 0) abort();
+    int64_t line[2];
+    for (off_t offset = 0; pread(file->list, line, sizeof line, offset) == sizeof line; offset += sizeof line) {
+        if (line[0] < 0) note_cut(file, line[1]); else note_range(file, line[0], line[1]);
     }
-    return *at;
+    return file;
+}
+
+static void list(struct file *file, int64_t from, int64_t to) {
+    int64_t line[2] = {from, to};
+    if (real_write(file->list, line, sizeof line) != sizeof line) abort();
 }
 
 /* Nothing of the file is unsynced any more. */
 static void settled(const char *id) {
-    struct file **at = place(id), *file = *at;
-    if (!file) return;
+    struct file **at = place(id), *file = known(id);
     while (file->ranges) {
         struct range *range = file->ranges;
         __atomic_sub_fetch(&control->unsynced_bytes, (uint64_t)(range->to - range->from), __ATOMIC_RELAXED);
         file->ranges = range->next;
         free(range);
     }
+    char path[PATH_MAX + 80];
+    pending_path(id, path);
+    unlink(path);
+    close(file->list);
     *at = file->next;
     free(file);
 }
@@ -209,30 +250,25 @@ static void copy(int from, int to, off_t at, off_t end, int zeros) {
     }
 }
 
-/* The file, open for reading. Not opened anew where it can be read as it is: closing another descriptor of a file lets go of
- * the locks that SQLite has on it. */
-static int readable(int fd) {
-    int how = fcntl(fd, F_GETFL);
-    if (how >= 0 && (how & O_ACCMODE) != O_WRONLY) return fd;
+/* The file, open for what its own descriptor may not allow. Not opened anew where it does: closing another descriptor of a
+ * file lets go of the locks that SQLite has on it. */
+static int open_for(int fd, int unfit, int how) {
+    int now = fcntl(fd, F_GETFL);
+    if (now >= 0 && (now & O_ACCMODE) != unfit) return fd;
     char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    return real_open(link, O_RDONLY | O_CLOEXEC);
+    return real_open(link, how | O_CLOEXEC);
+}
+
+static int readable(int fd) {
+    return open_for(fd, O_WRONLY, O_RDONLY);
 }
 
 static void written(int fd, const char *id, mode_t mode, off_t from, off_t to) {
     if (to <= from) return;
     struct file *file = known(id);
-    __atomic_add_fetch(&control->unsynced_bytes, (uint64_t)(to - from), __ATOMIC_RELAXED);
-    if (file->last && file->last->to == from) {
-        file->last->to = to;
-    } else {
-        struct range *range = calloc(1, sizeof *range);
-        if (!range) abort();
-        range->from = from;
-        range->to = to;
-        if (file->ranges) file->last->next = range; else file->ranges = range;
-        file->last = range;
-    }
+    list(file, from, to);
+    note_range(file, from, to);
     if (choose(early_permille)) {
         int live = readable(fd), kept = shadow_file(id, mode);
         /* Perhaps not all of it. */
@@ -244,10 +280,10 @@ static void written(int fd, const char *id, mode_t mode, off_t from, off_t to) {
 }
 
 static void sync_file(int fd, const char *id, mode_t mode, off_t size) {
-    struct file *file = *place(id);
+    struct file *file = known(id);
     int kept = shadow_file(id, mode);
     if (kept < 0) abort();
-    if (file) {
+    if (file->ranges || file->cut_to >= 0) {
         if (file->cut_to >= 0 && real_ftruncate(kept, file->cut_to)) abort();
         int live = readable(fd);
         if (live < 0) abort();
@@ -261,11 +297,12 @@ static void sync_file(int fd, const char *id, mode_t mode, off_t size) {
 
 /* Gives the file the bytes back that the disk has. */
 static void revert(int fd, const char *id, mode_t mode) {
-    struct file *file = *place(id);
-    int kept = shadow_file(id, mode);
-    for (struct range *range = file && kept >= 0 ? file->ranges : NULL; range; range = range->next)
-        copy(kept, fd, range->from, range->to, 1);
-    if (kept >= 0) close(kept);
+    struct file *file = known(id);
+    int kept = shadow_file(id, mode), live = open_for(fd, O_RDONLY, O_WRONLY);
+    if (kept < 0 || live < 0) abort();
+    for (struct range *range = file->ranges; range; range = range->next) copy(kept, live, range->from, range->to, 1);
+    if (live != fd) close(live);
+    close(kept);
 }
 
 /* Makes the names in a directory durable as they are. */
@@ -446,7 +483,8 @@ int ftruncate(int fd, off_t length) {
         error = errno;
         if (!done) {
             struct file *file = known(id);
-            if (file->cut_to < 0 || length < file->cut_to) file->cut_to = length;
+            list(file, -1, length);
+            note_cut(file, length);
         }
     }
     pthread_mutex_unlock(&lock);
@@ -472,7 +510,9 @@ static int opened(int fd, int flags) {
         snprintf(path, sizeof path, "%s/files/%s", shadow, id);
         unlink(path);
     } else if (flags & O_TRUNC) {
-        known(id)->cut_to = 0;
+        struct file *file = known(id);
+        list(file, -1, 0);
+        note_cut(file, 0);
     }
     pthread_mutex_unlock(&lock);
     errno = before;

@@ -28,6 +28,7 @@ mod idempotency;
 mod invariants;
 mod isolation;
 mod journal;
+mod kept;
 mod leftovers;
 mod limits;
 mod plugins;

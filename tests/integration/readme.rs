@@ -143,11 +143,13 @@ fn every_test_that_a_promise_names_exists() {
                 format!("tests/integration/{file}.rs"),
                 format!("tests/integration/{file}/main.rs"),
                 format!("host/core/src/{file}.rs"),
+                format!("host/core/src/{file}/tests.rs"),
                 format!("host/runtime/src/{file}.rs"),
                 format!("host/server/src/{file}.rs"),
             ];
-            let source = places.iter().find_map(|place| std::fs::read_to_string(root().join(place)).ok());
-            let source = source.unwrap_or_else(|| panic!("{page} names `{word}`, but there is no {file}.rs"));
+            let source: String =
+                places.iter().filter_map(|place| std::fs::read_to_string(root().join(place)).ok()).collect();
+            assert!(!source.is_empty(), "{page} names `{word}`, but there is no {file}.rs");
             let test = test.rsplit("::").next().unwrap_or(test);
             assert!(source.contains(&format!("fn {test}()")), "{page} names `{word}`, which does not exist");
             named += 1;

@@ -22,6 +22,9 @@ pub struct Options {
     /// At each kill everything is lost that was written and not synced.
     #[arg(long)]
     power_cut: bool,
+    /// The disk fails for a while, in several ways, and the server is killed in the middle of that, or goes on.
+    #[arg(long, conflicts_with_all = ["power_cut", "kills"])]
+    faults: bool,
     /// How many finished runs the database has before the first kill [default: 100000, with --power-cut 0].
     #[arg(long, value_name = "N")]
     stored_runs: Option<u64>,
@@ -33,7 +36,9 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
     guests::build_all(workspace)?;
     let drive = Drive::new(workspace)?;
-    let mut step = if options.power_cut {
+    let mut step = if options.faults {
+        drive.faults()
+    } else if options.power_cut {
         drive.power_cuts(options.kills.unwrap_or(POWER_CUTS), options.stored_runs.unwrap_or(0))
     } else {
         drive.kills(options.kills.unwrap_or(KILLS), options.stored_runs.unwrap_or(STORED_RUNS))
@@ -50,7 +55,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> anyhow::Result<()> {
 /// What `cargo xtask test` runs, on guests that are built.
 pub fn steps(workspace: &Workspace) -> anyhow::Result<Vec<Step>> {
     let drive = Drive::new(workspace)?;
-    Ok(vec![drive.kills(KILLS, STORED_RUNS), drive.power_cuts(POWER_CUTS, 0)])
+    Ok(vec![drive.kills(KILLS, STORED_RUNS), drive.power_cuts(POWER_CUTS, 0), drive.faults()])
 }
 
 /// How the crash test is started.
@@ -71,12 +76,17 @@ impl<'a> Drive<'a> {
     }
 
     fn power_cuts(&self, kills: u32, stored_runs: u64) -> Step {
-        self.step("power-cuts", kills, stored_runs).args(["--power-cut"])
+        self.step("power-cuts", kills, stored_runs)
     }
 
-    fn step(&self, kind: &str, kills: u32, stored_runs: u64) -> Step {
+    /// As often as there are faults and ways for them to end.
+    fn faults(&self) -> Step {
+        self.step("faults", 1, 0)
+    }
+
+    fn step(&self, mode: &str, kills: u32, stored_runs: u64) -> Step {
         let workspace = self.workspace;
-        let work = workspace.shown(&workspace.target.join("crash").join(kind));
+        let work = workspace.shown(&workspace.target.join("crash").join(mode));
         let guests = workspace.shown(&workspace.guests_dir());
         Step::program(workspace, &self.binary, ["drive", "--server", &self.server, "--guests", &guests]).args([
             "--work",

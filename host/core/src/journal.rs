@@ -350,20 +350,25 @@ impl RunJournal {
     /// host whose storage is gone comes to rest.
     pub async fn close(&self, event: Event, end: RunEnd) {
         let mut wait = Duration::from_millis(50);
-        let mut last = Some(event);
+        let last = {
+            let mut log = self.log();
+            // The writer has nothing more to do for this run.
+            log.listed = true;
+            log.sealed = true;
+            let seq = log.next_seq;
+            log.next_seq += 1;
+            Envelope { seq, run_id: self.0.run, at: end.finished_at, event }
+        };
         loop {
             let one_at_a_time = self.0.committing.lock().await;
-            if let Some(event) = last.take() {
-                let mut log = self.log();
-                // The writer has nothing more to do for this run.
-                log.listed = true;
-                log.sealed = true;
-                let seq = log.next_seq;
-                log.next_seq += 1;
-                log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: end.finished_at, event });
-            }
-            let batch = self.take_batch();
+            let mut batch = self.take_batch();
+            batch.events.push(last.clone());
             let done = self.0.shared.storage.finish(&self.0.scope, batch.clone(), end.clone()).await;
+            if done.is_err() {
+                // The last event stays here: a commit that was under way for the run would make it durable without the
+                // end, and followers would be told of an end that a crash then takes back.
+                batch.events.pop();
+            }
             self.settle(batch, &done);
             drop(one_at_a_time);
             match done {

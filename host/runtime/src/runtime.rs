@@ -191,7 +191,9 @@ pub enum AcceptError {
         min: u64,
     },
     /// The run could not be made durable.
-    #[error("the run could not be stored; nothing was started, submit it again")]
+    #[error(
+        "the run could not be stored and is not started; a restart of the host may still bring it up, so look at your runs before you submit it again"
+    )]
     Storage(#[source] StorageError),
 }
 

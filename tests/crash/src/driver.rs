@@ -4,33 +4,28 @@ use crate::{
     acks,
     check::{GuestFiles, Verdict, compare},
     collect::collect,
+    faults,
+    place::{Loading, Place},
     powercut::Disk,
     random::Random,
     server::{Server, Setup, free_port, fresh_dir},
     stored,
 };
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde::Serialize;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    process::Stdio,
     time::{Duration, Instant},
-};
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, ChildStdin, Command},
 };
 
 /// How long a server is under load before it is killed.
-const LOADED_MS: std::ops::Range<u64> = 20..1_300;
+pub const LOADED_MS: std::ops::Range<u64> = 20..1_300;
 /// After one kill in so many another comes while the server is still starting, within so many milliseconds.
 const EARLY_ONE_IN: u64 = 6;
 const EARLY_MS: std::ops::Range<u64> = 1..250;
 /// Of all kills, so many in a hundred come during the very first start, over an empty directory.
 const FIRST_PERCENT: u32 = 20;
-/// How long the client may take to come to its end once nothing is killed any more.
-const CLIENT_END_MAX: Duration = Duration::from_secs(150);
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -43,7 +38,10 @@ pub struct Options {
     /// A directory for everything, made anew.
     #[arg(long)]
     work: PathBuf,
-    /// How often the server is killed.
+    /// What is done to the server.
+    #[arg(long, default_value = "kills")]
+    mode: Mode,
+    /// How often the server is killed; with faults their number decides.
     #[arg(long, default_value_t = 50)]
     kills: u32,
     /// The same seed makes the same choices, at moments that the machine decides.
@@ -55,22 +53,35 @@ pub struct Options {
     /// The longest that a restart may take until the server is ready, at the 99th percentile.
     #[arg(long, default_value_t = 2_000)]
     ready_p99_ms_max: u64,
-    /// At each kill everything is lost that was written and not synced.
-    #[arg(long)]
-    power_cut: bool,
     /// The result as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What is done to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    /// It is killed; the system keeps what it wrote.
+    Kills,
+    /// At each kill everything is lost that was written and not synced.
+    PowerCuts,
+    /// Its disk fails, and it is killed in the middle of that, or goes on.
+    Faults,
 }
 
 /// What a whole test came to.
 #[derive(Debug, Serialize)]
 struct Report {
     seed: u64,
+    mode: Mode,
     kills: u32,
-    power_cut: bool,
     /// Bytes that were written and never synced, over all kills.
     unsynced_bytes_lost: u64,
+    /// Writes and syncs that were made to fail.
+    faults_made: u64,
+    /// The longest from the end of a fault until runs were taken and ended again, without a restart.
+    recovered_max_ms: u64,
     stored_runs: u64,
     restarts: usize,
     ready_p50_ms: u64,
@@ -81,47 +92,6 @@ struct Report {
     verdict: Verdict,
 }
 
-/// The server's place: how it is started, and the disk that it writes to.
-struct Place {
-    setup: Setup,
-    /// None: a disk that keeps what was written when its writer is killed.
-    disk: Option<Disk>,
-    starts: u64,
-    kills: u32,
-    unsynced_bytes_lost: u64,
-}
-
-impl Place {
-    /// Makes the data directory anew.
-    fn renew(&mut self, power_cut: bool, work: &Path) -> anyhow::Result<()> {
-        let dir = fresh_dir(&self.setup.data_dir)?;
-        self.disk = power_cut.then(|| Disk::over(&dir, &work.join("disk"))).transpose()?;
-        Ok(())
-    }
-
-    fn start(&mut self) -> anyhow::Result<Server> {
-        self.starts += 1;
-        self.setup.env = self.disk.as_ref().map(|disk| disk.env(self.starts)).unwrap_or_default();
-        self.setup.start()
-    }
-
-    fn kill(&mut self, server: Server) -> anyhow::Result<()> {
-        server.kill()?;
-        self.kills += 1;
-        if let Some(disk) = &self.disk {
-            self.unsynced_bytes_lost += disk.cut().context("cutting the power")?.unsynced_bytes;
-        }
-        Ok(())
-    }
-}
-
-/// The client's process.
-struct Loading {
-    child: Child,
-    /// Closed to tell it that the end has come.
-    stdin: ChildStdin,
-}
-
 /// Runs the whole test. Says whether everything held.
 ///
 /// # Errors
@@ -130,7 +100,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let began = Instant::now();
     let seed = options.seed.unwrap_or_else(from_the_clock);
     let mut random = Random::new(seed, 0);
-    eprintln!("crash: {} kills, seed {seed}", options.kills);
+    eprintln!("crash: {:?}, seed {seed}", options.mode);
     let work = fresh_dir(&options.work)?;
     let setup = Setup {
         binary: options.server.clone(),
@@ -141,55 +111,56 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         env: Vec::new(),
     };
     ensure!(setup.port != setup.admin_port, "the same port twice; try another seed");
-    let mut place = Place { setup, disk: None, starts: 0, kills: 0, unsynced_bytes_lost: 0 };
-
-    let mut restarts = Vec::new();
-    while place.kills < options.kills * FIRST_PERCENT / 100 {
-        place.renew(options.power_cut, &work)?;
+    let mut place = Place::new(setup);
+    let forgets = options.mode != Mode::Kills;
+    let first_kills = if options.mode == Mode::Faults { 0 } else { options.kills * FIRST_PERCENT / 100 };
+    while place.kills < first_kills {
+        place.renew(forgets, &work)?;
         kill_first_start(&mut place, &mut random).await?;
     }
     place.renew(false, &work)?;
     if options.stored_runs > 0 {
         stored::prepare(&place.setup, &options.guests, options.stored_runs).await?;
     }
-    if options.power_cut {
+    if forgets {
         place.disk = Some(Disk::over(&place.setup.data_dir, &work.join("disk"))?);
     }
 
+    let (server, _) = place.started().await?;
     let acks_file = work.join("acks.jsonl");
-    let mut server = place.start()?;
-    place.setup.ready(&mut server).await?;
-    let mut loading = start_client(&options, &place.setup, &acks_file, seed).await?;
-    // The last kill is for when the client has come to its end.
-    while place.kills + 1 < options.kills {
-        pause(&mut random, LOADED_MS).await;
-        ensure!(loading.child.try_wait()?.is_none(), "the client has ended; see its message above");
-        place.kill(server)?;
-        server = place.start()?;
-        if place.kills + 1 < options.kills && random.between(0, EARLY_ONE_IN) == 0 {
-            pause(&mut random, EARLY_MS).await;
-            place.kill(server)?;
-            server = place.start()?;
+    let faults = options.mode == Mode::Faults;
+    let mut loading = Loading::start(&place.setup, &options.guests, &acks_file, seed, faults).await?;
+    let (mut restarts, mut recovered) = (Vec::new(), Vec::new());
+    let server = match options.mode {
+        Mode::Faults => {
+            faults::rounds(&mut place, server, &mut loading, &mut random, &mut restarts, &mut recovered).await?
         }
-        restarts.push(place.setup.ready(&mut server).await?);
-    }
+        // The last kill is for when the client has come to its end.
+        _ => {
+            kill_often(&mut place, server, options.kills.saturating_sub(1), &mut loading, &mut random, &mut restarts)
+                .await?
+        }
+    };
     pause(&mut random, LOADED_MS).await;
     loading.end().await?;
     place.kill(server)?;
-    let mut server = place.start()?;
-    restarts.push(place.setup.ready(&mut server).await?);
+    let (server, ready) = place.started().await?;
+    restarts.push(ready);
 
     let acks = acks::read(&acks_file)?;
     let snapshot = collect(&place.setup.url(), &acks).await.context("asking the server for what it has")?;
-    let guest_files = if options.power_cut { GuestFiles::MayBeMissing } else { GuestFiles::Kept };
+    let guest_files = if forgets { GuestFiles::MayBeMissing } else { GuestFiles::Kept };
     let verdict = compare(&acks, &snapshot, guest_files);
     server.stop().await?;
     restarts.sort_unstable();
+    recovered.sort_unstable();
     let report = Report {
         seed,
+        mode: options.mode,
         kills: place.kills,
-        power_cut: options.power_cut,
         unsynced_bytes_lost: place.unsynced_bytes_lost,
+        faults_made: place.faults_made,
+        recovered_max_ms: percentile_ms(&recovered, 100),
         stored_runs: options.stored_runs,
         restarts: restarts.len(),
         ready_p50_ms: percentile_ms(&restarts, 50),
@@ -206,7 +177,8 @@ fn from_the_clock() -> u64 {
     u64::from(now.subsec_nanos()) << 20 | now.as_secs() & 0xf_ffff
 }
 
-async fn pause(random: &mut Random, range_ms: std::ops::Range<u64>) {
+/// Waits for a moment that nobody foresees.
+pub async fn pause(random: &mut Random, range_ms: std::ops::Range<u64>) {
     tokio::time::sleep(Duration::from_millis(random.between(range_ms.start, range_ms.end))).await;
 }
 
@@ -215,35 +187,33 @@ async fn kill_first_start(place: &mut Place, random: &mut Random) -> anyhow::Res
     let server = place.start()?;
     pause(random, EARLY_MS).await;
     place.kill(server)?;
-    let mut server = place.start()?;
-    place.setup.ready(&mut server).await.context("a start after a first start that was killed")?;
+    let (server, _) = place.started().await.context("a start after a first start that was killed")?;
     place.kill(server)
 }
 
-async fn start_client(options: &Options, setup: &Setup, acks: &Path, seed: u64) -> anyhow::Result<Loading> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["load", "--url", &setup.url(), "--seed", &seed.to_string()]);
-    command.arg("--admin-key-file").arg(setup.admin_key_file());
-    command.arg("--guests").arg(&options.guests).arg("--acks").arg(acks);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
-    let stdin = child.stdin.take().context("a pipe")?;
-    let mut lines = BufReader::new(child.stdout.take().context("a pipe")?).lines();
-    let line = lines.next_line().await?;
-    ensure!(line.as_deref() == Some("loading"), "the client did not begin; see its message above");
-    Ok(Loading { child, stdin })
-}
-
-impl Loading {
-    /// Tells the client to come to its end, and waits for it.
-    async fn end(self) -> anyhow::Result<()> {
-        let Self { mut child, stdin } = self;
-        drop(stdin);
-        match tokio::time::timeout(CLIENT_END_MAX, child.wait()).await {
-            Ok(status) => ensure!(status?.success(), "the client failed; see its message above"),
-            Err(_) => bail!("the client does not come to its end: some run neither ends nor is refused"),
+/// Kills the server until it was killed so often.
+async fn kill_often(
+    place: &mut Place,
+    mut server: Server,
+    kills: u32,
+    loading: &mut Loading,
+    random: &mut Random,
+    restarts: &mut Vec<Duration>,
+) -> anyhow::Result<Server> {
+    while place.kills < kills {
+        pause(random, LOADED_MS).await;
+        loading.goes_on()?;
+        server.goes_on()?;
+        place.kill(server)?;
+        server = place.start()?;
+        if place.kills < kills && random.between(0, EARLY_ONE_IN) == 0 {
+            pause(random, EARLY_MS).await;
+            place.kill(server)?;
+            server = place.start()?;
         }
-        Ok(())
+        restarts.push(place.setup.ready(&mut server).await?);
     }
+    Ok(server)
 }
 
 /// By nearest rank, rounded up to whole milliseconds.
@@ -284,14 +254,22 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mode {
+            Mode::Kills => write!(f, "{} kills", self.kills)?,
+            Mode::PowerCuts => {
+                write!(f, "{} power cuts, {} unsynced bytes gone", self.kills, self.unsynced_bytes_lost)?
+            }
+            Mode::Faults => write!(
+                f,
+                "{} writes and syncs failed, {} kills meanwhile and after, runs again after at most {} ms, {} refusals",
+                self.faults_made, self.kills, self.recovered_max_ms, self.verdict.acknowledged.refusals
+            )?,
+        }
         write!(
             f,
-            "{} {} (seed {}) in {} s, {} unsynced bytes gone; {}; restart to ready p50 {} ms, p99 {} ms over {} restarts with {} stored runs",
-            self.kills,
-            if self.power_cut { "power cuts" } else { "kills" },
+            " (seed {}) in {} s; {}; restart to ready p50 {} ms, p99 {} ms over {} restarts with {} stored runs",
             self.seed,
             self.seconds,
-            self.unsynced_bytes_lost,
             self.verdict,
             self.ready_p50_ms,
             self.ready_p99_ms,

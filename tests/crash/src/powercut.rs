@@ -54,7 +54,7 @@ pub struct Counts {
 
 impl Fault {
     pub const ALL: [Self; 5] =
-        [Self::WriteFails, Self::DiskFull, Self::ShortWrite, Self::SyncFails, Self::SyncFailsAndReverts];
+        [Self::SyncFailsAndReverts, Self::WriteFails, Self::DiskFull, Self::ShortWrite, Self::SyncFails];
 
     const fn number(self) -> u32 {
         match self {
@@ -167,7 +167,7 @@ impl Disk {
         if self.shadow.exists() {
             fs::remove_dir_all(&self.shadow)?;
         }
-        for part in ["files", "dirs"] {
+        for part in ["files", "dirs", "pending"] {
             fs::create_dir_all(self.shadow.join(part))?;
         }
         File::create(self.shadow.join("control"))?.set_len(CONTROL_BYTES)?;

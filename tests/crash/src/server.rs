@@ -115,6 +115,15 @@ impl Setup {
 }
 
 impl Server {
+    /// # Errors
+    /// When it has ended by itself.
+    pub fn goes_on(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the server has ended by itself: {status}"),
+        }
+    }
+
     /// SIGKILL: nothing of it runs on.
     ///
     /// # Errors

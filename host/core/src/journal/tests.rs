@@ -240,6 +240,32 @@ async fn storage_that_fails_for_a_while_loses_nothing_and_ends_the_run_once() {
 }
 
 #[tokio::test]
+async fn the_last_event_is_never_durable_without_the_end() {
+    let bench = bench().await;
+    bench.storage.slow.store(true, Ordering::SeqCst);
+    bench.storage.failing.store(true, Ordering::SeqCst);
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let (storage, scope, id) = (bench.storage.clone(), bench.ctx.scope(), bench.ctx.spec().id);
+    let watch = async {
+        // The end fails once, while the host's writer waits to commit for the same run; from then on all is well.
+        tokio::time::sleep(Duration::from_millis(75)).await;
+        storage.failing.store(false, Ordering::SeqCst);
+        loop {
+            let events = storage.events(&scope, id, 0, 10).await.expect("read");
+            let run = storage.run(&scope, id).await.expect("read").expect("there");
+            let told = events.last().is_some_and(|envelope| envelope.event.is_terminal());
+            assert!(!told || run.status.is_terminal(), "the log has ended, the run has not");
+            if run.status.is_terminal() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::join!(bench.close(&journal), watch);
+    assert_eq!(bench.seqs().await, [1, 2]);
+}
+
+#[tokio::test]
 async fn followers_are_told_of_what_is_durable_and_of_the_end() {
     let bench = bench().await;
     let mut following = bench.journal.follow(bench.ctx.spec().id);

@@ -90,6 +90,11 @@ pub enum SqliteError {
     /// There is no room.
     #[error("the disk that holds the database is full; free some space there and try again, the host need not restart")]
     Full(#[source] sqlx::Error),
+    /// Reading, writing or syncing failed.
+    #[error(
+        "the disk that holds the database fails; see the system's log, and mend or replace it: the host need not restart, it goes on once the disk does"
+    )]
+    Disk(#[source] sqlx::Error),
     /// Somebody else holds the file.
     #[error("another process holds the database; end it and try again")]
     Busy(#[source] sqlx::Error),
@@ -115,10 +120,11 @@ pub enum SqliteError {
 
 impl From<sqlx::Error> for SqliteError {
     fn from(error: sqlx::Error) -> Self {
-        // The low byte of SQLite's result codes is the kind, the rest its details: FULL; BUSY, LOCKED; PERM, READONLY,
+        // The low byte of SQLite's result codes is the kind, the rest its details: IOERR; FULL; BUSY, LOCKED; PERM, READONLY,
         // CANTOPEN, AUTH; CORRUPT, NOTADB.
         let code = error.as_database_error().and_then(|e| e.code()).and_then(|code| code.parse::<u32>().ok());
         match code.map(|code| code & 0xff) {
+            Some(10) => Self::Disk(error),
             Some(13) => Self::Full(error),
             Some(5 | 6) => Self::Busy(error),
             Some(3 | 8 | 14 | 23) => Self::Access(error),
@@ -164,7 +170,7 @@ impl SqliteStorage {
             .statement_cache_capacity(STATEMENTS_KEPT)
             .row_buffer_size(ROWS_READ_AHEAD)
             .disable_statement_logging();
-        let mut connection = options.connect().await?;
+        let mut connection = connect_to_write(&options).await?;
         if let Err(error) = update_schema(&mut connection).await {
             // The error to tell is the first.
             let _ = connection.close().await;
@@ -206,6 +212,27 @@ impl SqliteStorage {
         let user = scope.user().clone();
         let create = Create { user, creating, once: once.clone(), id: id.to_owned(), rows: vec![row] };
         self.writer.create(create).await.map_err(while_doing(doing))
+    }
+}
+
+/// A connection to write with, on a file whose write-ahead log has been moved into the database.
+///
+/// A sync that fails leaves a log of which nobody can say how much is on the disk: the system may have given up on it and
+/// show it all the same, and a later sync does not try it again. Whatever is appended to such a log is lost with it when the
+/// power goes. So nothing is: what can be read of it is written anew, into the database, and the log begins again. This
+/// also takes away what a write that failed has left there, which a crash would otherwise bring back.
+async fn connect_to_write(options: &SqliteConnectOptions) -> Result<SqliteConnection, SqliteError> {
+    let mut connection = options.connect().await?;
+    // Readers may hold on to the log for longer than we wait. They also hold its index, which knows where the last whole
+    // commit ends, and the next one overwrites what comes after.
+    let settled = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await;
+    match settled {
+        Ok(_) => Ok(connection),
+        Err(error) => {
+            // The error to tell is the first.
+            let _ = connection.close().await;
+            Err(error.into())
+        }
     }
 }
 

@@ -117,6 +117,29 @@ async fn what_was_acknowledged_is_there_after_a_crash() {
     conformance::check_reopened(&open(&copy).await, &kept).await;
 }
 
+#[tokio::test]
+async fn nothing_is_appended_to_a_log_that_was_found_or_that_failed() {
+    let (place, copy) = (place(), self::place());
+    let log_bytes = |place: &Place| fs::metadata(format!("{}-wal", place.path.display())).map_or(0, |m| m.len());
+    let options = SqliteConnectOptions::new().filename(&place.path).journal_mode(SqliteJournalMode::Wal);
+    let storage = SqliteStorage::open_with(&place.path, options.pragma("max_page_count", "200")).await.expect("opens");
+    let (ann, first) = (scope("ann"), spec("ann", 0));
+    storage.insert_run(&ann, &first, None).await.expect("inserts");
+    assert!(log_bytes(&place) > 0);
+    for suffix in ["", "-wal"] {
+        let file = |place: &Place| format!("{}{suffix}", place.path.display());
+        fs::copy(file(&place), file(&copy)).expect("copies");
+    }
+    let found = open(&copy).await;
+    assert_eq!(log_bytes(&copy), 0, "a start begins the log again");
+    assert!(found.run(&ann, first.id).await.expect("reads").is_some());
+
+    storage.insert_run(&ann, &spec("ann", 900_000), None).await.expect_err("there is no room");
+    assert_eq!(log_bytes(&place), 0, "a write that failed is gone before anyone is told");
+    assert!(storage.run(&ann, first.id).await.expect("reads").is_some());
+    storage.insert_run(&ann, &spec("ann", 0), None).await.expect("and it goes on");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn only_the_owner_may_read_the_files() {

@@ -6,14 +6,14 @@
 //! guests, so that a busy guest does not hold up storage.
 
 use super::{
-    SqliteError,
+    SqliteError, connect_to_write,
     once::Create,
     state::{SetState, StateKey},
     writes::{ROW_COLUMNS, Row},
 };
 use cofferdam_core::{idempotency::Creation, ids::UserId, storage::StateRefused};
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr as _, SqlStr,
+    AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _, SqlStr,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection},
 };
 use std::{
@@ -302,7 +302,7 @@ impl File {
     async fn commit(&mut self, batch: &mut Batch) -> Result<(), SqliteError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.options.connect().await?,
+            None => connect_to_write(&self.options).await?,
         };
         let connection = self.connection.insert(connection);
         let done = write(connection, &self.inserts, batch).await;
@@ -313,6 +313,9 @@ impl File {
             if let Some(connection) = self.connection.take() {
                 // The error to tell is the first.
                 let _ = connection.close().await;
+                // Before anyone is told: a write that failed should be gone, and not come back with a crash. While the disk
+                // still fails, the next commit tries again.
+                self.connection = connect_to_write(&self.options).await.ok();
             }
         }
         done
