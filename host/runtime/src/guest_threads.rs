@@ -3,6 +3,7 @@
 
 use std::{future::Future, io};
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How much less than other threads these get of a processor that both want (`nice`). Guests take whatever is left, and a
 /// request that comes in meanwhile does not wait for their next tick.
@@ -34,6 +35,12 @@ impl GuestThreads {
     #[expect(clippy::disallowed_methods, reason = "callers keep the handle, or track the work")]
     pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<JoinHandle<T>> {
         Some(self.0.as_ref()?.handle().spawn(work))
+    }
+
+    /// Runs something there and waits for it; whoever stops waiting ends it. None if it panicked, or the threads are going
+    /// away.
+    pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        AbortOnDropHandle::new(self.spawn(work)?).await.ok()
     }
 }
 

@@ -398,16 +398,17 @@ impl Registry {
                 pushed_at: clock::now(),
             })
         };
+        let (guests, ended) = (&self.services.guests, || PushError::Host("the host is going away".into()));
         match kind {
             PluginKind::Agent => {
-                let said = sandbox.describe_agent().await.map_err(of_stop)?;
+                let said = guests.run(sandbox.describe_agent()).await.ok_or_else(ended)?.map_err(of_stop)?;
                 let mut about = about(said.name, said.version, said.description, checked_needs(said.needs)?)?;
                 about.input_schema = Some(schema("input-schema", said.input_schema)?);
                 about.output_schema = Some(schema("output-schema", said.output_schema)?);
                 Ok(about)
             }
             PluginKind::Tool => {
-                let said = sandbox.describe_tool().await.map_err(of_stop)?;
+                let said = guests.run(sandbox.describe_tool()).await.ok_or_else(ended)?.map_err(of_stop)?;
                 let needs = checked_needs(said.needs)?;
                 if !needs.tools().is_empty() {
                     return Err(invalid("needs.tools", "must be empty: a tool plugin calls no other tools"));
