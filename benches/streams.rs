@@ -20,6 +20,7 @@
 mod server;
 
 use cofferdam_core::quota::Quota;
+use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use server::{Server, User, run};
@@ -30,6 +31,11 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
 
 /// Events whose way to the client is timed.
 const EVENTS: usize = 400;
@@ -37,10 +43,12 @@ const EVENTS: usize = 400;
 const FLOOD: u64 = 10_000;
 /// How long each number of connections submits runs.
 const SUBMITTING: Duration = Duration::from_secs(4);
-/// Streams that wait for a run that says nothing.
-const IDLE_STREAMS: usize = 2_000;
-/// Streams of one user: a few less than the requests that a user may have under way.
-const STREAMS_PER_USER: usize = 100;
+/// Sockets of users whose runs say nothing.
+const IDLE_SOCKETS: usize = 2_000;
+/// Sockets of users whose runs do.
+const ACTIVE_SOCKETS: usize = 200;
+/// As many as a user may have.
+const SOCKETS_PER_USER: usize = 3;
 
 /// One figure: what was measured, and what it must not be over.
 fn row(what: &str, value: f64, unit: &str, most: Option<f64>) {
@@ -197,25 +205,96 @@ async fn throughput(server: &Server) {
     }
 }
 
-async fn idle_streams(server: &Server) {
-    let before = resident_kib();
-    let mut held = Vec::new();
-    for _ in 0..IDLE_STREAMS / STREAMS_PER_USER {
-        let user = server.trusted().await;
-        let id = user.submit(&json!({"agent": "probe", "input": {"do": "sleep", "ms": 50_000}})).await;
-        let mut responses = Vec::new();
-        for _ in 0..STREAMS_PER_USER {
-            responses.push(stream(&user, &id, 0).await);
+/// A client's end of a WebSocket that follows all runs of its user.
+struct Socket(WebSocketStream<TcpStream>);
+
+impl Socket {
+    async fn open(server: &Server, user: &User) -> Self {
+        let url = server.app.url();
+        let address = url.strip_prefix("http://").expect("plain HTTP");
+        let connection = TcpStream::connect(address).await.expect("connected");
+        connection.set_nodelay(true).expect("set");
+        let mut request = format!("ws://{address}/v1/ws").into_client_request().expect("a request");
+        request.headers_mut().insert("authorization", format!("Bearer {}", user.key).parse().expect("a value"));
+        let mut socket = Self(client_async(request, connection).await.expect("a WebSocket").0);
+        let follow = json!({"type": "subscribe_all", "after": "now"});
+        socket.0.send(Message::text(follow.to_string())).await.expect("sent");
+        assert_eq!(socket.next().await["type"], "subscribed");
+        socket
+    }
+
+    async fn next(&mut self) -> Value {
+        loop {
+            if let Message::Text(text) = self.0.next().await.expect("open").expect("a frame") {
+                return serde_json::from_str(&text).expect("JSON");
+            }
         }
-        held.push((user, id, responses));
     }
-    // Both ends are in this process, and the sleeping guests.
-    let each = (resident_kib().saturating_sub(before)) as f64 / IDLE_STREAMS as f64;
-    row(&format!("memory of one of {IDLE_STREAMS} idle streams, its client's included"), each, "KiB", Some(100.0));
-    for (user, id, responses) in held {
-        drop(responses);
-        user.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await;
+
+    /// Reads until a run's last event, and gives how long each event was on its way.
+    async fn follow(&mut self) -> Vec<Duration> {
+        let mut times = Vec::new();
+        loop {
+            let frame = self.next().await;
+            let now = jiff::Timestamp::now();
+            assert_eq!(frame["type"], "event", "{frame}");
+            let at: jiff::Timestamp = frame["event"]["at"].as_str().expect("a time").parse().expect("a time");
+            times.push(Duration::try_from(now.duration_since(at)).unwrap_or_default());
+            if frame["event"]["priority"] == 1 && frame["event"]["seq"] != 1 {
+                return times;
+            }
+        }
     }
+}
+
+/// Three sockets for each of so many users that there are this many.
+async fn open_sockets(server: &Server, count: usize) -> Vec<(User, Vec<Socket>)> {
+    let mut all = Vec::new();
+    for _ in 0..count.div_ceil(SOCKETS_PER_USER) {
+        let user = server.trusted().await;
+        let mut sockets = Vec::new();
+        for _ in 0..SOCKETS_PER_USER {
+            sockets.push(Socket::open(server, &user).await);
+        }
+        all.push((user, sockets));
+    }
+    all
+}
+
+async fn sockets(server: &Server) {
+    let before = resident_kib();
+    let idle = open_sockets(server, IDLE_SOCKETS).await;
+    // Both ends are in this process, and the users' own clients.
+    let each = resident_kib().saturating_sub(before) as f64 / IDLE_SOCKETS as f64;
+    row(&format!("memory of one of {IDLE_SOCKETS} idle sockets, its client's included"), each, "KiB", Some(100.0));
+    let before = resident_kib();
+    let active = open_sockets(server, ACTIVE_SOCKETS).await;
+    let steps: Vec<_> = (0..100)
+        .flat_map(|n| [json!({"do": "thinking", "text": format!("step {n}")}), json!({"do": "sleep", "ms": 50})])
+        .collect();
+    let body = json!({"agent": "probe", "input": {"do": "seq", "steps": steps}});
+    let begun = Instant::now();
+    let mut readers = Vec::new();
+    for (user, sockets) in active {
+        user.submit(&body).await;
+        readers.extend(sockets.into_iter().map(|mut socket| tokio::spawn(async move { socket.follow().await })));
+    }
+    let mut times = Vec::new();
+    for reader in readers {
+        times.extend(reader.await.expect("not panicked"));
+    }
+    let events = times.len() as f64 / begun.elapsed().as_secs_f64();
+    row(&format!("events a second to {ACTIVE_SOCKETS} active sockets beside the idle ones"), events, "/s", None);
+    println!("event to socket, of {} users at once: p50 {:.2} ms", ACTIVE_SOCKETS / 3, percentile(&mut times, 50));
+    row("event to socket, p99", percentile(&mut times, 99), "ms", None);
+    let each = resident_kib().saturating_sub(before) as f64 / ACTIVE_SOCKETS as f64;
+    row(
+        &format!("memory of one of {ACTIVE_SOCKETS} active sockets, its client's and runs' included"),
+        each,
+        "KiB",
+        None,
+    );
+    drop(idle);
 }
 
 fn main() {
@@ -226,7 +305,7 @@ fn main() {
         cost_of_an_event(&server).await;
         reconnect(&server).await;
         throughput(&server).await;
-        idle_streams(&server).await;
+        sockets(&server).await;
         assert_eq!((server.app.runtime().host_panics(), server.app.panics()), (0, 0));
         server.app.shutdown().await;
     });

@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// How much less than other threads these get of a processor that both want (`nice`). Guests take whatever is left, and a
 /// request that comes in meanwhile does not wait for their next tick.
-const NICENESS: i32 = 5;
+const NICENESS: i32 = 2;
 
 /// The threads, until this is dropped.
 pub struct GuestThreads(Option<tokio::runtime::Runtime>);

@@ -81,7 +81,7 @@ impl Runtime {
         let mut work = Box::pin(task.queue(place, None, about, ending));
         // It takes its place in the queue here, so that the runs stand there in the order in which they came.
         if std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())).await {
-            self.spawn(work);
+            self.spawn_run(work);
         }
     }
 

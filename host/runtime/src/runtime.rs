@@ -457,7 +457,8 @@ impl Runtime {
             let made = matches!(created, Ok(Creation::Made));
             let _ = answer.send(created);
             if made {
-                task.queue(place, Some(Arc::new(spec)), about, ending).await;
+                let runtime = task.runtime.clone();
+                runtime.spawn_run(async move { task.queue(place, Some(Arc::new(spec)), about, ending).await });
             }
         });
         match (answered.await, once) {
@@ -571,9 +572,16 @@ impl Runtime {
     }
 
     /// The one door to a run's task, on the guests' threads; the tracker is what drain waits for.
-    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn_run(&self, work: impl Future<Output = ()> + Send + 'static) {
         // Its handle is not needed. The threads live as long as the runtime.
         let _ = self.0.services.guests.spawn(self.0.tasks.track_future(work));
+    }
+
+    /// For what must not be torn apart by a client that goes away, and waits for storage only: it must not wait behind
+    /// guests.
+    #[expect(clippy::disallowed_methods, reason = "the tracker is what drain waits for")]
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.0.tasks.track_future(work));
     }
 
     pub(crate) fn live(&self) -> MutexGuard<'_, HashMap<RunId, Live>> {
