@@ -398,11 +398,14 @@ fn no_user_can_stand_in_the_way_of_plugins_that_say_what_they_are() {
         let server = &isolated.server;
         server.operator.push("hostile", guest("hostile")).await.is(StatusCode::CREATED);
         let nobody = server.user("nobody").await;
-        let held = json!({"agent": "hostile", "input": {"scenario": "spin"}, "limits": {"deadline_ms": 30_000}});
+        let held = json!({"agent": "hostile", "input": {"scenario": "sleep_long"}, "limits": {"deadline_ms": 30_000}});
         let runs = [nobody.submit(&held).await, nobody.submit(&held).await];
-        while server.app.runtime().memory_bytes() < 2 << 20 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let both_hold_memory = async {
+            while server.app.runtime().memory_bytes() < 2 << 20 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), both_hold_memory).await.expect("both runs began");
         // 31 MiB, beside what the user holds.
         let large =
             describing("(drop (memory.grow (i32.const 496))) (drop (i32.load (i32.const 32000000))) (call $polite)");
