@@ -89,6 +89,8 @@ impl<'a> Drive<'a> {
         let work = workspace.shown(&workspace.target.join("crash").join(mode));
         let guests = workspace.shown(&workspace.guests_dir());
         Step::program(workspace, &self.binary, ["drive", "--server", &self.server, "--guests", &guests]).args([
+            "--mode",
+            mode,
             "--work",
             &work,
             "--kills",

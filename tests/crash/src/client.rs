@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
+    io::Read as _,
     path::PathBuf,
     sync::{
         Arc,
@@ -18,10 +19,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{
-    io::AsyncReadExt as _,
-    task::{JoinSet, LocalSet},
-};
+use tokio::task::{JoinSet, LocalSet};
 
 /// Users who submit runs, and how many runs of each are followed at once: as many as a user may have at once, and some
 /// that wait.
@@ -113,12 +111,11 @@ async fn load(options: Options) -> anyhow::Result<()> {
     }
     tasks.spawn_local(load.clone().push_plugins());
     tasks.spawn_local(load.clone().make_keys());
-    tasks.spawn_local(async move {
+    std::thread::Builder::new().name("end".into()).spawn(move || {
         // Whatever it says, it means the end.
-        let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
         load.ending.store(true, Ordering::Relaxed);
-        Ok(())
-    });
+    })?;
     while let Some(done) = tasks.join_next().await {
         done??;
     }

@@ -147,6 +147,12 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     let (server, ready) = place.started().await?;
     restarts.push(ready);
 
+    // A disk that nobody wrote to, or that never failed, would prove nothing.
+    ensure!(
+        !forgets || place.syncs > 0,
+        "the server does not write to the disk that forgets; is it linked statically?"
+    );
+    ensure!(options.mode != Mode::Faults || place.faults_made > 0, "no write and no sync has failed");
     let acks = acks::read(&acks_file)?;
     let snapshot = collect(&place.setup.url(), &acks).await.context("asking the server for what it has")?;
     let guest_files = if forgets { GuestFiles::MayBeMissing } else { GuestFiles::Kept };

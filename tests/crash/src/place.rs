@@ -24,12 +24,13 @@ pub struct Place {
     pub kills: u32,
     pub unsynced_bytes_lost: u64,
     pub faults_made: u64,
+    pub syncs: u64,
 }
 
 impl Place {
     #[must_use]
     pub const fn new(setup: Setup) -> Self {
-        Self { setup, disk: None, starts: 0, kills: 0, unsynced_bytes_lost: 0, faults_made: 0 }
+        Self { setup, disk: None, starts: 0, kills: 0, unsynced_bytes_lost: 0, faults_made: 0, syncs: 0 }
     }
 
     /// Makes the data directory anew, on a disk that forgets or on one that does not.
@@ -72,6 +73,7 @@ impl Place {
             let counts = disk.cut().context("cutting the power")?;
             self.unsynced_bytes_lost += counts.unsynced_bytes;
             self.faults_made += counts.faults_made;
+            self.syncs += counts.syncs;
         }
         Ok(())
     }
