@@ -3,6 +3,7 @@
 use axum::{
     Router,
     body::{Body, Bytes, HttpBody},
+    http::{HeaderValue, header},
 };
 use futures_util::TryFutureExt as _;
 use hyper::{
@@ -19,7 +20,10 @@ use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -236,6 +240,36 @@ impl HttpBody for Answer {
     }
 }
 
+/// The body of a request, which says whether all of it was read.
+struct Sent {
+    body: Incoming,
+    over: Arc<AtomicBool>,
+}
+
+impl HttpBody for Sent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.over.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Serves a listener until it is told to close.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, ending: Ending) {
     serve_at_most(connections_max(), listener, routes, ending).await;
@@ -286,7 +320,16 @@ async fn connection(socket: TcpStream, routes: Router, ending: &Ending, client: 
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         let begun = client.begin();
         request.extensions_mut().insert(handover.clone());
-        routes.call(request).map_ok(|response| response.map(|body| Answer { body, _request: begun }))
+        let over = Arc::new(AtomicBool::new(request.body().is_end_stream()));
+        let request = request.map(|body| Sent { body, over: over.clone() });
+        routes.call(request).map_ok(move |mut response| {
+            // What was refused before it was read is not read to its end, so the connection cannot go on. A client that is
+            // not told sends its next request into a connection that is being closed.
+            if !over.load(Ordering::Relaxed) {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response.map(|body| Answer { body, _request: begun })
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -399,6 +442,19 @@ mod tests {
         let mut byte = [0];
         let first = timeout(SOON, silent[0].read(&mut byte)).await.expect("in time");
         assert!(first.is_err() || first.is_ok_and(|bytes| bytes == 0));
+        host.ending.aborting.cancel();
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_what_was_not_read_says_that_the_connection_ends() {
+        let host = listening(4).await;
+        for (length, closes) in [(0, false), (1 << 20, true)] {
+            let (read, mut write) = host.connect().await.into_split();
+            let head = format!("GET / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+            write.write_all(head.as_bytes()).await.expect("sent");
+            let said = answer(read).await.to_lowercase();
+            assert_eq!(said.contains("connection: close"), closes, "{said}");
+        }
         host.ending.aborting.cancel();
     }
 
