@@ -33,8 +33,8 @@ use std::{
 };
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::{Message, client::IntoClientRequest as _},
+    WebSocketStream, client_async_with_config,
+    tungstenite::{Message, client::IntoClientRequest as _, protocol::WebSocketConfig},
 };
 
 /// Events whose way to the client is timed.
@@ -216,7 +216,10 @@ impl Socket {
         connection.set_nodelay(true).expect("set");
         let mut request = format!("ws://{address}/v1/ws").into_client_request().expect("a request");
         request.headers_mut().insert("authorization", format!("Bearer {}", user.key).parse().expect("a value"));
-        let mut socket = Self(client_async(request, connection).await.expect("a WebSocket").0);
+        // The client's own buffers are not what is measured.
+        let config = WebSocketConfig::default().read_buffer_size(4 << 10).write_buffer_size(4 << 10);
+        let opened = client_async_with_config(request, connection, Some(config)).await.expect("a WebSocket");
+        let mut socket = Self(opened.0);
         let follow = json!({"type": "subscribe_all", "after": "now"});
         socket.0.send(Message::text(follow.to_string())).await.expect("sent");
         assert_eq!(socket.next().await["type"], "subscribed");
@@ -247,11 +250,10 @@ impl Socket {
     }
 }
 
-/// Three sockets for each of so many users that there are this many.
-async fn open_sockets(server: &Server, count: usize) -> Vec<(User, Vec<Socket>)> {
+/// Three sockets for each user.
+async fn open_sockets(server: &Server, users: Vec<User>) -> Vec<(User, Vec<Socket>)> {
     let mut all = Vec::new();
-    for _ in 0..count.div_ceil(SOCKETS_PER_USER) {
-        let user = server.trusted().await;
+    for user in users {
         let mut sockets = Vec::new();
         for _ in 0..SOCKETS_PER_USER {
             sockets.push(Socket::open(server, &user).await);
@@ -261,14 +263,25 @@ async fn open_sockets(server: &Server, count: usize) -> Vec<(User, Vec<Socket>)>
     all
 }
 
+/// As many users as so many sockets need.
+async fn users(server: &Server, sockets: usize) -> Vec<User> {
+    let mut users = Vec::new();
+    for _ in 0..sockets.div_ceil(SOCKETS_PER_USER) {
+        users.push(server.trusted().await);
+    }
+    users
+}
+
 async fn sockets(server: &Server) {
+    let idle_users = users(server, IDLE_SOCKETS).await;
     let before = resident_kib();
-    let idle = open_sockets(server, IDLE_SOCKETS).await;
-    // Both ends are in this process, and the users' own clients.
+    let idle = open_sockets(server, idle_users).await;
+    // Both ends are in this process.
     let each = resident_kib().saturating_sub(before) as f64 / IDLE_SOCKETS as f64;
     row(&format!("memory of one of {IDLE_SOCKETS} idle sockets, its client's included"), each, "KiB", Some(100.0));
+    let active_users = users(server, ACTIVE_SOCKETS).await;
     let before = resident_kib();
-    let active = open_sockets(server, ACTIVE_SOCKETS).await;
+    let active = open_sockets(server, active_users).await;
     let steps: Vec<_> = (0..100)
         .flat_map(|n| [json!({"do": "thinking", "text": format!("step {n}")}), json!({"do": "sleep", "ms": 50})])
         .collect();
