@@ -25,7 +25,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::Command,
-    sync::{Semaphore, SemaphorePermit},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
 };
 
 /// The most address space that a worker gets, in bytes. A single function of 2 MB takes about 2.1 GiB.
@@ -46,11 +46,11 @@ const WORKER_BYTES_PER_FUNCTION_BYTE: u64 = 2 << 10;
 const WORKER_CPU_S: u64 = 60;
 /// Wall time of a worker: its CPU time twice over, for a busy machine.
 const WORKER_WALL: Duration = Duration::from_secs(2 * WORKER_CPU_S);
-/// Workers at once. Compiling is for authors; runs must not wait for it.
+/// Workers at once, each for another user. Compiling is for authors; runs must not wait for it.
 const WORKERS_MAX: usize = 2;
-/// Compiles of one user that wait at once. More than the tools of five runs can ask for, and few enough that components
+/// Compiles of one user under way at once, of which one has a place and the others wait. More than the tools of five runs can ask for, and few enough that components
 /// that wait do not fill the host: each is in memory.
-const WAITING_PER_USER_MAX: usize = 32;
+const PER_USER_MAX: usize = 32;
 /// How long a worker waits for room in the host's memory. Runs that take it up end, or hold it for longer than anybody
 /// waits for an answer.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
@@ -102,9 +102,9 @@ pub enum CompileError {
         /// What the host has in all.
         host_mib: u64,
     },
-    /// The user has too many compiles waiting.
-    #[error("{WAITING_PER_USER_MAX} components of this user wait to be compiled, which is as many as may")]
-    TooManyWaiting,
+    /// The user has too many compiles under way.
+    #[error("{PER_USER_MAX} components of this user are compiled or wait for it, which is as many as may; try again when some are done")]
+    TooMany,
     /// The worker could not be run.
     #[error("the compile worker failed: {0}")]
     Worker(String),
@@ -119,31 +119,40 @@ pub struct Compiler {
     users: Mutex<HashMap<UserId, Weak<Queue>>>,
 }
 
-/// One user's compiles. Only the first of them stands in the host's queue, so that whoever pushes a hundred components
-/// is one of those who wait there, and not a hundred.
+/// One user's compiles. Only the first of them stands in the host's queue or has a place, so that whoever pushes a hundred
+/// components is one of those who wait or compile there, and not a hundred.
 #[derive(Debug)]
 struct Queue {
-    turn: Semaphore,
-    waiting: AtomicUsize,
+    turn: Arc<Semaphore>,
+    under_way: AtomicUsize,
 }
 
-/// One that waits. Leaves on drop, also when its client goes away.
-struct Waiting(Arc<Queue>);
+/// One that waits or has a place. Leaves on drop, also when its client goes away.
+#[derive(Debug)]
+struct UnderWay(Arc<Queue>);
 
-impl Waiting {
+impl UnderWay {
     fn join(queue: Arc<Queue>) -> Result<Self, CompileError> {
-        if queue.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_PER_USER_MAX {
-            queue.waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(CompileError::TooManyWaiting);
+        if queue.under_way.fetch_add(1, Ordering::Relaxed) >= PER_USER_MAX {
+            queue.under_way.fetch_sub(1, Ordering::Relaxed);
+            return Err(CompileError::TooMany);
         }
         Ok(Self(queue))
     }
 }
 
-impl Drop for Waiting {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// One of the host's places, and the user's turn, which ends with it.
+#[derive(Debug)]
+struct Place<'a> {
+    _place: SemaphorePermit<'a>,
+    _turn: OwnedSemaphorePermit,
+    _under_way: UnderWay,
 }
 
 /// Machine code from a worker, and the memory that it was made in, which is free when this is dropped.
@@ -209,11 +218,11 @@ impl Compiler {
     }
 
     /// One of the host's places, when it is this user's turn.
-    async fn place(&self, user: &UserId) -> Result<SemaphorePermit<'_>, CompileError> {
+    async fn place(&self, user: &UserId) -> Result<Place<'_>, CompileError> {
         let closed = |error: tokio::sync::AcquireError| CompileError::Worker(error.to_string());
-        let waiting = Waiting::join(self.queue(user))?;
-        let _turn = waiting.0.turn.acquire().await.map_err(closed)?;
-        self.places.acquire().await.map_err(closed)
+        let under_way = UnderWay::join(self.queue(user))?;
+        let turn = under_way.0.turn.clone().acquire_owned().await.map_err(closed)?;
+        Ok(Place { _place: self.places.acquire().await.map_err(closed)?, _turn: turn, _under_way: under_way })
     }
 
     /// Memory for a worker, as soon as there is, if that is soon enough.
@@ -238,7 +247,7 @@ impl Compiler {
         if users.len() >= IDLE_USERS_MAX {
             users.retain(|_, queue| queue.strong_count() > 0);
         }
-        let queue = Arc::new(Queue { turn: Semaphore::new(1), waiting: AtomicUsize::new(0) });
+        let queue = Arc::new(Queue { turn: Arc::new(Semaphore::new(1)), under_way: AtomicUsize::new(0) });
         users.insert(user.clone(), Arc::downgrade(&queue));
         queue
     }
@@ -439,8 +448,8 @@ mod tests {
         tokio::join!(anns, one(&bob, Duration::from_millis(50)));
         let done = done.into_inner().expect("no panic");
         let place = done.iter().position(|name| name == "bob").expect("done");
-        // Two were being compiled when Bob came, and one stood in the queue before him.
-        assert!(place <= 3, "{done:?}");
+        // One was being compiled when Bob came; the other place was free.
+        assert!(place <= 1, "{done:?}");
         assert_eq!(memory.bytes(), 0);
     }
 
@@ -450,16 +459,16 @@ mod tests {
         let ann = user("ann");
         {
             let mut waiting: Vec<_> =
-                (0..WAITING_PER_USER_MAX + WORKERS_MAX).map(|_| Box::pin(compiler.compile(&ann, SHAPE, b""))).collect();
+                (0..PER_USER_MAX).map(|_| Box::pin(compiler.compile(&ann, SHAPE, b""))).collect();
             for compile in &mut waiting {
                 let first = tokio::time::timeout(Duration::from_millis(1), compile).await;
                 assert!(first.is_err(), "{:?}", first.map(|compiled| compiled.map(|_| ())));
             }
             let refused = compiler.compile(&ann, SHAPE, b"").await.expect_err("one too many");
-            assert!(matches!(refused, CompileError::TooManyWaiting), "{refused}");
+            assert!(matches!(refused, CompileError::TooMany), "{refused}");
         }
         assert_eq!(memory.bytes(), 0, "workers that nobody waits for hold nothing");
-        assert_eq!(compiler.queue(&ann).waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(compiler.queue(&ann).under_way.load(Ordering::Relaxed), 0);
         assert_eq!(compiler.places.available_permits(), WORKERS_MAX);
     }
 

@@ -195,7 +195,7 @@ async fn invoke(
     let plugin = match loaded {
         Ok(plugin) => plugin,
         // The host has the plugin, but no room to compile it again.
-        Err(ArtifactError::Compile(error @ (CompileError::NoRoom { .. } | CompileError::TooManyWaiting))) => {
+        Err(ArtifactError::Compile(error @ (CompileError::NoRoom { .. } | CompileError::TooMany))) => {
             let stop = Stop::new(StopReason::Quota, format!("the agent is not ready to run: {error}"));
             return (Err(stop), Spent::default());
         }

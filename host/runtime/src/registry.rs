@@ -94,7 +94,7 @@ pub enum PushError {
     NoRoomToDescribe,
     /// The user has as many compiles waiting as may be.
     #[error("{0}; push again when those are answered")]
-    TooManyWaiting(String),
+    TooManyCompiles(String),
     /// It did not say what it is.
     #[error("the plugin failed to describe itself ({}): {}", .0.reason.as_str(), .0.message)]
     Describe(Stop),
@@ -145,7 +145,7 @@ impl PushError {
             | Self::FullOfDescriptions(_)
             | Self::NoRoom(_)
             | Self::NoRoomToDescribe
-            | Self::TooManyWaiting(_) => Fault::Exhausted,
+            | Self::TooManyCompiles(_) => Fault::Exhausted,
             _ => Fault::Caller,
         }
     }
@@ -165,7 +165,7 @@ impl PushError {
             Self::CompileLimit(_) => "compile_limit",
             Self::NoRoom(_) => "no_room_to_compile",
             Self::NoRoomToDescribe => "no_room_to_describe",
-            Self::TooManyWaiting(_) => "too_many_compiles",
+            Self::TooManyCompiles(_) => "too_many_compiles",
             Self::Describe(_) => "describe_failed",
             Self::Description { .. } => "invalid_description",
             Self::ReservedName(_) => "reserved_name",
@@ -189,7 +189,7 @@ impl From<ArtifactError> for PushError {
             ArtifactError::TooLarge(why) => Self::BeyondSandbox(why),
             ArtifactError::Compile(limit @ CompileError::Limit { .. }) => Self::CompileLimit(limit.to_string()),
             ArtifactError::Compile(busy @ CompileError::NoRoom { .. }) => Self::NoRoom(busy.to_string()),
-            ArtifactError::Compile(busy @ CompileError::TooManyWaiting) => Self::TooManyWaiting(busy.to_string()),
+            ArtifactError::Compile(busy @ CompileError::TooMany) => Self::TooManyCompiles(busy.to_string()),
             ArtifactError::Structure(error) => Self::Structure(error),
             other => {
                 tracing::error!(error = %other, "a plugin cannot be compiled");

@@ -276,7 +276,7 @@ impl From<PushError> for Problem {
         let problem = logged(error.fault(), error.code(), &error);
         match error {
             PushError::NoRoom(_) | PushError::NoRoomToDescribe => problem.retry_after(10),
-            PushError::TooManyWaiting(_) => problem.retry_after(5),
+            PushError::TooManyCompiles(_) => problem.retry_after(5),
             _ => problem,
         }
     }
