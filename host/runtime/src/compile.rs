@@ -103,7 +103,9 @@ pub enum CompileError {
         host_mib: u64,
     },
     /// The user has too many compiles under way.
-    #[error("{PER_USER_MAX} components of this user are compiled or wait for it, which is as many as may; try again when some are done")]
+    #[error(
+        "{PER_USER_MAX} components of this user are compiled or wait for it, which is as many as may; try again when some are done"
+    )]
     TooMany,
     /// The worker could not be run.
     #[error("the compile worker failed: {0}")]
@@ -458,8 +460,7 @@ mod tests {
         let (_dir, memory, compiler) = slow("5", 8 << 30);
         let ann = user("ann");
         {
-            let mut waiting: Vec<_> =
-                (0..PER_USER_MAX).map(|_| Box::pin(compiler.compile(&ann, SHAPE, b""))).collect();
+            let mut waiting: Vec<_> = (0..PER_USER_MAX).map(|_| Box::pin(compiler.compile(&ann, SHAPE, b""))).collect();
             for compile in &mut waiting {
                 let first = tokio::time::timeout(Duration::from_millis(1), compile).await;
                 assert!(first.is_err(), "{:?}", first.map(|compiled| compiled.map(|_| ())));
