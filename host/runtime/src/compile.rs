@@ -366,7 +366,7 @@ mod tests {
         let path = dir.path().join("worker");
         std::fs::write(&path, format!("#!/bin/sh\ncat > /dev/null\nsleep {seconds}\nprintf x\n")).expect("written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).expect("executable");
-        let memory = Arc::new(HostMemory::new(host_bytes, u64::MAX));
+        let memory = Arc::new(HostMemory::new(host_bytes, u64::MAX, WORKER_BASE_BYTES));
         let compiler = Compiler::new(&path, memory.clone());
         (dir, memory, compiler)
     }

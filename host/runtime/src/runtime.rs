@@ -3,12 +3,12 @@
 use crate::{
     artifact::Artifacts,
     backoff::{BackingOff, Backoff},
-    compile::Compiler,
+    compile::{Compiler, WORKER_BASE_BYTES},
     disk,
     engine::Engine,
     guest_threads::GuestThreads,
     invoke::RunTask,
-    meter::HostMemory,
+    meter::{HostMemory, half_of_machine},
     plugin::{Linkers, Plugins},
     registry::Registry,
     retention::Retention,
@@ -89,7 +89,7 @@ impl RuntimeConfig {
             scratch_dir,
             compile_worker,
             quota,
-            memory_bytes_max: HostMemory::half_of_machine(),
+            memory_bytes_max: half_of_machine(),
             runs_live_max: RUNS_LIVE_MAX,
             runs_queued_max: RUNS_QUEUED_MAX,
             disk_free_bytes_min: DISK_FREE_BYTES_MIN,
@@ -291,7 +291,8 @@ impl Runtime {
         let sandboxes_max = config.runs_live_max.saturating_add(TOOL_SANDBOXES_MAX + DESCRIPTIONS_MAX);
         let engine = Engine::new(sandboxes_max).map_err(StartError::Engine)?;
         let linkers = Linkers::new(engine.wasmtime()).map_err(StartError::Engine)?;
-        let memory = Arc::new(HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user));
+        let memory =
+            Arc::new(HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user, WORKER_BASE_BYTES));
         let loaded_bytes_max = config.memory_bytes_max / LOADED_PART;
         let compiler = Compiler::new(&config.compile_worker, memory.clone());
         let artifacts = Artifacts::open(&config.data_dir, compiler).map_err(StartError::DataDir)?;

@@ -577,7 +577,7 @@ mod tests {
     async fn several_memories_and_a_table_share_one_limit() {
         let engine = Engine::new(4).expect("an engine");
         let opens = async |memories, pages, elements| {
-            let host = HostMemory::new(u64::MAX, u64::MAX);
+            let host = HostMemory::new(u64::MAX, u64::MAX, 0);
             let run = host.run(&"ann".parse().expect("a user"), 16 << 20);
             let mut store = Store::new(engine.wasmtime(), Meter::new(run.clone()));
             store.limiter(|meter| meter);
