@@ -32,6 +32,7 @@ mod kept;
 mod leftovers;
 mod limits;
 mod plugins;
+mod quotas;
 mod readme;
 mod recovery;
 mod restart;

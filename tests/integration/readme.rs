@@ -3,7 +3,7 @@
 use crate::server::run;
 use cofferdam_core::quota::{
     HOST_CALL_BYTES_MAX, LOG_LINE_BYTES_MAX, METADATA_BYTES_MAX, PLUGIN_BYTES_MAX, PLUGIN_DESCRIPTIONS_BYTES_MAX,
-    Quota, RUN_INPUT_BYTES_MAX, RUN_OUTPUT_BYTES_MAX, RUNS_LIVE_MAX, RUNS_QUEUED_MAX, STATE_KEY_OVERHEAD_BYTES,
+    Quota, RUNS_LIVE_MAX, RUNS_QUEUED_MAX, STATE_KEY_OVERHEAD_BYTES, USER_QUOTAS_MAX,
 };
 use std::path::{Path, PathBuf};
 
@@ -61,73 +61,48 @@ fn the_agent_shown_is_the_one_that_the_sdk_compiles() {
     assert!(docs.contains(shown), "the README's agent is not the example in the SDK's documentation");
 }
 
+/// Limits of the host itself, which no quota changes, and what becomes of whoever meets them.
+const OF_THE_HOST: [(&str, u64, &str, &str); 9] = [
+    ("runs at once on a host", RUNS_LIVE_MAX as u64, "", "they wait"),
+    ("runs waiting on a host", RUNS_QUEUED_MAX as u64, "", "429 and `Retry-After`"),
+    ("text or value of one host call", HOST_CALL_BYTES_MAX as u64, "bytes", "typed error to the guest"),
+    ("log line", LOG_LINE_BYTES_MAX as u64, "bytes", "typed error to the guest"),
+    ("metadata of one run", METADATA_BYTES_MAX as u64, "bytes", "422"),
+    (
+        "state key, beside its own bytes and its value's",
+        STATE_KEY_OVERHEAD_BYTES,
+        "bytes",
+        "counts as state of its user",
+    ),
+    ("component pushed", PLUGIN_BYTES_MAX as u64, "bytes", "413"),
+    ("what all plugin versions of a host say of themselves", PLUGIN_DESCRIPTIONS_BYTES_MAX as u64, "bytes", "429"),
+    ("tiers; users with a quota of their own", USER_QUOTAS_MAX as u64, "", "429 (100 tiers)"),
+];
+
+/// The table, made from the code. With `UPDATE_EXPECT=1` it is written into the README.
 #[test]
-fn the_table_of_limits_has_the_numbers_of_the_code() {
+fn the_table_of_limits_is_the_one_that_the_code_makes() {
+    let mut table =
+        String::from("| limit | key | value | can be set from – to | at the limit |\n|---|---|--:|---|---|\n");
+    let unit = |unit: &str| if unit.is_empty() { String::new() } else { format!(" {unit}") };
+    for row in Quota::ROWS {
+        let (value, floor, ceiling) = (thousands(row.default), thousands(row.floor), thousands(row.ceiling));
+        let (what, at) = (row.what, row.at_the_limit);
+        table += &format!("| {what} | `{}` | {value}{} | {floor} – {ceiling} | {at} |\n", row.name, unit(row.unit));
+    }
+    table += "| memories and tables of all live contexts of a host | | half of the machine's | | growth is refused |\n";
+    for (what, value, of, at) in OF_THE_HOST {
+        table += &format!("| {what} | | {}{} | | {at} |\n", thousands(value), unit(of));
+    }
+    let (begin, end) = ("<!-- limits: made from the code -->\n", "<!-- end of limits -->");
     let readme = readme();
-    // Destructured without a rest, so that a limit cannot be added without a row.
-    let Quota {
-        fuel_per_run,
-        memory_bytes_per_context,
-        memory_bytes_per_user,
-        deadline_ms,
-        runs_at_once,
-        runs_queued,
-        queue_wait_ms,
-        tool_calls_per_run,
-        tool_calls_in_flight,
-        events_per_run,
-        event_bytes_per_run,
-        host_calls_per_run,
-        log_bytes_per_run,
-        record_bytes_per_run,
-        state_bytes,
-        workspace_bytes,
-        workspace_files,
-        scratch_bytes,
-        scratch_files,
-        runs_stored,
-        history_bytes,
-        history_days,
-        failures_in_a_row,
-    } = Quota::default();
-    let rows = [
-        ("fuel of one run", fuel_per_run, ""),
-        ("all memories and tables of one context", memory_bytes_per_context, " bytes"),
-        ("memories and tables of all live contexts of one user", memory_bytes_per_user, " bytes"),
-        ("run deadline", deadline_ms, " ms"),
-        ("runs at once of one user", runs_at_once.into(), ""),
-        ("runs waiting of one user", runs_queued.into(), ""),
-        ("longest wait for a slot", queue_wait_ms, " ms"),
-        ("runs at once on a host", RUNS_LIVE_MAX.into(), ""),
-        ("runs waiting on a host", RUNS_QUEUED_MAX.into(), ""),
-        ("tool calls of one run", tool_calls_per_run.into(), ""),
-        ("tool calls under way in one run", tool_calls_in_flight.into(), ""),
-        ("events of one run", events_per_run.into(), ""),
-        ("bytes of events of one run, those of its tool calls included", event_bytes_per_run, " bytes"),
-        ("bytes of log lines of one run", log_bytes_per_run, " bytes"),
-        ("record of one run's host calls and their answers", record_bytes_per_run, " bytes"),
-        ("host calls of one run, of every kind", host_calls_per_run, ""),
-        ("text or value of one host call", HOST_CALL_BYTES_MAX as u64, " bytes"),
-        ("log line", LOG_LINE_BYTES_MAX as u64, " bytes"),
-        ("input of one run", RUN_INPUT_BYTES_MAX as u64, " bytes"),
-        ("output of one run", RUN_OUTPUT_BYTES_MAX as u64, " bytes"),
-        ("metadata of one run", METADATA_BYTES_MAX as u64, " bytes"),
-        ("state of one user", state_bytes, " bytes"),
-        ("state key, beside its own bytes and its value's", STATE_KEY_OVERHEAD_BYTES, " bytes"),
-        ("workspace of one user", workspace_bytes, " bytes"),
-        ("entries in one workspace", workspace_files, ""),
-        ("`/scratch` of one run", scratch_bytes, " bytes"),
-        ("entries in one `/scratch`", scratch_files, ""),
-        ("finished runs of one user that are kept", runs_stored, ""),
-        ("finished runs of one user: inputs, outputs, events and records", history_bytes, " bytes"),
-        ("age of a finished run", history_days.into(), " days"),
-        ("runs of one plugin and user that fail one after another", failures_in_a_row.into(), ""),
-        ("component pushed", PLUGIN_BYTES_MAX as u64, " bytes"),
-        ("what all plugin versions of a host say of themselves", PLUGIN_DESCRIPTIONS_BYTES_MAX as u64, " bytes"),
-    ];
-    for (limit, value, unit) in rows {
-        let row = format!("| {limit} | {}{unit} |", thousands(value));
-        assert!(readme.contains(&row), "the README has no row\n{row}");
+    let (before, rest) = readme.split_once(begin).expect("where the table begins");
+    let (shown, after) = rest.split_once(end).expect("where the table ends");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        let text = format!("{before}{begin}{table}{end}{after}");
+        std::fs::write(root().join("README.md"), text).expect("written");
+    } else {
+        assert!(shown == table, "the README's table is not\n{table}; UPDATE_EXPECT=1 writes it");
     }
 }
 

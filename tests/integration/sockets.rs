@@ -35,7 +35,7 @@ use tokio_tungstenite::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A client's end of a socket.
-struct Ws(WebSocketStream<TcpStream>);
+pub struct Ws(WebSocketStream<TcpStream>);
 
 /// What a client sees next.
 #[derive(Debug, PartialEq)]
@@ -46,7 +46,7 @@ enum Seen {
 }
 
 impl Ws {
-    async fn open(user: &User, url: &str) -> Self {
+    pub async fn open(user: &User, url: &str) -> Self {
         Self::open_with(url, "/v1/ws", Some(&user.key), None).await
     }
 
@@ -120,7 +120,7 @@ impl Ws {
 }
 
 /// The upgrade request of a socket that is not expected to be opened.
-async fn handshake(user: &User, path: &str) -> Answer {
+pub async fn handshake(user: &User, path: &str) -> Answer {
     upgrade(user.request(Method::GET, path)).await
 }
 

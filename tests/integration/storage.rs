@@ -7,12 +7,13 @@ use cofferdam_core::{
     grant::Permissions,
     idempotency::{Creating, Creation, Earlier, Once},
     identity::{Identity, Operator, Scope},
-    ids::{Digest, PluginName, RunId, UserId},
+    ids::{Digest, PluginName, RunId, TierName, UserId},
+    quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
         ApiKey, FeedEntry, FeedPlace, History, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry,
-        StateRefused, StateWrite, Storage, StorageError, UnfinishedRun,
+        StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun,
     },
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,14 +94,28 @@ impl Storage for Odd {
     async fn history(&self, scope: &Scope) -> Kept<History> {
         self.inner.history(scope).await
     }
-    async fn oldest_finish(&self, operator: Operator) -> Kept<Option<jiff::Timestamp>> {
-        self.inner.oldest_finish(operator).await
+    async fn oldest_finishes(
+        &self,
+        operator: Operator,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Kept<Vec<(UserId, jiff::Timestamp)>> {
+        self.inner.oldest_finishes(operator, after, limit).await
+    }
+    async fn quotas(&self, operator: Operator) -> Kept<StoredQuotas> {
+        self.inner.quotas(operator).await
+    }
+    async fn put_tier(&self, operator: Operator, tier: &TierName, edit: &QuotaEdit) -> Kept<()> {
+        self.inner.put_tier(operator, tier, edit).await
+    }
+    async fn put_user_quota(&self, operator: Operator, user: &UserId, quota: &UserQuota) -> Kept<()> {
+        self.inner.put_user_quota(operator, user, quota).await
     }
     async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Kept<()> {
         self.inner.prune(operator, user, keep).await
     }
-    async fn prune_before(&self, operator: Operator, before: jiff::Timestamp) -> Kept<()> {
-        self.inner.prune_before(operator, before).await
+    async fn prune_before(&self, operator: Operator, user: &UserId, before: jiff::Timestamp) -> Kept<()> {
+        self.inner.prune_before(operator, user, before).await
     }
     async fn state_get(&self, space: &StateSpace, key: &str) -> Kept<Option<StateEntry>> {
         assert_ne!(key, "panic", "told to panic");

@@ -6,7 +6,7 @@ use crate::{
     identity::Scope,
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
-    quota::{Quota, RunLimits, take_one},
+    quota::{LiveQuota, Quota, RunLimits, take_one},
     run::{CancelRequest, RunSpec, StopReason},
 };
 use std::{
@@ -29,6 +29,8 @@ pub enum StopCause {
     HostShutdown,
     /// It was refused something as often again as its budget has of it in all: it does not take no for an answer.
     Overdrawn(BudgetSpent),
+    /// The user's quota was cut to this much fuel for a run, and it had used more.
+    FuelCut(u64),
 }
 
 impl StopCause {
@@ -39,6 +41,7 @@ impl StopCause {
             Self::Cancelled(_) => StopReason::Cancelled,
             Self::HostShutdown => StopReason::HostShutdown,
             Self::Overdrawn(_) => StopReason::Quota,
+            Self::FuelCut(_) => StopReason::OutOfFuel,
         }
     }
 }
@@ -81,8 +84,8 @@ pub struct UserExecutionContext {
     /// Names do not say it: one name can have been an agent's and later a tool plugin's.
     is_tool: bool,
     permissions: Effective,
-    quota: Quota,
-    deadline: Instant,
+    quota: LiveQuota,
+    began: Instant,
     stop: StopSignal,
     spent: Arc<Spent>,
 }
@@ -294,7 +297,7 @@ pub const DESCRIPTION_LIMITS: RunLimits = RunLimits { fuel: 100_000_000, memory_
 impl UserExecutionContext {
     /// For a run that was submitted, over HTTP or without a server, and has been admitted.
     #[must_use]
-    pub fn rest(spec: Arc<RunSpec>, permissions: impl Into<Effective>, quota: &Quota, stop: StopSignal) -> Self {
+    pub fn rest(spec: Arc<RunSpec>, permissions: impl Into<Effective>, quota: LiveQuota, stop: StopSignal) -> Self {
         Self::new(spec, permissions.into(), quota, stop)
     }
 
@@ -328,7 +331,7 @@ impl UserExecutionContext {
             events_per_run: 0,
             ..Quota::default()
         };
-        Ok(Self::new(Arc::new(spec), Permissions::none().into(), &quota, StopSignal::default()))
+        Ok(Self::new(Arc::new(spec), Permissions::none().into(), LiveQuota::fixed(quota), StopSignal::default()))
     }
 
     /// For a plugin's tool, called from this context: same run, same budget, same end, and only what the tool plugin
@@ -342,19 +345,19 @@ impl UserExecutionContext {
             is_tool: true,
             permissions,
             quota: self.quota.clone(),
-            deadline: self.deadline,
+            began: self.began,
             stop: self.stop.clone(),
             spent: self.spent.clone(),
         }
     }
 
-    fn new(spec: Arc<RunSpec>, permissions: Effective, quota: &Quota, stop: StopSignal) -> Self {
+    fn new(spec: Arc<RunSpec>, permissions: Effective, quota: LiveQuota, stop: StopSignal) -> Self {
         Self {
             plugin: spec.agent.clone(),
             is_tool: false,
             permissions,
-            quota: quota.clone(),
-            deadline: Instant::now() + Duration::from_millis(spec.limits.deadline_ms),
+            quota,
+            began: Instant::now(),
             stop,
             spec,
             spent: Arc::default(),
@@ -391,16 +394,28 @@ impl UserExecutionContext {
         self.permissions.permissions()
     }
 
-    /// The user's quota, as it was at admission.
+    /// The user's quota, as it is now.
     #[must_use]
-    pub const fn quota(&self) -> &Quota {
-        &self.quota
+    pub fn quota(&self) -> Arc<Quota> {
+        self.quota.now()
     }
 
-    /// When the time is up.
+    /// When the time is up: by what was asked for, or by the user's quota if that allows less by now.
     #[must_use]
-    pub const fn deadline(&self) -> Instant {
-        self.deadline
+    pub fn deadline(&self) -> Instant {
+        let allowed_ms = self.quota.get(|quota| quota.deadline_ms);
+        self.began + Duration::from_millis(self.spec.limits.deadline_ms.min(allowed_ms))
+    }
+
+    /// Waits until the time is up, also if the user's quota is cut meanwhile.
+    pub async fn late(&self) {
+        let mut quota = self.quota.clone();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(self.deadline().into()) => return,
+                () = quota.changed() => {}
+            }
+        }
     }
 
     /// How the run is stopped from outside.
@@ -412,14 +427,14 @@ impl UserExecutionContext {
     /// Whether the time is up or somebody asked for the end.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.stop.cause().is_some() || Instant::now() >= self.deadline
+        self.stop.cause().is_some() || Instant::now() >= self.deadline()
     }
 
     /// Waits until the run is to end: asked for, or late.
     pub async fn over(&self) {
         tokio::select! {
             () = self.stop.stopped() => {}
-            () = tokio::time::sleep_until(self.deadline.into()) => {}
+            () = self.late() => {}
         }
     }
 
@@ -486,11 +501,26 @@ impl UserExecutionContext {
 
     /// Counts one call from the guest to the host. Past twice the budget, the run is ended.
     pub fn count_host_call(&self) {
-        let max = self.quota.host_calls_per_run;
+        let max = self.quota.get(|quota| quota.host_calls_per_run);
         let made = self.spent.host_calls.fetch_add(1, Ordering::Relaxed) + 1;
         if made == max.saturating_mul(2) {
             self.stop.stop(StopCause::Overdrawn(BudgetSpent::HostCalls(max)));
         }
+    }
+
+    /// Ends the run if it has used more fuel than the user's quota has for one by now. Asked at each tick; a quota that is
+    /// not cut is met by the sandbox itself.
+    pub fn check_fuel(&self, used: u64) {
+        let most = self.quota.get(|quota| quota.fuel_per_run);
+        if used > most {
+            self.stop.stop(StopCause::FuelCut(most));
+        }
+    }
+
+    /// The user's quota, as it changes.
+    #[must_use]
+    pub const fn live_quota(&self) -> &LiveQuota {
+        &self.quota
     }
 
     /// Whether the run may still make calls to the host. Asked by every call that has a way to say no.
@@ -498,7 +528,7 @@ impl UserExecutionContext {
     /// # Errors
     /// When the run has made as many as it may.
     pub fn may_call_host(&self) -> Result<(), BudgetSpent> {
-        let max = self.quota.host_calls_per_run;
+        let max = self.quota.get(|quota| quota.host_calls_per_run);
         if self.host_calls() <= max { Ok(()) } else { Err(BudgetSpent::HostCalls(max)) }
     }
 
@@ -513,7 +543,7 @@ impl UserExecutionContext {
     /// # Errors
     /// When the run has made as many as it may, or as many are under way as may be.
     pub fn take_tool_call(&self) -> Result<ToolCallPlace, BudgetSpent> {
-        let (max, at_once) = (self.quota.tool_calls_per_run, self.quota.tool_calls_in_flight);
+        let (max, at_once) = self.quota.get(|quota| (quota.tool_calls_per_run, quota.tool_calls_in_flight));
         take_one(&self.spent.tool_calls_in_flight, at_once).ok_or(BudgetSpent::ToolCallsInFlight(at_once))?;
         // From here on the guard gives the place in flight back.
         let mut place = ToolCallPlace { spent: self.spent.clone(), number: 0 };
@@ -527,7 +557,7 @@ impl UserExecutionContext {
     /// # Errors
     /// When the run has emitted as many events, or as many bytes of them, as it may.
     pub fn take_event(&self, bytes: usize) -> Result<(), BudgetSpent> {
-        let max = self.quota.events_per_run;
+        let max = self.quota.get(|quota| quota.events_per_run);
         self.take_event_bytes(bytes)?;
         self.take(&self.spent.events, 1, max.into(), BudgetSpent::Events(max)).map(drop)
     }
@@ -538,7 +568,7 @@ impl UserExecutionContext {
     /// # Errors
     /// When the run has as many bytes of events as it may.
     pub fn take_event_bytes(&self, bytes: usize) -> Result<(), BudgetSpent> {
-        let max = self.quota.event_bytes_per_run;
+        let max = self.quota.get(|quota| quota.event_bytes_per_run);
         self.take(&self.spent.event_bytes, bytes as u64, max, BudgetSpent::EventBytes(max)).map(drop)
     }
 
@@ -547,7 +577,7 @@ impl UserExecutionContext {
     /// # Errors
     /// When the run has as many bytes of log lines, or as many events, as it may.
     pub fn take_log_line(&self, bytes: usize) -> Result<(), BudgetSpent> {
-        let max = self.quota.log_bytes_per_run;
+        let max = self.quota.get(|quota| quota.log_bytes_per_run);
         self.take(&self.spent.log_bytes, bytes as u64, max, BudgetSpent::LogBytes(max))?;
         self.take_event(bytes)
     }
@@ -564,13 +594,14 @@ impl UserExecutionContext {
     /// Tool calls that may still be made.
     #[must_use]
     pub fn tool_calls_left(&self) -> u32 {
-        u32::try_from(self.spent.tool_calls.left(self.quota.tool_calls_per_run.into())).unwrap_or(u32::MAX)
+        u32::try_from(self.spent.tool_calls.left(self.quota.get(|quota| quota.tool_calls_per_run).into()))
+            .unwrap_or(u32::MAX)
     }
 
     /// Events that may still be emitted.
     #[must_use]
     pub fn events_left(&self) -> u32 {
-        u32::try_from(self.spent.events.left(self.quota.events_per_run.into())).unwrap_or(u32::MAX)
+        u32::try_from(self.spent.events.left(self.quota.get(|quota| quota.events_per_run).into())).unwrap_or(u32::MAX)
     }
 
     /// Starts work on the run's behalf. Dropping the handle ends it, so that nothing outlives the context's owner.
@@ -586,7 +617,12 @@ mod tests {
 
     fn context(permissions: Permissions, quota: &Quota) -> UserExecutionContext {
         let described = UserExecutionContext::description(Digest::of(b"")).expect("fixed names are valid");
-        UserExecutionContext::rest(described.spec.clone(), permissions, quota, StopSignal::default())
+        UserExecutionContext::rest(
+            described.spec.clone(),
+            permissions,
+            LiveQuota::fixed(quota.clone()),
+            StopSignal::default(),
+        )
     }
 
     #[test]

@@ -29,18 +29,13 @@ mod queue;
 
 pub use queue::{PATIENCE, QUEUE_BYTES_MAX, QUEUE_EVENTS_MAX};
 
-/// How many sockets a user may have at once: a few windows or programs. One socket carries any number of runs.
-pub const SOCKETS_PER_USER_MAX: usize = 3;
-
 /// How many bytes a socket is given at once, about; then it says what became of them.
 const BATCH_BYTES_MAX: usize = 64 << 10;
 
 /// The user has as many sockets as they may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "this user has {SOCKETS_PER_USER_MAX} sockets open, which is as many as may be; close one, or follow more runs over one of them"
-)]
-pub struct TooManySockets;
+#[error("this user has {0} sockets open, which is as many as may be; close one, or follow more runs over one of them")]
+pub struct TooManySockets(pub u32);
 
 impl TooManySockets {
     /// For programs.
@@ -209,18 +204,19 @@ impl Emitters {
     /// Takes a place for one more socket.
     ///
     /// # Errors
-    /// When the user has [`SOCKETS_PER_USER_MAX`].
-    pub fn open(self: &Arc<Self>, scope: &Scope) -> Result<Outlet, TooManySockets> {
+    /// When the user has `sockets_max` open, as the quota has it: a few windows or programs. One socket carries any
+    /// number of runs.
+    pub fn open(self: &Arc<Self>, scope: &Scope, sockets_max: u32) -> Result<Outlet, TooManySockets> {
         let mut users = lock(&self.users);
         let emitter = users.entry(scope.user().clone()).or_default().clone();
         let mut lines = lock(&emitter.lines);
-        let room = lines.len() < SOCKETS_PER_USER_MAX;
+        let room = lines.len() < sockets_max as usize;
         for counted in [&self.all, &emitter.counted] {
             let connections = &mut lock(counted).connections;
             *(if room { &mut connections.opened } else { &mut connections.refused }) += 1;
         }
         if !room {
-            return Err(TooManySockets);
+            return Err(TooManySockets(sockets_max));
         }
         let line = Arc::<Line>::default();
         lines.push(line.clone());
@@ -430,11 +426,11 @@ mod tests {
     fn a_user_has_three_sockets_and_an_emitter_while_there_is_one() {
         let emitters = Arc::new(Emitters::default());
         let (ann, bob) = (scope("ann"), scope("bob"));
-        let mut sockets: Vec<_> = (0..3).map(|_| emitters.open(&ann).expect("a place")).collect();
-        assert_eq!(emitters.open(&ann).err(), Some(TooManySockets));
-        let his = emitters.open(&bob).expect("his places are his own");
+        let mut sockets: Vec<_> = (0..3).map(|_| emitters.open(&ann, 3).expect("a place")).collect();
+        assert_eq!(emitters.open(&ann, 3).err(), Some(TooManySockets(3)));
+        let his = emitters.open(&bob, 3).expect("his places are his own");
         sockets.pop();
-        sockets.push(emitters.open(&ann).expect("a place that was given back"));
+        sockets.push(emitters.open(&ann, 3).expect("a place that was given back"));
         let hers = emitters.user_stats(&ann).connections;
         assert_eq!((hers.sockets, hers.opened, hers.refused), (3, 4, 1));
         assert_eq!(emitters.user_stats(&bob).connections.opened, 1);
@@ -449,7 +445,7 @@ mod tests {
     async fn what_is_written_counts_as_delivered_and_what_is_let_go_of_as_failed() {
         let emitters = Arc::new(Emitters::default());
         let ann = scope("ann");
-        let outlet = emitters.open(&ann).expect("a place");
+        let outlet = emitters.open(&ann, 3).expect("a place");
         for seq in 1..=4 {
             assert!(outlet.offer(event(seq, u8::try_from(seq).expect("small"))));
         }
@@ -475,7 +471,7 @@ mod tests {
     async fn a_reader_that_stands_still_is_seen_and_is_given_up_waiting_for() {
         let emitters = Arc::new(Emitters::default());
         let ann = scope("ann");
-        let outlet = emitters.open(&ann).expect("a place");
+        let outlet = emitters.open(&ann, 3).expect("a place");
         let mut log = (1..).map(|seq| Outgoing { seq, ..event(1, 4) });
         let run = RunId::generate();
         let mut next = |priority| log.next().map(|event| Outgoing { run, priority, ..event }).expect("endless");

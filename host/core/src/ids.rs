@@ -99,6 +99,13 @@ text_id!(
     |t| word(t, |b| b.is_ascii_lowercase(), |b| lower_or_digit(b) || b == b'-')
 );
 text_id!(
+    /// A named quota that users can be in.
+    TierName,
+    "a tier name",
+    "1 to 64 characters of a-z, 0-9 and '-', the first a letter",
+    |t| word(t, |b| b.is_ascii_lowercase(), |b| lower_or_digit(b) || b == b'-')
+);
+text_id!(
     /// A conversation of runs.
     ThreadId,
     "a thread id",

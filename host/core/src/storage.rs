@@ -8,7 +8,8 @@ use crate::{
     grant::Permissions,
     idempotency::{Creating, Creation, Earlier, Once},
     identity::{Identity, Operator, Role, Scope},
-    ids::{Digest, KeyId, PluginName, RunId, ThreadId, UserId},
+    ids::{Digest, KeyId, PluginName, RunId, ThreadId, TierName, UserId},
+    quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunStatus, RunView, Usage},
 };
@@ -118,6 +119,9 @@ pub struct History {
     /// Their inputs, outputs, metadata, events and records together, in bytes, and [`RUN_OVERHEAD_BYTES`] for each.
     pub bytes: u64,
 }
+
+/// What was set of the quotas of tiers, and of users.
+pub type StoredQuotas = (Vec<(TierName, QuotaEdit)>, Vec<(UserId, UserQuota)>);
 
 /// What a run counts beside its texts, its events and its record.
 pub const RUN_OVERHEAD_BYTES: u64 = 1_000;
@@ -314,15 +318,20 @@ pub trait Storage: Send + Sync + 'static {
     /// What the user's finished runs take.
     async fn history(&self, scope: &Scope) -> Result<History>;
 
-    /// When the run that finished first of all that are there did so; none if there is none.
-    async fn oldest_finish(&self, operator: Operator) -> Result<Option<Timestamp>>;
+    /// Users with finished runs, in byte order, after `after`, at most `limit`, and when the oldest run of each finished.
+    async fn oldest_finishes(
+        &self,
+        operator: Operator,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<(UserId, Timestamp)>>;
 
     /// Removes the user's oldest finished runs, with their events and records, while there is more than `keep`. Removes
     /// [`PRUNED_AT_ONCE_MAX`] at most.
     async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Result<()>;
 
-    /// Removes the oldest runs, of whichever user, that had finished before; [`PRUNED_AT_ONCE_MAX`] at most.
-    async fn prune_before(&self, operator: Operator, before: Timestamp) -> Result<()>;
+    /// Removes those of the user's oldest runs that had finished before; looks at [`PRUNED_AT_ONCE_MAX`] of them.
+    async fn prune_before(&self, operator: Operator, user: &UserId, before: Timestamp) -> Result<()>;
 
     /// A value of the user's state; none if it is absent or has vanished.
     async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>>;
@@ -360,6 +369,15 @@ pub trait Storage: Send + Sync + 'static {
         plugin: &PluginName,
         grant: &Permissions,
     ) -> Result<()>;
+
+    /// What was set of the quotas of tiers and users.
+    async fn quotas(&self, operator: Operator) -> Result<StoredQuotas>;
+
+    /// Keeps what is set of a tier's quota, in place of what was.
+    async fn put_tier(&self, operator: Operator, tier: &TierName, edit: &QuotaEdit) -> Result<()>;
+
+    /// Keeps what is set of a user's quota, in place of what was.
+    async fn put_user_quota(&self, operator: Operator, user: &UserId, quota: &UserQuota) -> Result<()>;
 
     /// Keeps a new key, and in the same step the record of the request that made it, if that is to be made once; the
     /// scope is that of the operator whose request it is.

@@ -352,6 +352,7 @@ fn compile_stdin() -> wasmtime::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cofferdam_core::quota::{LiveQuota, Quota};
     use std::os::unix::fs::PermissionsExt as _;
 
     fn user(name: &str) -> UserId {
@@ -366,7 +367,7 @@ mod tests {
         let path = dir.path().join("worker");
         std::fs::write(&path, format!("#!/bin/sh\ncat > /dev/null\nsleep {seconds}\nprintf x\n")).expect("written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).expect("executable");
-        let memory = Arc::new(HostMemory::new(host_bytes, u64::MAX, WORKER_BASE_BYTES));
+        let memory = Arc::new(HostMemory::new(host_bytes, WORKER_BASE_BYTES));
         let compiler = Compiler::new(&path, memory.clone());
         (dir, memory, compiler)
     }
@@ -425,7 +426,8 @@ mod tests {
     #[tokio::test]
     async fn without_room_a_compile_waits_and_then_is_refused() {
         let (_dir, memory, compiler) = slow("0", 200 << 20);
-        let runs = memory.run(&user("bob"), 200 << 20).hold(150 << 20).expect("room");
+        let runs =
+            memory.run(&user("bob"), 200 << 20, LiveQuota::fixed(Quota::ceiling())).hold(150 << 20).expect("room");
         let refused = compiler.room(WORKER_BASE_BYTES, Duration::from_millis(200)).await.expect_err("no room");
         assert!(matches!(refused, CompileError::NoRoom { need_mib: 96, host_mib: 200 }), "{refused}");
         let free = async {

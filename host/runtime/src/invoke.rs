@@ -12,14 +12,15 @@ use crate::{
     services::Services,
 };
 use cofferdam_core::{
-    Json, UserExecutionContext, clock,
+    Json, UserExecutionContext,
+    admission::{Place, Slot},
+    clock,
     context::{StopCause, StopSignal},
     event::Event,
     grant::{Effective, Permissions},
     identity::{Operator, Scope},
     ids::RunId,
     journal::RunJournal,
-    quota::{Place, Slot},
     run::{RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
     storage::{PluginVersion, UnfinishedRun},
 };
@@ -83,7 +84,7 @@ impl RunTask {
                 }
             }
         };
-        let (user, failures_max) = (self.scope.user(), self.runtime.quota().failures_in_a_row);
+        let (user, failures_max) = (self.scope.user(), slot.quota().get(|quota| quota.failures_in_a_row));
         let _try = match inner.backoff.begin(user, about.digest, failures_max, Instant::now()) {
             Ok(begun) => begun,
             Err(off) => {
@@ -140,25 +141,26 @@ impl RunTask {
     }
 
     /// The spine: grant, context, journal, sandbox, journal.
-    pub async fn execute(&self, _slot: &Slot, spec: Arc<RunSpec>, about: &PluginVersion) -> RunView {
+    pub async fn execute(&self, slot: &Slot, spec: Arc<RunSpec>, about: &PluginVersion) -> RunView {
         let services = &self.runtime.0.services;
         let (started, started_at) = (Instant::now(), clock::now());
         let granted = services.grants.get(&self.scope, &spec.agent).await;
         let permissions = granted.map(|granted| Effective::of(&about.needs, &granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
         let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none().into(), Err(e)), |p| (p, Ok(())));
-        let ctx =
-            Arc::new(UserExecutionContext::rest(spec.clone(), permissions, self.runtime.quota(), self.stop.clone()));
+        let quota = slot.quota().clone();
+        let ctx = Arc::new(UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone()));
         let journal = self.runtime.journal().open(&ctx, started_at);
-        let memory = services.memory.run(&spec.user, spec.limits.memory_bytes);
+        let memory = slot.memory();
         let (result, spent) = match granted {
-            Ok(()) => invoke(services, about, &ctx, &journal, &memory).await,
+            Ok(()) => invoke(services, about, &ctx, &journal, memory).await,
             Err(error) => (Err(host_error(&error)), Spent::default()),
         };
         let end =
             Ending { started: Some(started), started_at: Some(started_at), spent, peak_bytes: memory.peak_bytes() };
+        slot.used(spent.fuel, spent.active);
         let end = end.close(&journal, result).await;
-        if is_the_agents_own(end.stop_reason, &ctx, &memory, spent) {
+        if is_the_agents_own(end.stop_reason, &ctx, memory, spent) {
             let failures_max = ctx.quota().failures_in_a_row;
             self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
         }

@@ -16,6 +16,7 @@ mod invoke;
 mod local;
 mod meter;
 mod plugin;
+mod quotas;
 mod recovery;
 mod registry;
 mod replay;
@@ -31,6 +32,7 @@ mod workspace;
 
 pub use gate::GateError;
 pub use local::{LocalError, LocalOptions, run_local};
+pub use quotas::EditError;
 pub use registry::{PushError, Pushed, Registry};
 pub use runtime::{AcceptError, Accepted, Runtime, RuntimeConfig, StartError, Submission};
 pub use workspace::{Chunk, Entry, EntryKind, FileError, Listing, Workspace, WorkspaceRoot};

@@ -93,7 +93,14 @@ impl ResourceLimiter for Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam_core::ids::UserId;
+    use cofferdam_core::{
+        ids::UserId,
+        quota::{LiveQuota, Quota},
+    };
+
+    fn quota() -> LiveQuota {
+        LiveQuota::fixed(Quota { memory_bytes_per_user: 1000, ..Quota::ceiling() })
+    }
 
     fn user(name: &str) -> UserId {
         name.parse().expect("a user id")
@@ -101,8 +108,8 @@ mod tests {
 
     #[test]
     fn the_limit_is_on_the_sum_and_all_of_it_comes_back() {
-        let host = HostMemory::new(u64::MAX, u64::MAX, 0);
-        let run = host.run(&user("ann"), 1000);
+        let host = Arc::new(HostMemory::new(u64::MAX, 0));
+        let run = host.run(&user("ann"), 1000, quota());
         let (mut a, mut b) = (Meter::new(run.clone()), Meter::new(run.clone()));
         assert!(a.memory_growing(0, 600, None).expect("no error"));
         assert_eq!(run.refused(), None);
@@ -118,13 +125,13 @@ mod tests {
 
     #[test]
     fn a_user_and_the_host_have_limits_of_their_own() {
-        let host = HostMemory::new(1500, 1000, 0);
-        let (one, two) = (host.run(&user("ann"), 800), host.run(&user("ann"), 800));
+        let host = Arc::new(HostMemory::new(1500, 0));
+        let (one, two) = (host.run(&user("ann"), 800, quota()), host.run(&user("ann"), 800, quota()));
         let (mut a, mut b) = (Meter::new(one.clone()), Meter::new(two.clone()));
         assert!(a.memory_growing(0, 800, None).expect("no error"));
         assert!(!b.memory_growing(0, 201, None).expect("no error"));
         assert_eq!(two.refused(), Some(Refusal::User));
-        let three = host.run(&user("bob"), 800);
+        let three = host.run(&user("bob"), 800, quota());
         let mut c = Meter::new(three.clone());
         assert!(!c.memory_growing(0, 701, None).expect("no error"));
         assert_eq!(three.refused(), Some(Refusal::Host));
@@ -136,8 +143,8 @@ mod tests {
 
     #[test]
     fn what_the_host_holds_for_a_guest_counts_as_the_guests() {
-        let host = HostMemory::new(1500, 1000, 0);
-        let run = host.run(&user("ann"), 800);
+        let host = Arc::new(HostMemory::new(1500, 0));
+        let run = host.run(&user("ann"), 800, quota());
         let mut meter = Meter::new(run.clone());
         assert!(meter.memory_growing(0, 500, None).expect("no error"));
         let held = run.hold(300).expect("room");
@@ -153,8 +160,8 @@ mod tests {
 
     #[test]
     fn growth_that_wasmtime_could_not_carry_out_is_not_charged() {
-        let host = HostMemory::new(u64::MAX, u64::MAX, 0);
-        let run = host.run(&user("ann"), 1000);
+        let host = Arc::new(HostMemory::new(u64::MAX, 0));
+        let run = host.run(&user("ann"), 1000, quota());
         let mut meter = Meter::new(run.clone());
         assert!(meter.memory_growing(100, 500, None).expect("no error"));
         meter.memory_grow_failed(wasmtime::Error::msg("no memory")).expect("no error");

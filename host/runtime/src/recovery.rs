@@ -3,10 +3,11 @@
 
 use crate::{
     invoke::Ending,
-    runtime::Runtime,
+    runtime::{RANK_USUAL, Runtime},
     sandbox::{OUTCOME_UNKNOWN, Stop},
 };
 use cofferdam_core::{
+    admission::Want,
     identity::Operator,
     ids::{AgentRef, Pick},
     run::{RunStatus, StopReason},
@@ -75,7 +76,10 @@ impl Runtime {
         let Some(about) = self.about(&run) else { return };
         let scope = Operator::host().on_behalf_of(&run.user);
         let (ending, ended) = watch::channel(None);
-        let place = self.0.admission.enqueue_again(scope.user());
+        // How much it asked for is read with its input; no run can ask for more than this.
+        let quota = self.0.services.quotas.now(scope.user());
+        let want = Want { fuel: quota.fuel_per_run, memory_bytes: quota.memory_bytes_per_context, rank: RANK_USUAL };
+        let place = self.0.admission.enqueue_again(scope.user(), want);
         let task = self.enter(scope, run.view(), ended);
         // The input is read when its turn comes: a long queue must not fill memory.
         let mut work = Box::pin(task.queue(place, None, about, ending));

@@ -4,13 +4,16 @@ use cofferdam_core::{
     clock,
     identity::Operator,
     ids::UserId,
-    quota::Quota,
+    quota::Quotas,
     storage::{History, Storage, StorageError},
 };
-use jiff::ToSpan as _;
+use jiff::{Timestamp, ToSpan as _};
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
@@ -18,6 +21,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// How long the ends of runs are gathered before their users' histories are looked at: one look for many runs.
 const GATHER: Duration = Duration::from_millis(200);
+
+/// How many users are looked at together for runs that have become too old.
+const USERS_AT_ONCE: u32 = 1_000;
 
 /// How often runs are looked for that have become too old, and what failed is tried again.
 const AGE_CHECK: Duration = Duration::from_secs(60);
@@ -30,26 +36,28 @@ pub struct Retention {
 
 struct Shared {
     storage: Arc<dyn Storage>,
-    keep: History,
-    days: u32,
+    quotas: Arc<Quotas>,
     /// Users of whom a run has ended since the last look: no more than there are users who have runs.
     ended: Mutex<HashSet<UserId>>,
     wake: Notify,
+    /// A quota has changed: everybody is looked at.
+    changed: AtomicBool,
 }
 
 impl Retention {
-    /// Over a storage, within these limits.
+    /// Over a storage, within its users' quotas.
     #[expect(clippy::disallowed_methods, reason = "one task for the host, which ends with its handle")]
-    pub fn new(storage: Arc<dyn Storage>, quota: &Quota) -> Self {
-        let shared = Arc::new(Shared {
-            storage,
-            keep: History { runs: quota.runs_stored, bytes: quota.history_bytes },
-            days: quota.history_days,
-            ended: Mutex::default(),
-            wake: Notify::new(),
-        });
+    pub fn new(storage: Arc<dyn Storage>, quotas: Arc<Quotas>) -> Self {
+        let (ended, wake, changed) = (Mutex::default(), Notify::new(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { storage, quotas, ended, wake, changed });
         let work = AbortOnDropHandle::new(tokio::spawn(work(shared.clone())));
         Self { shared, _work: work }
+    }
+
+    /// A quota has changed: what it does not allow any more goes.
+    pub fn quota_changed(&self) {
+        self.shared.changed.store(true, Ordering::Release);
+        self.shared.wake.notify_one();
     }
 
     /// A run of this user has ended.
@@ -69,32 +77,55 @@ impl Shared {
 
     async fn prune(&self, user: &UserId) -> Result<(), StorageError> {
         let operator = Operator::host();
+        let quota = self.quotas.now(user);
+        let keep = History { runs: quota.runs_stored, bytes: quota.history_bytes };
         let mut before = None;
         loop {
             let have = self.storage.history(&operator.on_behalf_of(user)).await?;
-            let over = have.runs > self.keep.runs || have.bytes > self.keep.bytes;
+            let over = have.runs > keep.runs || have.bytes > keep.bytes;
             // A step that removes nothing would be repeated for ever.
             if !over || before == Some(have) {
                 return Ok(());
             }
             before = Some(have);
-            self.storage.prune(operator, user, self.keep).await?;
+            self.storage.prune(operator, user, keep).await?;
         }
     }
 
-    async fn prune_by_age(&self) -> Result<(), StorageError> {
+    /// Removes what has become too old, and if a quota has changed, also what is too much.
+    async fn prune_all(&self, quota_changed: bool) -> Result<(), StorageError> {
         let operator = Operator::host();
-        let Ok(limit) = clock::now().checked_sub((i64::from(self.days) * 24).hours()) else { return Ok(()) };
-        let mut before = None;
-        while let Some(oldest) = self.storage.oldest_finish(operator).await?.filter(|oldest| *oldest < limit) {
-            self.storage.prune_before(operator, limit).await?;
-            if before == Some(oldest) {
-                // As many runs as one step removes may have finished in the same microsecond, but not for ever.
-                tokio::time::sleep(GATHER).await;
+        let mut last = None;
+        loop {
+            let users = self.storage.oldest_finishes(operator, last.as_ref(), USERS_AT_ONCE).await?;
+            let Some((user, _)) = users.last() else { return Ok(()) };
+            last = Some(user.clone());
+            for (user, oldest) in users {
+                let days = i64::from(self.quotas.now(&user).history_days);
+                if let Ok(limit) = clock::now().checked_sub((days * 24).hours())
+                    && oldest < limit
+                {
+                    self.prune_before(&user, limit).await?;
+                }
+                if quota_changed {
+                    self.prune(&user).await?;
+                }
             }
-            before = Some(oldest);
         }
-        Ok(())
+    }
+
+    async fn prune_before(&self, user: &UserId, limit: Timestamp) -> Result<(), StorageError> {
+        let operator = Operator::host();
+        let mut before = None;
+        loop {
+            let have = self.storage.history(&operator.on_behalf_of(user)).await?;
+            // A step that removed nothing has found nothing older.
+            if before == Some(have) {
+                return Ok(());
+            }
+            before = Some(have);
+            self.storage.prune_before(operator, user, limit).await?;
+        }
     }
 }
 
@@ -110,11 +141,13 @@ async fn work(shared: Arc<Shared>) {
                 shared.ended().insert(user);
             }
         }
-        if aged.elapsed() < AGE_CHECK {
+        let changed = shared.changed.swap(false, Ordering::AcqRel);
+        if aged.elapsed() < AGE_CHECK && !changed {
             continue;
         }
         aged = Instant::now();
-        if let Err(error) = shared.prune_by_age().await {
+        if let Err(error) = shared.prune_all(changed).await {
+            shared.changed.fetch_or(changed, Ordering::AcqRel);
             tracing::error!(%error, source = ?error.source, "old runs could not be removed; trying again");
         }
     }

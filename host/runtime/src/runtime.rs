@@ -17,7 +17,9 @@ use crate::{
     workspace::{Workspace, WorkspaceRoot, Workspaces},
 };
 use cofferdam_core::{
-    Json, clock,
+    Json,
+    admission::{Admission, Refused, Standing, Want},
+    clock,
     context::{StopCause, StopSignal},
     fault::Fault,
     grant::Permissions,
@@ -26,8 +28,8 @@ use cofferdam_core::{
     ids::{AgentRef, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     journal::Journal,
     quota::{
-        Admission, LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
-        RUNS_QUEUED_MAX, Refused,
+        LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, Quotas, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
+        RUNS_QUEUED_MAX,
     },
     run::{RunSpec, RunView},
     storage::{PluginKind, PluginVersion, Storage, StorageError},
@@ -42,7 +44,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// Plugins that are loaded and that nobody uses may hold one part in so many of what guests may, beside that: what they
 /// hold is read from disk again in milliseconds.
@@ -63,7 +65,7 @@ pub struct RuntimeConfig {
     pub scratch_dir: PathBuf,
     /// The `cofferdam` binary, started as `cofferdam compile-worker`.
     pub compile_worker: PathBuf,
-    /// What each user may take.
+    /// What users may take of whom nobody says otherwise.
     pub quota: Quota,
     /// Memory of all sandboxes together, in bytes.
     pub memory_bytes_max: u64,
@@ -231,6 +233,14 @@ impl AcceptError {
     }
 }
 
+/// Where usual runs stand among those of their user that wait.
+pub(crate) const RANK_USUAL: u8 = 1;
+
+/// What a run asks of the admission.
+const fn want(spec: &RunSpec) -> Want {
+    Want { fuel: spec.limits.fuel, memory_bytes: spec.limits.memory_bytes, rank: RANK_USUAL }
+}
+
 /// A run that was accepted: it is durable, and will end whatever becomes of its client.
 #[derive(Debug)]
 pub struct Accepted {
@@ -270,6 +280,7 @@ pub(crate) struct Inner {
     registry: Registry,
     journal: Journal,
     pub admission: Admission,
+    _tending: AbortOnDropHandle<()>,
     pub backoff: Backoff,
     pub retention: Retention,
     data_dir: PathBuf,
@@ -287,25 +298,29 @@ impl Runtime {
     ///
     /// # Errors
     /// When the machine, the directory or storage cannot be used.
+    #[expect(clippy::disallowed_methods, reason = "one task for the host, which ends with its handle")]
     pub async fn start(config: RuntimeConfig, storage: Arc<dyn Storage>) -> Result<Self, StartError> {
         let sandboxes_max = config.runs_live_max.saturating_add(TOOL_SANDBOXES_MAX + DESCRIPTIONS_MAX);
         let engine = Engine::new(sandboxes_max).map_err(StartError::Engine)?;
         let linkers = Linkers::new(engine.wasmtime()).map_err(StartError::Engine)?;
-        let memory =
-            Arc::new(HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user, WORKER_BASE_BYTES));
+        let memory = Arc::new(HostMemory::new(config.memory_bytes_max, WORKER_BASE_BYTES));
         let loaded_bytes_max = config.memory_bytes_max / LOADED_PART;
         let compiler = Compiler::new(&config.compile_worker, memory.clone());
         let artifacts = Artifacts::open(&config.data_dir, compiler).map_err(StartError::DataDir)?;
         let known = storage.plugins(Operator::host()).await?;
+        let (tiers, users) = storage.quotas(Operator::host()).await?;
+        let quotas = Arc::new(Quotas::new(config.quota, tiers, users));
         let services = Arc::new(Services {
             plugins: Plugins::new(engine.wasmtime().clone(), linkers, artifacts, known, loaded_bytes_max),
             grants: Arc::new(Grants::new(storage.clone())),
-            workspaces: Workspaces::new(config.workspaces, &config.quota),
-            scratch: Scratches::open(config.scratch_dir, &config.quota).map_err(StartError::DataDir)?,
+            workspaces: Workspaces::new(config.workspaces, quotas.clone()),
+            scratch: Scratches::open(config.scratch_dir).map_err(StartError::DataDir)?,
             memory,
+            quotas,
             tool_sandboxes: Semaphore::new(TOOL_SANDBOXES_MAX as usize),
             descriptions: Semaphore::new(DESCRIPTIONS_MAX as usize),
             publishing: tokio::sync::Mutex::new(()),
+            editing_quotas: tokio::sync::Mutex::new(()),
             guests: GuestThreads::start().map_err(StartError::Threads)?,
             seeds: Seeds::from_system().map_err(StartError::Random)?,
             host_panics: AtomicU64::new(0),
@@ -313,11 +328,14 @@ impl Runtime {
             engine,
             storage,
         });
+        let (quotas, memory) = (services.quotas.clone(), services.memory.clone());
+        let admission = Admission::new(quotas, memory, config.runs_live_max, config.runs_queued_max);
         let runtime = Self(Arc::new(Inner {
             registry: Registry::new(services.clone()),
             journal: Journal::new(services.storage.clone()),
-            retention: Retention::new(services.storage.clone(), &config.quota),
-            admission: Admission::new(config.quota, config.runs_live_max, config.runs_queued_max),
+            retention: Retention::new(services.storage.clone(), services.quotas.clone()),
+            _tending: AbortOnDropHandle::new(tokio::spawn(admission.tend(|| Duration::ZERO))),
+            admission,
             backoff: Backoff::default(),
             data_dir: config.data_dir,
             disk_free_bytes_min: config.disk_free_bytes_min,
@@ -350,10 +368,10 @@ impl Runtime {
         &self.0.registry
     }
 
-    /// What each user may take.
+    /// How a user stands with the host.
     #[must_use]
-    pub fn quota(&self) -> &Quota {
-        self.0.admission.quota()
+    pub fn standing(&self, user: &UserId) -> Standing {
+        self.0.admission.standing(user)
     }
 
     /// The user's files.
@@ -444,7 +462,7 @@ impl Runtime {
         if let Some(free) = disk::free_bytes(&self.0.data_dir).filter(|free| *free < min) {
             return Err(AcceptError::DiskFull { free, min });
         }
-        let place = self.0.admission.enqueue(scope.user())?;
+        let place = self.0.admission.enqueue(scope.user(), want(&spec))?;
         let (ending, ended) = watch::channel(None);
         let view = RunView::queued(&spec);
         let task = self.enter(scope.clone(), view.clone(), ended.clone());
@@ -478,7 +496,7 @@ impl Runtime {
     /// When the submission cannot be run, or no slot is free now.
     pub async fn execute_here(&self, scope: &Scope, submission: Submission) -> Result<RunView, AcceptError> {
         let (about, spec) = self.prepare(scope, submission)?;
-        let place = self.0.admission.enqueue(scope.user())?;
+        let place = self.0.admission.enqueue(scope.user(), want(&spec))?;
         let slot = self.0.admission.try_admit(place).map_err(|_| Refused::UserQueueFull(0))?;
         self.storage().insert_run(scope, &spec, None).await.map_err(AcceptError::Storage)?;
         let (_ending, ended) = watch::channel(None);
@@ -493,14 +511,16 @@ impl Runtime {
             return Err(AcceptError::NotAnAgent(about.name.clone()));
         }
         let bytes = asked.input.as_str().len();
-        if bytes > RUN_INPUT_BYTES_MAX {
-            return Err(AcceptError::InputTooLarge { bytes, max: RUN_INPUT_BYTES_MAX });
+        let quota = self.quotas().now(scope.user());
+        let max = usize::try_from(quota.run_input_bytes).unwrap_or(RUN_INPUT_BYTES_MAX);
+        if bytes > max {
+            return Err(AcceptError::InputTooLarge { bytes, max });
         }
         let metadata = asked.metadata.unwrap_or_else(Json::empty_object);
         if metadata.as_str().len() > METADATA_BYTES_MAX || !metadata.as_str().trim_start().starts_with('{') {
             return Err(AcceptError::InvalidMetadata("must be a JSON object of at most 16 KiB"));
         }
-        let limits = self.quota().narrow(asked.limits)?;
+        let limits = quota.narrow(asked.limits)?;
         self.0.backoff.check(scope.user(), about.digest, Instant::now())?;
         let id = RunId::generate();
         let spec = RunSpec {

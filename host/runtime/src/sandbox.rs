@@ -259,8 +259,10 @@ impl Sandbox {
         store.set_hostcall_fuel(CROSSING_BYTES_MAX);
         store.set_max_component_handles(HANDLES_MAX);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| {
+        store.epoch_deadline_callback(move |store| {
+            let left = store.get_fuel().unwrap_or(0);
             let ctx = &store.data().ctx;
+            ctx.check_fuel(fuel.saturating_sub(left));
             if ctx.stop().cause().is_some() || Instant::now() >= ctx.deadline() {
                 return Err(Interrupted.into());
             }
@@ -274,7 +276,7 @@ impl Sandbox {
     pub async fn run(self, input: &Json) -> (Result<Json, Stop>, Spent) {
         let (reply, spent) = self.call(Call::Run { input: input.as_str() }).await;
         let result = reply.and_then(|(reply, guest)| match reply {
-            Reply::Run(Ok(output)) => output_of(output),
+            Reply::Run(Ok(output)) => output_of(output, output_bytes_max(&guest.ctx)),
             Reply::Run(Err(error)) => Err(stop_of_agent_error(error, &guest)),
             _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls")),
         });
@@ -331,7 +333,7 @@ impl Sandbox {
                 () = std::future::ready(()), if ctx.is_over() => End::Dropped,
                 end = timed => end,
                 () = ctx.stop().stopped() => End::Dropped,
-                () = tokio::time::sleep_until(ctx.deadline().into()) => End::Dropped,
+                () = ctx.late() => End::Dropped,
             }
         };
         let fuel_left = self.store.get_fuel().unwrap_or(0);
@@ -387,21 +389,23 @@ async fn perform(store: &mut Store<Guest>, plugin: &Plugin, call: Call<'_>) -> w
     }
 }
 
-fn output_of(output: String) -> Result<Json, Stop> {
-    if output.len() > RUN_OUTPUT_BYTES_MAX {
-        return Err(output_too_large(&format!("{} bytes", output.len())));
+fn output_bytes_max(ctx: &UserExecutionContext) -> usize {
+    usize::try_from(ctx.quota().run_output_bytes).unwrap_or(RUN_OUTPUT_BYTES_MAX)
+}
+
+fn output_of(output: String, bytes_max: usize) -> Result<Json, Stop> {
+    if output.len() > bytes_max {
+        return Err(output_too_large(&format!("{} bytes", output.len()), bytes_max));
     }
     Json::parse(output).map_err(|error| {
         Stop::new(StopReason::InvalidOutput, format!("the agent's output is {error}; an output must be a JSON text"))
     })
 }
 
-fn output_too_large(size: &str) -> Stop {
+fn output_too_large(size: &str, bytes_max: usize) -> Stop {
     Stop::new(
         StopReason::OutputTooLarge,
-        format!(
-            "the output is {size}, at most {RUN_OUTPUT_BYTES_MAX} are allowed; write large results to a file with file.write"
-        ),
+        format!("the output is {size}, at most {bytes_max} are allowed; write large results to a file with file.write"),
     )
 }
 
@@ -448,8 +452,14 @@ pub fn stop_of_interruption(ctx: &UserExecutionContext, journal: Option<&RunJour
             StopReason::Quota,
             format!("{spent}, and it was refused as much again; ask for less, or stop when you are refused"),
         ),
+        Some(StopCause::FuelCut(most)) => Stop::new(
+            StopReason::OutOfFuel,
+            format!(
+                "the user's fuel_per_run was lowered to {most} units while the run had used more; compute less in one run"
+            ),
+        ),
         None => {
-            let ms = ctx.spec().limits.deadline_ms;
+            let ms = ctx.spec().limits.deadline_ms.min(ctx.quota().deadline_ms);
             let next = advice(ms, ctx.quota().deadline_ms, "raise limits.deadline_ms or do less", "do less in one run");
             Stop::new(StopReason::Deadline, format!("the run was not done after {ms} ms; {next}"))
         }
@@ -457,10 +467,10 @@ pub fn stop_of_interruption(ctx: &UserExecutionContext, journal: Option<&RunJour
 }
 
 fn memory_limit(guest: &Guest, refusal: Refusal, what: &str) -> Stop {
-    let bytes = guest.ctx.spec().limits.memory_bytes;
     let (limit, next) = match refusal {
         Refusal::Run => {
             let most = guest.ctx.quota().memory_bytes_per_context;
+            let bytes = guest.ctx.spec().limits.memory_bytes.min(most);
             let next = advice(bytes, most, "raise limits.memory_bytes or hold less", "hold less, in parts for example");
             (format!("the run's {bytes} bytes"), next)
         }
@@ -507,7 +517,7 @@ fn stop_of_error(error: &wasmtime::Error, guest: &Guest) -> Stop {
     if trap.is_none() && is_crossing_too_large(error) {
         // With frames, the guest was inside a host call; without, it had returned and this was its output.
         if error.downcast_ref::<WasmBacktrace>().is_none() {
-            return output_too_large(&format!("more than {CROSSING_BYTES_MAX} bytes"));
+            return output_too_large(&format!("more than {CROSSING_BYTES_MAX} bytes"), output_bytes_max(&guest.ctx));
         }
         let message = format!(
             "the agent handed more than {CROSSING_BYTES_MAX} bytes to one host call; at most {HOST_CALL_BYTES_MAX} are allowed"
@@ -541,6 +551,8 @@ mod tests {
         engine::{Engine, MEMORIES_MAX},
         meter::{HostMemory, Meter},
     };
+    use cofferdam_core::quota::{LiveQuota, Quota};
+    use std::sync::Arc;
     use wasm_encoder::{ConstExpr, MemorySection, MemoryType, Module, RefType, TableSection, TableType};
     use wasmtime::Store;
 
@@ -577,8 +589,8 @@ mod tests {
     async fn several_memories_and_a_table_share_one_limit() {
         let engine = Engine::new(4).expect("an engine");
         let opens = async |memories, pages, elements| {
-            let host = HostMemory::new(u64::MAX, u64::MAX, 0);
-            let run = host.run(&"ann".parse().expect("a user"), 16 << 20);
+            let host = Arc::new(HostMemory::new(u64::MAX, 0));
+            let run = host.run(&"ann".parse().expect("a user"), 16 << 20, LiveQuota::fixed(Quota::ceiling()));
             let mut store = Store::new(engine.wasmtime(), Meter::new(run.clone()));
             store.limiter(|meter| meter);
             store.set_fuel(1_000_000).expect("fuel");

@@ -1,7 +1,7 @@
 //! `/scratch`: for each run an empty directory of its own, made when it is first used, gone with the run.
 
-use crate::tree::Tree;
-use cofferdam_core::{ids::RunId, quota::Quota};
+use crate::tree::{Room, Tree};
+use cofferdam_core::{ids::RunId, quota::LiveQuota};
 use std::{
     collections::HashMap,
     io,
@@ -37,8 +37,6 @@ impl Drop for Departure {
 #[derive(Debug)]
 pub struct Scratches {
     root: PathBuf,
-    bytes_max: u64,
-    entries_max: u64,
     trees: Trees,
 }
 
@@ -47,20 +45,20 @@ impl Scratches {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn open(root: PathBuf, quota: &Quota) -> io::Result<Self> {
+    pub fn open(root: PathBuf) -> io::Result<Self> {
         match std::fs::remove_dir_all(&root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        Ok(Self { root, bytes_max: quota.scratch_bytes, entries_max: quota.scratch_files, trees: Arc::default() })
+        Ok(Self { root, trees: Arc::default() })
     }
 
     /// One run's. Asked for once in a run.
     #[must_use]
-    pub fn of(&self, run: RunId) -> Arc<Tree> {
+    pub fn of(&self, run: RunId, quota: LiveQuota) -> Arc<Tree> {
         lock(&self.trees).insert(run, CancellationToken::new());
         let departure = Departure { trees: self.trees.clone(), run };
-        Arc::new(Tree::temporary(self.root.join(run.to_string()), self.bytes_max, self.entries_max, departure))
+        Arc::new(Tree::temporary(self.root.join(run.to_string()), Room::scratch(quota), departure))
     }
 
     /// Waits until nothing is left of a run's, after its sandbox is closed: who begins next must find the disk that the

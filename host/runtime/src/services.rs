@@ -12,6 +12,7 @@ use cofferdam_core::{
     grant::Permissions,
     identity::{Operator, Scope},
     ids::{PluginName, UserId},
+    quota::Quotas,
     storage::{Storage, StorageError},
 };
 use std::{
@@ -40,10 +41,13 @@ pub struct Services {
     pub workspaces: Workspaces,
     pub scratch: Scratches,
     pub memory: Arc<HostMemory>,
+    pub quotas: Arc<Quotas>,
     pub tool_sandboxes: Semaphore,
     pub descriptions: Semaphore,
     /// Held while a plugin version is published, so that what memory knows is in the order in which storage was told.
     pub publishing: tokio::sync::Mutex<()>,
+    /// Held while a quota is changed, so that what memory knows is in the order in which storage was told.
+    pub editing_quotas: tokio::sync::Mutex<()>,
     /// Where guests execute.
     pub guests: GuestThreads,
     /// Seeds of guests' random numbers.

@@ -15,6 +15,7 @@ use cap_std::{
     ambient_authority,
     fs::{Dir, File, FileType, Metadata, MetadataExt as _, OpenOptions},
 };
+use cofferdam_core::quota::{LiveQuota, Quota};
 use std::{
     collections::HashMap,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
@@ -26,12 +27,41 @@ use std::{
     time::SystemTime,
 };
 
+/// How much a tree may hold, as its user's quota is now.
+#[derive(Debug)]
+pub struct Room {
+    quota: LiveQuota,
+    bytes: fn(&Quota) -> u64,
+    entries: fn(&Quota) -> u64,
+}
+
+impl Room {
+    /// That of a user's workspace.
+    #[must_use]
+    pub const fn workspace(quota: LiveQuota) -> Self {
+        Self { quota, bytes: |quota| quota.workspace_bytes, entries: |quota| quota.workspace_files }
+    }
+
+    /// That of a run's `/scratch`.
+    #[must_use]
+    pub const fn scratch(quota: LiveQuota) -> Self {
+        Self { quota, bytes: |quota| quota.scratch_bytes, entries: |quota| quota.scratch_files }
+    }
+
+    fn bytes_max(&self) -> u64 {
+        self.quota.get(self.bytes)
+    }
+
+    fn entries_max(&self) -> u64 {
+        self.quota.get(self.entries)
+    }
+}
+
 /// A directory tree on the host's disk, and what it may hold.
 #[derive(Debug)]
 pub struct Tree {
     path: Option<PathBuf>,
-    bytes_max: u64,
-    entries_max: u64,
+    room: Room,
     /// Counted when the tree is first used, and kept up to date by what is written through it. One change at a time: the
     /// lock is what makes the quota hold.
     held: Mutex<Option<Held>>,
@@ -141,7 +171,7 @@ impl Tree {
             std::fs::create_dir_all(path).map_err(FileError::Io)?;
             let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(FileError::Io)?;
             let (mut bytes, mut entries) = (0, 0);
-            count(&dir, 0, self.entries_max, &mut bytes, &mut entries).map_err(FileError::Io)?;
+            count(&dir, 0, self.room.entries_max(), &mut bytes, &mut entries).map_err(FileError::Io)?;
             *held = Some(Held { dir, bytes, entries });
         }
         let dir = match held.as_ref() {
@@ -207,13 +237,13 @@ impl Tree {
         let kept = if append { before.unwrap_or(0) } else { 0 };
         let after = kept.saturating_add(bytes.len() as u64);
         let total = held.bytes.saturating_sub(before.unwrap_or(0)).saturating_add(after);
-        if total > self.bytes_max {
-            return Err(FileError::Full { limit: "bytes", max: self.bytes_max });
+        if total > self.room.bytes_max() {
+            return Err(FileError::Full { limit: "bytes", max: self.room.bytes_max() });
         }
         let missing = missing_parents(&dir, path);
         let entries = held.entries + u64::from(before.is_none()) + missing;
-        if entries > self.entries_max {
-            return Err(FileError::Full { limit: "entries", max: self.entries_max });
+        if entries > self.room.entries_max() {
+            return Err(FileError::Full { limit: "entries", max: self.room.entries_max() });
         }
         // Charged first: what a failure leaves behind is counted anew when the workspace is next opened.
         (held.bytes, held.entries) = (total, entries);
@@ -276,11 +306,10 @@ impl Tree {
     }
 
     /// A tree at this path, which is made when it is first used; without a path there are no files.
-    pub fn new(path: Option<PathBuf>, bytes_max: u64, entries_max: u64) -> Self {
+    pub fn new(path: Option<PathBuf>, room: Room) -> Self {
         Self {
             path,
-            bytes_max,
-            entries_max,
+            room,
             held: Mutex::default(),
             opened: Mutex::default(),
             made: AtomicBool::default(),
@@ -289,11 +318,10 @@ impl Tree {
     }
 
     /// A tree that is removed when nobody uses it any more.
-    pub fn temporary(path: PathBuf, bytes_max: u64, entries_max: u64, departure: Departure) -> Self {
+    pub fn temporary(path: PathBuf, room: Room, departure: Departure) -> Self {
         Self {
             path: Some(path),
-            bytes_max,
-            entries_max,
+            room,
             held: Mutex::default(),
             opened: Mutex::default(),
             made: AtomicBool::default(),
@@ -397,7 +425,7 @@ impl Tree {
         if bytes.is_empty() {
             return Ok(offset);
         }
-        let end = offset.checked_add(bytes.len() as u64).ok_or(self.full("bytes", self.bytes_max))?;
+        let end = offset.checked_add(bytes.len() as u64).ok_or(self.full("bytes", self.room.bytes_max()))?;
         self.charge(held, end.saturating_sub(size), 0)?;
         let written = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
         if let Err(error) = written {
@@ -507,8 +535,8 @@ impl Tree {
             let entry = entry.map_err(of)?;
             let Some(kind) = kind(entry.file_type().map_err(of)?) else { continue };
             if let Ok(name) = entry.file_name().into_string() {
-                if names.len() as u64 >= self.entries_max {
-                    return Err(self.full("entries", self.entries_max));
+                if names.len() as u64 >= self.room.entries_max() {
+                    return Err(self.full("entries", self.room.entries_max()));
                 }
                 names.push((name, kind));
             }
@@ -523,10 +551,10 @@ impl Tree {
 
     /// Takes so much of the quota, or nothing.
     fn charge(&self, held: &mut Held, bytes: u64, entries: u64) -> Result<(), FileError> {
-        let total = held.bytes.checked_add(bytes).filter(|total| bytes == 0 || *total <= self.bytes_max);
-        let total = total.ok_or(self.full("bytes", self.bytes_max))?;
-        if entries > 0 && held.entries + entries > self.entries_max {
-            return Err(self.full("entries", self.entries_max));
+        let total = held.bytes.checked_add(bytes).filter(|total| bytes == 0 || *total <= self.room.bytes_max());
+        let total = total.ok_or(self.full("bytes", self.room.bytes_max()))?;
+        if entries > 0 && held.entries + entries > self.room.entries_max() {
+            return Err(self.full("entries", self.room.entries_max()));
         }
         held.bytes = total;
         held.entries += entries;
@@ -673,13 +701,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::scratch::Scratches;
-    use cofferdam_core::{ids::RunId, quota::Quota};
+    use cofferdam_core::ids::RunId;
 
     const CREATE: Opening = Opening { create: true, exclusive: false, truncate: false, directory: false };
 
-    fn tree(bytes_max: u64, entries_max: u64) -> (tempfile::TempDir, Tree) {
+    fn tree(workspace_bytes: u64, workspace_files: u64) -> (tempfile::TempDir, Tree) {
         let root = tempfile::tempdir().expect("a directory");
-        let tree = Tree::new(Some(root.path().join("tree")), bytes_max, entries_max);
+        let quota = Quota { workspace_bytes, workspace_files, ..Quota::default() };
+        let tree = Tree::new(Some(root.path().join("tree")), Room::workspace(LiveQuota::fixed(quota)));
         (root, tree)
     }
 
@@ -742,16 +771,16 @@ mod tests {
     #[test]
     fn a_scratch_is_removed_also_after_a_write_that_failed() {
         let root = tempfile::tempdir().expect("a directory");
-        let scratches = Scratches::open(root.path().join("scratch"), &Quota::default()).expect("opened");
+        let scratches = Scratches::open(root.path().join("scratch")).expect("opened");
         let run = RunId::generate();
         let path = root.path().join("scratch").join(run.to_string());
-        let tree = scratches.of(run);
+        let tree = scratches.of(run, LiveQuota::fixed(Quota::default()));
         tree.open("a", CREATE).expect("made");
         // What a failure does: the books are closed until somebody counts anew.
         *lock(&tree.held) = None;
         drop(tree);
         assert!(!path.exists(), "it is left behind");
-        drop(scratches.of(run));
+        drop(scratches.of(run, LiveQuota::fixed(Quota::default())));
         assert!(!path.exists(), "who never used it made none");
     }
 

@@ -1,9 +1,9 @@
 //! A user's files: the only directory that a user's agents and the user themself can reach, through cap-std, so that no
 //! path leads out of it, and within the user's quota of bytes and entries.
 
-use crate::tree::Tree;
+use crate::tree::{Room, Tree};
 use bytes::Bytes;
-use cofferdam_core::{fault::Fault, identity::Scope, ids::UserId, quota::Quota};
+use cofferdam_core::{fault::Fault, identity::Scope, ids::UserId, quota::Quotas};
 use serde::Serialize;
 use std::{
     collections::HashMap,
@@ -199,23 +199,16 @@ pub enum WorkspaceRoot {
 #[derive(Debug)]
 pub struct Workspaces {
     root: WorkspaceRoot,
-    bytes_max: u64,
-    entries_max: u64,
+    quotas: Arc<Quotas>,
     open: Mutex<HashMap<UserId, Arc<Shared>>>,
     turns: Arc<Semaphore>,
 }
 
 impl Workspaces {
-    /// Below this root, each with the quota's bounds.
+    /// Below this root, each with its user's quota.
     #[must_use]
-    pub fn new(root: WorkspaceRoot, quota: &Quota) -> Self {
-        Self {
-            root,
-            bytes_max: quota.workspace_bytes,
-            entries_max: quota.workspace_files,
-            open: Mutex::new(HashMap::new()),
-            turns: Arc::new(Semaphore::new(HOST_TURNS_MAX)),
-        }
+    pub fn new(root: WorkspaceRoot, quotas: Arc<Quotas>) -> Self {
+        Self { root, quotas, open: Mutex::new(HashMap::new()), turns: Arc::new(Semaphore::new(HOST_TURNS_MAX)) }
     }
 
     /// One user's.
@@ -234,7 +227,7 @@ impl Workspaces {
             WorkspaceRoot::Nowhere => None,
         };
         let shared = Arc::new(Shared {
-            tree: Arc::new(Tree::new(path, self.bytes_max, self.entries_max)),
+            tree: Arc::new(Tree::new(path, Room::workspace(self.quotas.of(scope.user())))),
             turns: Arc::new(Semaphore::new(USER_TURNS_MAX)),
             host_turns: self.turns.clone(),
         });
@@ -353,11 +346,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam_core::identity::Operator;
+    use cofferdam_core::{identity::Operator, quota::Quota};
     use std::path::Path;
 
     fn workspace(root: &Path, quota: &Quota) -> Workspace {
-        let workspaces = Workspaces::new(WorkspaceRoot::PerUser(root.to_owned()), quota);
+        let workspaces =
+            Workspaces::new(WorkspaceRoot::PerUser(root.to_owned()), Arc::new(Quotas::same(quota.clone())));
         workspaces.of(&Operator::host().on_behalf_of(&"ann".parse().expect("a user id")))
     }
 
@@ -383,7 +377,8 @@ mod tests {
     #[tokio::test]
     async fn a_workspace_is_remembered_while_work_goes_on_in_it_that_nobody_waits_for() {
         let root = tempfile::tempdir().expect("a directory");
-        let workspaces = Workspaces::new(WorkspaceRoot::PerUser(root.path().to_owned()), &Quota::default());
+        let workspaces =
+            Workspaces::new(WorkspaceRoot::PerUser(root.path().to_owned()), Arc::new(Quotas::same(Quota::default())));
         let of = |user: &str| workspaces.of(&Operator::host().on_behalf_of(&user.parse().expect("a user id")));
         let (goes_on, ends) = std::sync::mpsc::sync_channel::<()>(1);
         let (begun, begins) = tokio::sync::oneshot::channel();

@@ -15,6 +15,7 @@ mod grant;
 mod key;
 mod output;
 mod plugin;
+mod quota;
 mod run;
 mod runs;
 mod serve;
@@ -30,7 +31,7 @@ Exit codes:
 Environment:
   COFFERDAM_URL        the server, for every verb that talks to one
   COFFERDAM_API_KEY    your key
-  COFFERDAM_ADMIN_KEY  an operator's key, for plugin push, grant and key
+  COFFERDAM_ADMIN_KEY  an operator's key, for plugin push, grant, quota, tier and key
   COFFERDAM_LOG        what `serve` and `run` log: error, warn, info, debug";
 
 /// Run untrusted agents, each in a sandbox of its own.
@@ -60,6 +61,10 @@ enum Verb {
     Events(events::EventsArgs),
     /// Say what a plugin may do for a user.
     Grant(grant::GrantArgs),
+    /// Say how much a user may take.
+    Quota(quota::QuotaArgs),
+    /// Say how much the users of a tier may take.
+    Tier(quota::TierArgs),
     /// Make API keys.
     Key(key::KeyArgs),
     /// Files of your workspace on the server.
@@ -100,6 +105,8 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Runs(args) => within_tokio(runs::run(args, json)),
         Verb::Events(args) => within_tokio(events::run(args, json)),
         Verb::Grant(args) => within_tokio(grant::run(args, json)),
+        Verb::Quota(args) => within_tokio(quota::run_quota(args, json)),
+        Verb::Tier(args) => within_tokio(quota::run_tier(args, json)),
         Verb::Key(args) => within_tokio(key::run(args, json)),
         Verb::Files(args) => within_tokio(files::run(args, json)),
     }

@@ -84,14 +84,33 @@ impl Storage for Moody {
     async fn history(&self, scope: &Scope) -> Kept<History> {
         self.storage.history(scope).await
     }
-    async fn oldest_finish(&self, operator: Operator) -> Kept<Option<Timestamp>> {
-        self.storage.oldest_finish(operator).await
+    async fn oldest_finishes(
+        &self,
+        operator: Operator,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Kept<Vec<(UserId, Timestamp)>> {
+        self.storage.oldest_finishes(operator, after, limit).await
+    }
+    async fn quotas(&self, operator: Operator) -> Kept<crate::storage::StoredQuotas> {
+        self.storage.quotas(operator).await
+    }
+    async fn put_tier(
+        &self,
+        operator: Operator,
+        tier: &crate::ids::TierName,
+        edit: &crate::quota::QuotaEdit,
+    ) -> Kept<()> {
+        self.storage.put_tier(operator, tier, edit).await
+    }
+    async fn put_user_quota(&self, operator: Operator, user: &UserId, quota: &crate::quota::UserQuota) -> Kept<()> {
+        self.storage.put_user_quota(operator, user, quota).await
     }
     async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Kept<()> {
         self.storage.prune(operator, user, keep).await
     }
-    async fn prune_before(&self, operator: Operator, before: Timestamp) -> Kept<()> {
-        self.storage.prune_before(operator, before).await
+    async fn prune_before(&self, operator: Operator, user: &UserId, before: Timestamp) -> Kept<()> {
+        self.storage.prune_before(operator, user, before).await
     }
     async fn state_get(&self, space: &crate::context::StateSpace, key: &str) -> Kept<Option<StateEntry>> {
         self.storage.state_get(space, key).await
@@ -165,7 +184,7 @@ async fn bench() -> Bench {
     let ctx = UserExecutionContext::rest(
         Arc::new(spec.clone()),
         Permissions::none(),
-        &Quota::default(),
+        crate::quota::LiveQuota::fixed(Quota::default()),
         StopSignal::default(),
     );
     storage.insert_run(&ctx.scope(), &spec, None).await.expect("kept");

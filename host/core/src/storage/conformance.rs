@@ -15,7 +15,7 @@ use crate::{
     event::{LogLevel, ToolFailure},
     grant::Access,
     ids::RequestId,
-    quota::{Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
+    quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
     run::{RunError, StopReason, Usage},
 };
 use std::sync::Arc;
@@ -44,6 +44,7 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     a_record_is_kept_once_and_comes_in_pages(storage).await;
     events_are_kept_once_and_as_they_were(storage).await;
     the_oldest_finished_runs_are_pruned_and_no_live_one(storage).await;
+    quotas_are_kept_as_they_were_set_last(storage).await;
     events_come_in_pages(storage).await;
     a_feed_has_all_runs_of_its_user_in_the_order_of_commits(storage).await;
     a_feed_comes_in_pages(storage).await;
@@ -257,14 +258,37 @@ async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Stora
     assert_eq!(storage.run(&ida, finished[0]).await.expect("reads"), None);
     assert_eq!(log(storage, &ida, finished[0]).await, []);
     assert_eq!(storage.record(&ida, finished[0], 0).await.expect("reads"), []);
-    // By age, of whomever.
-    assert!(storage.oldest_finish(operator).await.expect("reads").is_some_and(|oldest| oldest <= at(1_000_017)));
-    for _ in 0..100 {
-        storage.prune_before(operator, at(1_000_018)).await.expect("prunes");
-    }
+    // By age, of one user.
+    let oldest = async || {
+        let before = "ic".parse().expect("a user id");
+        storage.oldest_finishes(operator, Some(&before), 1).await.expect("reads")
+    };
+    assert_eq!(oldest().await, [(ida.user().clone(), at(1_000_017))]);
+    storage.prune_before(operator, &"vic".parse().expect("a user id"), at(1_000_018)).await.expect("prunes");
+    storage.prune_before(operator, ida.user(), at(1_000_017)).await.expect("prunes");
+    assert_eq!(left().await, finished[17..], "nothing of hers finished before");
+    storage.prune_before(operator, ida.user(), at(1_000_018)).await.expect("prunes");
     assert_eq!(left().await, finished[18..]);
-    assert!(storage.oldest_finish(operator).await.expect("reads").is_some_and(|oldest| oldest >= at(1_000_018)));
+    assert_eq!(oldest().await, [(ida.user().clone(), at(1_000_018))]);
+    let all = storage.oldest_finishes(operator, None, 100).await.expect("reads");
+    assert!(all.is_sorted() && all.iter().any(|(user, _)| user == ida.user()), "{all:?}");
     storage.finish(&ida, batch(live.id, [ended(live.id, 1)]), completed("1")).await.expect("the live run ends");
+}
+
+async fn quotas_are_kept_as_they_were_set_last(storage: &dyn Storage) {
+    let operator = Operator::host();
+    let (pro, ann): (TierName, UserId) = ("pro".parse().expect("a tier"), "ann".parse().expect("a user id"));
+    assert_eq!(storage.quotas(operator).await.expect("reads"), (vec![], vec![]));
+    let edit = |runs| QuotaEdit { runs_at_once: Some(runs), ..QuotaEdit::default() };
+    let quota = |runs| UserQuota { tier: Some(pro.clone()), edit: edit(runs) };
+    for runs in [3, 2] {
+        storage.put_tier(operator, &pro, &edit(runs)).await.expect("keeps");
+        storage.put_user_quota(operator, &ann, &quota(runs)).await.expect("keeps");
+        let kept = storage.quotas(operator).await.expect("reads");
+        assert_eq!(kept, (vec![(pro.clone(), edit(runs))], vec![(ann.clone(), quota(runs))]));
+    }
+    storage.put_user_quota(operator, &ann, &UserQuota::default()).await.expect("keeps");
+    assert_eq!(storage.quotas(operator).await.expect("reads").1, []);
 }
 
 async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {
@@ -957,7 +981,12 @@ fn space(user: &str, agent: &str, thread: Option<&str>) -> StateSpace {
     let thread_id = thread.map_or(own.thread.clone(), |thread| thread.parse().expect("a thread id"));
     let spec = RunSpec { agent: plugin(agent), thread: thread_id, ..own };
     let permissions = Permissions::new([], Access::ReadWrite);
-    let ctx = UserExecutionContext::rest(Arc::new(spec), permissions, &Quota::default(), StopSignal::default());
+    let ctx = UserExecutionContext::rest(
+        Arc::new(spec),
+        permissions,
+        LiveQuota::fixed(Quota::default()),
+        StopSignal::default(),
+    );
     ctx.authorize(Effect::StateWrite).expect("it was granted").state_space(thread.is_some())
 }
 

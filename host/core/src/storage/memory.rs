@@ -21,6 +21,8 @@ struct Tables {
     state_version: u64,
     plugins: Vec<PluginVersion>,
     grants: HashMap<(UserId, PluginName), Permissions>,
+    tiers: BTreeMap<TierName, QuotaEdit>,
+    user_quotas: BTreeMap<UserId, UserQuota>,
     keys: HashMap<Digest, ApiKey>,
     once: HashMap<(UserId, Creating, Digest), Record>,
 }
@@ -312,8 +314,20 @@ impl Storage for MemoryStorage {
         Ok(finished.fold(History::default(), |sum, run| History { runs: sum.runs + 1, bytes: sum.bytes + run.bytes() }))
     }
 
-    async fn oldest_finish(&self, _operator: Operator) -> Result<Option<Timestamp>> {
-        Ok(self.tables().runs.values().filter_map(Run::finished_at).min())
+    async fn oldest_finishes(
+        &self,
+        _operator: Operator,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<(UserId, Timestamp)>> {
+        let tables = self.tables();
+        let mut oldest = BTreeMap::new();
+        for run in tables.runs.values().filter(|run| after.is_none_or(|after| run.spec.user > *after)) {
+            if let Some(at) = run.finished_at() {
+                oldest.entry(run.spec.user.clone()).or_insert(at);
+            }
+        }
+        Ok(oldest.into_iter().take(limit as usize).collect())
     }
 
     async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Result<()> {
@@ -331,12 +345,13 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
-    async fn prune_before(&self, _operator: Operator, before: Timestamp) -> Result<()> {
+    async fn prune_before(&self, _operator: Operator, user: &UserId, before: Timestamp) -> Result<()> {
         let mut tables = self.tables();
-        let old = tables.runs.iter().filter_map(|(id, run)| Some((run.finished_at().filter(|at| *at < before)?, *id)));
-        let mut old: Vec<_> = old.collect();
-        old.sort_unstable();
-        for (_, id) in old.into_iter().take(PRUNED_AT_ONCE_MAX as usize) {
+        let finished = tables.runs.iter().filter(|(_, run)| run.spec.user == *user);
+        let finished =
+            finished.filter_map(|(id, run)| Some((*id, run.finished_at()?))).take(PRUNED_AT_ONCE_MAX as usize);
+        let old: Vec<_> = finished.filter(|(_, at)| *at < before).map(|(id, _)| id).collect();
+        for id in old {
             tables.runs.remove(&id);
         }
         Ok(())
@@ -423,6 +438,26 @@ impl Storage for MemoryStorage {
         grant: &Permissions,
     ) -> Result<()> {
         self.tables().grants.insert((user.clone(), plugin.clone()), grant.clone());
+        Ok(())
+    }
+
+    async fn quotas(&self, _operator: Operator) -> Result<StoredQuotas> {
+        let tables = self.tables();
+        let tiers = tables.tiers.iter().map(|(name, edit)| (name.clone(), edit.clone())).collect();
+        Ok((tiers, tables.user_quotas.iter().map(|(user, quota)| (user.clone(), quota.clone())).collect()))
+    }
+
+    async fn put_tier(&self, _operator: Operator, tier: &TierName, edit: &QuotaEdit) -> Result<()> {
+        self.tables().tiers.insert(tier.clone(), edit.clone());
+        Ok(())
+    }
+
+    async fn put_user_quota(&self, _operator: Operator, user: &UserId, quota: &UserQuota) -> Result<()> {
+        let mut tables = self.tables();
+        tables.user_quotas.remove(user);
+        if *quota != UserQuota::default() {
+            tables.user_quotas.insert(user.clone(), quota.clone());
+        }
         Ok(())
     }
 

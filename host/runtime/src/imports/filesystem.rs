@@ -203,7 +203,8 @@ impl Guest {
         let turns = self.services.workspaces.of(&self.ctx.scope());
         if !self.ctx.is_tool() {
             let (scratch, run) = (&self.services.scratch, self.ctx.spec().id);
-            let tree = self.scratch.get_or_insert_with(|| scratch.of(run)).clone();
+            let quota = self.ctx.live_quota();
+            let tree = self.scratch.get_or_insert_with(|| scratch.of(run, quota.clone())).clone();
             mounts.push((Mount { tree, turns: turns.clone(), is_workspace: false, may_change: true }, "/scratch"));
         }
         let access = self.ctx.permissions().workspace();

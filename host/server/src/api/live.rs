@@ -144,7 +144,8 @@ pub(crate) async fn open(
 ) -> Result<Response, Response> {
     let scope = caller.scope().map_err(|error| Problem::from(error).into_response())?;
     let accept = accept_key(&headers).ok_or_else(not_a_handshake)?;
-    let outlet = api.emitters.open(&scope).map_err(|error| Problem::from(error).into_response())?;
+    let sockets_max = api.runtime.quotas().now(scope.user()).sockets_at_once;
+    let outlet = api.emitters.open(&scope, sockets_max).map_err(|error| Problem::from(error).into_response())?;
     // The request that opened the socket is its name, and the session of the runs that it brings.
     let session = request.as_str().parse().ok();
     let panics = api.panics.clone();

@@ -2,7 +2,7 @@
 
 use super::{
     live,
-    rest::{events, feed, files, grants, journal, keys, plugins, runs},
+    rest::{events, feed, files, grants, journal, keys, plugins, quotas, runs},
 };
 use axum::{http::header, response::IntoResponse};
 use bytes::Bytes;
@@ -27,16 +27,18 @@ use utoipa::{
         feed::get, feed::stats, live::open, live::ticket,
         plugins::push, plugins::list, plugins::get,
         grants::get, grants::put,
+        quotas::get, quotas::put, quotas::get_tier, quotas::put_tier,
         keys::create,
         files::list, files::get, files::put, files::remove,
     ),
-    components(schemas(events::EventBody)),
+    components(schemas(events::EventBody, quotas::QuotaBody)),
     modifiers(&BearerKey),
     tags(
         (name = "runs", description = "Executions of agents"),
         (name = "events", description = "All of your runs: their events, live"),
         (name = "plugins", description = "Agents and tool plugins"),
         (name = "grants", description = "What a plugin may do for a user"),
+        (name = "quotas", description = "What users and tiers may take"),
         (name = "keys", description = "API keys"),
         (name = "files", description = "The user's workspace"),
     ),

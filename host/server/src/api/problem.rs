@@ -11,9 +11,10 @@ use cofferdam_core::{
     idempotency::NotOnce,
     identity::WrongRole,
     ids::{InvalidId, PluginName},
+    quota::{QuotaError, RowError},
     storage::StorageError,
 };
-use cofferdam_runtime::{AcceptError, FileError, PushError};
+use cofferdam_runtime::{AcceptError, EditError, FileError, PushError};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -30,6 +31,9 @@ const HOST_FAILED_HINT: &str =
 
 /// The next step for a plugin or agent that is not there.
 const PLUGINS_HINT: &str = "GET /v1/plugins lists the plugins; an operator pushes one with PUT /v1/plugins/{name}";
+
+/// The next step for a limit that cannot be set so.
+const LIMITS_HINT: &str = "GET /openapi.json has every limit with its range; a user cannot have more than their tier, PUT /v1/tiers/{name} raises it";
 
 /// A problem document.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -257,6 +261,34 @@ impl From<AcceptError> for Problem {
             AcceptError::Draining => problem.retry_after(5),
             AcceptError::DiskFull { .. } => problem.retry_after(60),
             AcceptError::Storage(_) => problem,
+        }
+    }
+}
+
+impl From<EditError> for Problem {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Stale => Self::http(StatusCode::PRECONDITION_FAILED, "quota_changed", error.to_string())
+                .hint("read it again, and send what is to change with the ETag of that answer"),
+            EditError::Storage(error) => error.into(),
+            EditError::Document(error) => {
+                let detail = error.to_string();
+                match error {
+                    QuotaError::Row(row) => {
+                        let (code, field) = match row {
+                            RowError::Unknown { name, .. } => ("unknown_limit", name),
+                            RowError::NotANumber { name, .. } => ("invalid_limit", name.to_owned()),
+                            RowError::OutOfRange { name, .. } => ("limit_out_of_range", name.to_owned()),
+                        };
+                        Self::new(Fault::Caller, code, detail).field(field).hint(LIMITS_HINT)
+                    }
+                    QuotaError::TierName(_) => Self::new(Fault::Caller, "invalid_id", detail).field("tier"),
+                    QuotaError::UnknownTier { .. } => Self::new(Fault::Caller, "unknown_tier", detail)
+                        .field("tier")
+                        .hint("PUT /v1/tiers/{name} makes it"),
+                    QuotaError::TooMany { .. } => Self::new(Fault::Exhausted, "too_many_quotas", detail),
+                }
+            }
         }
     }
 }

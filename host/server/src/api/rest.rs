@@ -6,7 +6,7 @@ use axum::{
     extract::DefaultBodyLimit,
     routing::{get, post},
 };
-use cofferdam_core::ids::PluginName;
+use cofferdam_core::ids::{PluginName, UserId};
 use std::sync::Arc;
 
 pub mod events;
@@ -16,6 +16,7 @@ pub mod grants;
 pub mod journal;
 pub mod keys;
 pub mod plugins;
+pub mod quotas;
 pub mod runs;
 
 /// Every route that needs a key.
@@ -32,6 +33,8 @@ pub(crate) fn routes() -> Router<Arc<Api>> {
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/plugins/{name}", get(plugins::get).put(plugins::push))
         .route("/v1/users/{id}/grants/{plugin}", get(grants::get).put(grants::put))
+        .route("/v1/users/{id}/quota", get(quotas::get).put(quotas::put))
+        .route("/v1/tiers/{name}", get(quotas::get_tier).put(quotas::put_tier))
         .route("/v1/keys", post(keys::create))
         .route("/v1/files", get(files::list))
         .route("/v1/files/{*path}", get(files::get).put(files::put).delete(files::remove))
@@ -42,6 +45,11 @@ pub(crate) fn routes() -> Router<Arc<Api>> {
 /// The name of a plugin in a path.
 fn plugin_name(text: &str) -> Result<PluginName, Problem> {
     text.parse().map_err(|error| Problem::invalid_id(&error, "name"))
+}
+
+/// A user in a path.
+fn user_id(text: &str) -> Result<UserId, Problem> {
+    text.parse().map_err(|error| Problem::invalid_id(&error, "id"))
 }
 
 /// How many entries a page has: what was asked for, within bounds.

@@ -20,12 +20,13 @@ use cofferdam_core::{
     grant::Permissions,
     idempotency::{Creating, Creation, Earlier, Once},
     identity::{Identity, Operator, Role, Scope},
-    ids::{Digest, PluginName, RunId, UserId},
+    ids::{Digest, PluginName, RunId, TierName, UserId},
+    quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
         ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, PluginVersion, Result, RunBatch, RunQuery,
-        StateEntry, StateRefused, StateWrite, Storage, StorageError, UnfinishedRun,
+        StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun,
     },
 };
 use jiff::Timestamp;
@@ -451,17 +452,28 @@ impl Storage for SqliteStorage {
         Ok(found.await.map_err(while_doing("read what a user's runs take"))?.unwrap_or_default())
     }
 
-    async fn oldest_finish(&self, _operator: Operator) -> Result<Option<Timestamp>> {
-        let query = sqlx::query("SELECT finished_at FROM history ORDER BY finished_at LIMIT 1");
-        self.readers.first(query, |columns| columns.time()).await.map_err(while_doing("read when a run finished"))
+    async fn oldest_finishes(
+        &self,
+        _operator: Operator,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<(UserId, Timestamp)>> {
+        let query = sqlx::query(
+            "SELECT user, (SELECT finished_at FROM history WHERE history.user = history_users.user ORDER BY run LIMIT 1)
+            FROM history_users WHERE user > ?1 AND runs > 0 ORDER BY user LIMIT ?2",
+        );
+        let query = query.bind(after.map_or("", UserId::as_str).to_owned()).bind(limit);
+        let oldest = self.readers.all(query, |columns| Ok((columns.parsed::<UserId>()?, columns.time_if_there()?)));
+        let oldest = oldest.await.map_err(while_doing("read when runs finished"))?;
+        Ok(oldest.into_iter().filter_map(|(user, at)| Some((user, at?))).collect())
     }
 
     async fn prune(&self, _operator: Operator, user: &UserId, keep: History) -> Result<()> {
         self.write("remove old runs", vec![Row::prune(user, keep)]).await
     }
 
-    async fn prune_before(&self, _operator: Operator, before: Timestamp) -> Result<()> {
-        self.write("remove old runs", vec![Row::prune_age(before)]).await
+    async fn prune_before(&self, _operator: Operator, user: &UserId, before: Timestamp) -> Result<()> {
+        self.write("remove old runs", vec![Row::prune_age(user, before)]).await
     }
 
     async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>> {
@@ -547,6 +559,32 @@ impl Storage for SqliteStorage {
     ) -> Result<()> {
         let doing = "keep a grant";
         let row = Row::grant(user, plugin, grant).map_err(while_doing(doing))?;
+        self.write(doing, vec![row]).await
+    }
+
+    async fn quotas(&self, _operator: Operator) -> Result<StoredQuotas> {
+        let doing = "read quotas";
+        let query = sqlx::query("SELECT name, document FROM tiers ORDER BY name");
+        let tiers = self
+            .readers
+            .all(query, |columns| Ok((columns.parsed::<TierName>()?, QuotaEdit::stored(&columns.document()?))));
+        let tiers = tiers.await.map_err(while_doing(doing))?;
+        let query = sqlx::query("SELECT user, document FROM user_quotas ORDER BY user");
+        let users = self
+            .readers
+            .all(query, |columns| Ok((columns.parsed::<UserId>()?, UserQuota::stored(&columns.document()?))));
+        Ok((tiers, users.await.map_err(while_doing(doing))?))
+    }
+
+    async fn put_tier(&self, _operator: Operator, tier: &TierName, edit: &QuotaEdit) -> Result<()> {
+        let doing = "keep a tier";
+        let row = Row::tier(tier, edit).map_err(while_doing(doing))?;
+        self.write(doing, vec![row]).await
+    }
+
+    async fn put_user_quota(&self, _operator: Operator, user: &UserId, quota: &UserQuota) -> Result<()> {
+        let doing = "keep a user's quota";
+        let row = Row::user_quota(user, quota).map_err(while_doing(doing))?;
         self.write(doing, vec![row]).await
     }
 

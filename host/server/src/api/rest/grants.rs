@@ -3,6 +3,7 @@
 use super::{
     plugin_name,
     plugins::{PermissionsBody, known_plugin},
+    user_id,
 };
 use crate::{
     api::{
@@ -13,7 +14,7 @@ use crate::{
     auth::{Caller, OperatorKey},
 };
 use axum::{Json, extract::State};
-use cofferdam_core::{fault::Fault, grant::Permissions, identity::Role, ids::UserId};
+use cofferdam_core::{fault::Fault, grant::Permissions, identity::Role};
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -32,10 +33,6 @@ pub(crate) struct GrantSet {
     /// What stands in both: what a run of it may do for this user.
     #[schema(value_type = PermissionsBody)]
     effective: Permissions,
-}
-
-fn user_id(text: &str) -> Result<UserId, Problem> {
-    text.parse().map_err(|error| Problem::invalid_id(&error, "id"))
 }
 
 /// Read what a plugin was granted for a user.

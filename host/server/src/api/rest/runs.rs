@@ -4,7 +4,7 @@ use super::page_size;
 use crate::{
     api::{
         Api, Params, Segments, ThisRequest,
-        body::{JsonBody, JsonRequest, Object},
+        body::{Held, JsonBody, JsonRequest, Object},
         idempotency::{self, Key},
         problem::{Problem, ProblemBody},
     },
@@ -229,6 +229,8 @@ impl From<RunView> for Run {
     responses(
         (status = 200, description = "The finished run", body = Run,
             headers(("Location" = String, description = "Where the run is read"),
+                ("RateLimit" = String, description = "Places left in the user's queue (`r`)"),
+                ("RateLimit-Policy" = String, description = "Places in the user's queue in all (`q`)"),
                 ("Idempotent-Replayed" = Option<String>, description = "`true`: an earlier request made this run"))),
         (status = 202, description = "The run is queued, or still running", body = Run,
             headers(("Location" = String, description = "Where the run is read"),
@@ -243,13 +245,44 @@ pub(crate) async fn submit(
     key: Key,
     headers: HeaderMap,
     JsonBody { value: asked, held }: JsonBody<RunSubmission>,
+) -> Response {
+    let answer = submitted(&api, &scope, asked, held, request, key, &headers).await;
+    let mut response = answer.into_response();
+    rate_limit(&api, &scope, response.headers_mut());
+    response
+}
+
+/// Says how much room is left in the user's queue, so that a client can slow down before it is refused.
+fn rate_limit(api: &Api, scope: &Scope, headers: &mut HeaderMap) {
+    let standing = api.runtime.standing(scope.user());
+    let most = api.runtime.quotas().now(scope.user()).runs_queued;
+    let left = most.saturating_sub(standing.queued);
+    // A place comes free when a run ends, which nobody knows beforehand.
+    for (name, value) in [
+        ("ratelimit-policy", format!("\"runs_queued\";q={most}")),
+        ("ratelimit", format!("\"runs_queued\";r={left};t=1")),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+async fn submitted(
+    api: &Api,
+    scope: &Scope,
+    asked: RunSubmission,
+    held: Held,
+    request: RequestId,
+    key: Key,
+    headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let accepted = accept(&api, &scope, asked, None, request, key.once(&held.bytes)).await?;
+    let accepted = accept(api, scope, asked, None, request, key.once(&held.bytes)).await?;
     drop(held);
-    let wait = preferred_wait(&headers);
+    let wait = preferred_wait(headers);
     let (replayed, ended) = (accepted.replayed, accepted.view.status.is_terminal());
     let view = match wait {
-        Some(wait) if !ended => ended_within(&api, &scope, &accepted, wait).await,
+        Some(wait) if !ended => ended_within(api, scope, &accepted, wait).await,
         _ => accepted.view,
     };
     let status = if view.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };

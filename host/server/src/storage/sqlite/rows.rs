@@ -53,7 +53,7 @@ impl<'r> Columns<'r> {
         self.take::<i64>().map(i64::cast_unsigned)
     }
 
-    fn parsed<T: FromStr<Err: Error + Send + Sync + 'static>>(&mut self) -> Result<T, SqliteError> {
+    pub(super) fn parsed<T: FromStr<Err: Error + Send + Sync + 'static>>(&mut self) -> Result<T, SqliteError> {
         self.take::<&str>()?.parse().map_err(unreadable)
     }
 

@@ -5,7 +5,7 @@ use cofferdam_core::{
     event::Event,
     grant::Access,
     ids::{RequestId, ThreadId},
-    quota::{Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
+    quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
     run::{StopReason, Usage},
     storage::{Expected, conformance},
 };
@@ -71,8 +71,8 @@ fn end() -> RunEnd {
 
 fn space(user: &str) -> StateSpace {
     let permissions = Permissions::new([], Access::ReadWrite);
-    let quota = Quota::default();
-    let ctx = UserExecutionContext::rest(Arc::new(spec(user, 0)), permissions, &quota, StopSignal::default());
+    let quota = LiveQuota::fixed(Quota::default());
+    let ctx = UserExecutionContext::rest(Arc::new(spec(user, 0)), permissions, quota, StopSignal::default());
     ctx.authorize(Effect::StateWrite).expect("it was granted").state_space(false)
 }
 

@@ -11,7 +11,8 @@ use cofferdam_core::{
     event::Envelope,
     grant::Permissions,
     identity::Scope,
-    ids::{PluginName, RunId, SessionId, UserId},
+    ids::{PluginName, RunId, SessionId, TierName, UserId},
+    quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunStatus},
     storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
@@ -203,9 +204,22 @@ impl Row {
         Self(vec![Value::Word("prune"), user.as_str().into(), Value::Null, runs, bytes, at_once])
     }
 
-    pub(super) fn prune_age(before: Timestamp) -> Self {
+    pub(super) fn prune_age(user: &UserId, before: Timestamp) -> Self {
         let at_once = Value::Number(PRUNED_AT_ONCE_MAX.into());
-        Self(vec![Value::Word("prune_age"), Value::Null, Value::Null, before.into(), at_once])
+        Self(vec![Value::Word("prune_age"), user.as_str().into(), Value::Null, before.into(), at_once])
+    }
+
+    pub(super) fn tier(tier: &TierName, edit: &QuotaEdit) -> Result<Self, SqliteError> {
+        let document = serde_json::to_string(edit).map_err(|error| SqliteError::Value(error.into()))?;
+        Ok(Self(vec![Value::Word("tier"), Value::Null, tier.as_str().into(), document.into()]))
+    }
+
+    pub(super) fn user_quota(user: &UserId, quota: &UserQuota) -> Result<Self, SqliteError> {
+        let document = match quota {
+            nothing if *nothing == UserQuota::default() => Value::Null,
+            quota => serde_json::to_string(quota).map_err(|error| SqliteError::Value(error.into()))?.into(),
+        };
+        Ok(Self(vec![Value::Word("user_quota"), user.as_str().into(), Value::Null, document]))
     }
 
     pub(super) fn plugin(plugin: &PluginVersion) -> Result<Self, SqliteError> {

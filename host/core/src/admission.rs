@@ -1,0 +1,647 @@
+//! Who runs now and who waits: a slot, memory and fuel are reserved together or not at all, and what is free goes to the
+//! user who has had least of it.
+
+mod fuel;
+
+use crate::{
+    ids::UserId,
+    memory::{HostMemory, MARK_RELEASE, RunMemory},
+    quota::{LiveQuota, Quotas},
+};
+use fuel::FuelAccount;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{Notify, oneshot};
+
+/// The user's queue has no room. Nothing was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The user has as many runs waiting as they may.
+    #[error("{0} runs of this user are already waiting, which is as many as may; submit again when some have ended")]
+    UserQueueFull(u32),
+    /// The host has as many runs waiting as it may.
+    #[error("{0} runs are already waiting on this host, which is as many as may; submit again later")]
+    HostQueueFull(u32),
+}
+
+impl Refused {
+    /// After how many seconds trying again makes sense.
+    #[must_use]
+    pub const fn retry_after_s(self) -> u32 {
+        match self {
+            Self::UserQueueFull(_) => 1,
+            Self::HostQueueFull(_) => 5,
+        }
+    }
+}
+
+/// What a run waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Short {
+    /// A slot of the user's, or of the host's.
+    Slot,
+    /// Fuel: the user's runs have used this minute's.
+    Fuel,
+    /// Memory of the user's, or of the host's.
+    Memory,
+}
+
+/// The run waited as long as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the run waited {wait_ms} ms for {}, which is as long as it may; submit it again, or fewer at once", match .short {
+    Short::Slot => "a slot",
+    Short::Fuel => "fuel, of which its user's runs have used what is there for a minute (fuel_per_minute)",
+    Short::Memory => "memory, of which other runs hold too much",
+})]
+pub struct WaitedTooLong {
+    /// How long.
+    pub wait_ms: u64,
+    /// For what.
+    pub short: Short,
+}
+
+/// What a run asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Want {
+    /// Its own limit of fuel.
+    pub fuel: u64,
+    /// Its own limit of memory, in bytes.
+    pub memory_bytes: u64,
+    /// Of a user's runs that wait, those with the least number go first.
+    pub rank: u8,
+}
+
+/// How a user stands with their host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Runs executing.
+    pub running: u32,
+    /// Runs waiting.
+    pub queued: u32,
+    /// Runs that may execute at once as things are.
+    pub at_once: u32,
+    /// Why these are not as many as the quota has, if they are not.
+    pub narrowed_by: Option<Pressure>,
+    /// Fuel that is left of this minute's.
+    pub fuel_left: u64,
+}
+
+/// Why a host lets users run less at once than their quotas have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pressure {
+    /// Guests hold most of the memory that there is for them.
+    Memory,
+    /// Guests wait long for a processor.
+    Processors,
+}
+
+/// What a run costs its user's place in the line, beside the time that it takes on a processor, in nanoseconds: about what
+/// the host does for it.
+const RUN_COST_NS: u64 = 100_000;
+
+/// How many users with neither a running nor a waiting run are remembered before they are looked through.
+const IDLE_USERS_MAX: usize = 1_024;
+
+/// How often is looked again at what waits for memory, and how often it is judged how much may run at once.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often the host judges how much may run at once.
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
+/// How long guests may wait for a processor on average before users run less at once.
+const PROCESSOR_WAIT_MAX: Duration = Duration::from_millis(250);
+/// What a quiet second gives back of what pressure took, in hundredths of what the quotas have.
+const RECOVERY_STEP: u32 = 10;
+
+/// Who runs now and who waits.
+#[derive(Debug, Clone)]
+pub struct Admission(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    quotas: Arc<Quotas>,
+    memory: Arc<HostMemory>,
+    runs_live_max: u32,
+    runs_queued_max: u32,
+    state: Mutex<State>,
+    /// Something waits that no end of a run will wake.
+    look: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    live: u32,
+    queued: u32,
+    tickets: u64,
+    /// Virtual time: where the user stood who was served last.
+    now: u64,
+    lines: HashMap<UserId, Line>,
+    lines_look_at: usize,
+    /// Users whose next run could begin if the host has room, by what they have had.
+    ready: BTreeSet<(u64, UserId)>,
+    /// Users whose next run is short of something of their own, by when to look again.
+    short: BTreeSet<(Instant, UserId)>,
+    /// How much of what quotas have at once may run, in hundredths, and why not more.
+    part: u32,
+    pressure: Option<Pressure>,
+}
+
+/// One user's runs.
+#[derive(Debug)]
+struct Line {
+    quota: LiveQuota,
+    running: u32,
+    /// Places taken, those that do not wait yet included.
+    queued: u32,
+    waiting: BTreeMap<(u8, u64), Waiter>,
+    at: At,
+    /// What the user has had, in nanoseconds of a processor at the usual weight.
+    had: u64,
+    fuel: FuelAccount,
+}
+
+/// Where a user stands whose runs wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Nowhere,
+    Ready(u64),
+    Short(Instant),
+}
+
+#[derive(Debug)]
+struct Waiter {
+    want: Want,
+    grant: oneshot::Sender<Slot>,
+    throttled: Arc<AtomicBool>,
+}
+
+/// A place in the queue. Given back on drop.
+#[derive(Debug)]
+pub struct Place {
+    shared: Arc<Shared>,
+    user: UserId,
+    ticket: u64,
+    want: Want,
+    throttled: Arc<AtomicBool>,
+}
+
+impl Place {
+    /// Whether it waits for fuel of the next minute; a flag that stays true to the place.
+    #[must_use]
+    pub fn throttled(&self) -> Arc<AtomicBool> {
+        self.throttled.clone()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let granted = {
+            let mut state = self.shared.state();
+            state.queued = state.queued.saturating_sub(1);
+            if let Some(line) = state.lines.get_mut(&self.user) {
+                line.queued = line.queued.saturating_sub(1);
+                line.waiting.remove(&(self.want.rank, self.ticket));
+            }
+            state.settle(&self.user);
+            self.shared.pump(&mut state)
+        };
+        hand_out(granted);
+    }
+}
+
+/// A slot to run in, with memory and fuel. All of it is given back on drop.
+#[derive(Debug)]
+pub struct Slot {
+    shared: Arc<Shared>,
+    user: UserId,
+    quota: LiveQuota,
+    memory: Arc<RunMemory>,
+    fuel_reserved: u64,
+    fuel_used: AtomicU64,
+    active_ns: AtomicU64,
+}
+
+impl Slot {
+    /// The user's quota, as it is and as it changes.
+    #[must_use]
+    pub const fn quota(&self) -> &LiveQuota {
+        &self.quota
+    }
+
+    /// The run's memory, with its floor taken.
+    #[must_use]
+    pub const fn memory(&self) -> &Arc<RunMemory> {
+        &self.memory
+    }
+
+    /// What the run has used, to be settled when the slot is given back.
+    pub fn used(&self, fuel: u64, active: Duration) {
+        self.fuel_used.store(fuel, Ordering::Relaxed);
+        self.active_ns.store(nanos(active), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let granted = {
+            let mut state = self.shared.state();
+            state.live = state.live.saturating_sub(1);
+            if let Some(line) = state.lines.get_mut(&self.user) {
+                line.running = line.running.saturating_sub(1);
+                line.fuel.settle(self.fuel_reserved, self.fuel_used.load(Ordering::Relaxed));
+                let cost = self.active_ns.load(Ordering::Relaxed).saturating_add(RUN_COST_NS);
+                let weight = u64::from(line.quota.get(|quota| quota.cpu_weight).max(1));
+                line.had = line.had.saturating_add(cost.saturating_mul(100) / weight);
+            }
+            state.settle(&self.user);
+            self.shared.pump(&mut state)
+        };
+        hand_out(granted);
+    }
+}
+
+type Grant = (oneshot::Sender<Slot>, Slot);
+type Granted = Vec<Grant>;
+
+/// Outside of the lock: a slot that nobody takes any more gives itself back.
+fn hand_out(granted: Granted) {
+    for (grant, slot) in granted {
+        let _ = grant.send(slot);
+    }
+}
+
+impl State {
+    fn at_once(&self, quota: &LiveQuota) -> u32 {
+        let most = quota.get(|quota| quota.runs_at_once);
+        // Rounded up, so that everybody can always run one.
+        most.saturating_mul(self.part).div_ceil(100).clamp(1, most.max(1))
+    }
+
+    /// Puts a user where they belong after something of theirs has changed.
+    fn settle(&mut self, user: &UserId) {
+        let Some(line) = self.lines.get(user) else { return };
+        let wants = !line.waiting.is_empty() && line.running < self.at_once(&line.quota);
+        let at = if wants { At::Ready(line.had) } else { At::Nowhere };
+        self.put(user, at);
+    }
+
+    fn put(&mut self, user: &UserId, at: At) {
+        let Some(line) = self.lines.get_mut(user) else { return };
+        match std::mem::replace(&mut line.at, at) {
+            before if before == at => return,
+            At::Nowhere => {}
+            At::Ready(had) => drop(self.ready.remove(&(had, user.clone()))),
+            At::Short(until) => drop(self.short.remove(&(until, user.clone()))),
+        }
+        match at {
+            At::Nowhere => {}
+            At::Ready(had) => drop(self.ready.insert((had, user.clone()))),
+            At::Short(until) => drop(self.short.insert((until, user.clone()))),
+        }
+    }
+
+    fn forget_idle(&mut self, at: Instant) {
+        if self.lines.len() < self.lines_look_at {
+            return;
+        }
+        let now = self.now;
+        // A debt is not forgotten with its user.
+        self.lines.retain(|_, line| {
+            line.running > 0 || line.queued > 0 || line.had > now || !line.fuel.is_full(&line.quota, at)
+        });
+        self.lines_look_at = (self.lines.len() * 2).max(IDLE_USERS_MAX);
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands out what is free: first to who has had least.
+    fn pump(self: &Arc<Self>, state: &mut State) -> Granted {
+        let mut granted = Granted::new();
+        while state.live < self.runs_live_max
+            && let Some((had, user)) = state.ready.first().cloned()
+        {
+            let at = Instant::now();
+            match self.try_grant(state, &user, at) {
+                Ok(slot) => {
+                    state.now = state.now.max(had);
+                    granted.extend(slot);
+                    state.settle(&user);
+                }
+                Err(until) => state.put(&user, At::Short(until)),
+            }
+        }
+        if !state.short.is_empty() {
+            self.look.notify_one();
+        }
+        granted
+    }
+
+    /// Reserves what the user's next run wants. Gives the slot and who waits for it, if anybody does, or when to look again.
+    fn try_grant(self: &Arc<Self>, state: &mut State, user: &UserId, at: Instant) -> Result<Option<Grant>, Instant> {
+        let Some(line) = state.lines.get_mut(user) else { return Ok(None) };
+        let Some((key, waiter)) = line.waiting.pop_first() else { return Ok(None) };
+        match self.reserve(line, user, waiter.want, at) {
+            Ok(slot) => {
+                waiter.throttled.store(false, Ordering::Relaxed);
+                state.live += 1;
+                Ok(Some((waiter.grant, slot)))
+            }
+            Err((short, until)) => {
+                waiter.throttled.store(short == Short::Fuel, Ordering::Relaxed);
+                line.waiting.insert(key, waiter);
+                Err(until)
+            }
+        }
+    }
+
+    /// Fuel and memory, or neither. The slot itself is the caller's to count in `live`.
+    fn reserve(
+        self: &Arc<Self>,
+        line: &mut Line,
+        user: &UserId,
+        want: Want,
+        at: Instant,
+    ) -> Result<Slot, (Short, Instant)> {
+        let fuel_reserved = line.fuel.reserve(&line.quota, want.fuel, at).map_err(|until| (Short::Fuel, until))?;
+        let Ok(memory) = self.memory.admit(user, want.memory_bytes, line.quota.clone()) else {
+            line.fuel.settle(fuel_reserved, 0);
+            return Err((Short::Memory, at + LOOK_EVERY));
+        };
+        line.running += 1;
+        Ok(Slot {
+            shared: self.clone(),
+            user: user.clone(),
+            quota: line.quota.clone(),
+            memory,
+            fuel_reserved,
+            fuel_used: AtomicU64::new(0),
+            active_ns: AtomicU64::new(0),
+        })
+    }
+}
+
+impl Admission {
+    /// For a host that runs at most `runs_live_max` guests at once and lets `runs_queued_max` wait.
+    #[must_use]
+    pub fn new(quotas: Arc<Quotas>, memory: Arc<HostMemory>, runs_live_max: u32, runs_queued_max: u32) -> Self {
+        let state = State {
+            live: 0,
+            queued: 0,
+            tickets: 0,
+            now: 0,
+            lines: HashMap::new(),
+            lines_look_at: IDLE_USERS_MAX,
+            ready: BTreeSet::new(),
+            short: BTreeSet::new(),
+            part: 100,
+            pressure: None,
+        };
+        let (state, look) = (Mutex::new(state), Notify::new());
+        Self(Arc::new(Shared { quotas, memory, runs_live_max, runs_queued_max, state, look }))
+    }
+
+    /// Takes a place in the user's queue.
+    ///
+    /// # Errors
+    /// When the user's queue, or the host's, is full.
+    pub fn enqueue(&self, user: &UserId, want: Want) -> Result<Place, Refused> {
+        let mut state = self.0.state();
+        if state.queued >= self.0.runs_queued_max {
+            return Err(Refused::HostQueueFull(self.0.runs_queued_max));
+        }
+        let line = self.line(&mut state, user);
+        let most = line.quota.get(|quota| quota.runs_queued);
+        if line.queued >= most {
+            return Err(Refused::UserQueueFull(most));
+        }
+        Ok(self.place(&mut state, user, want))
+    }
+
+    /// A place for a run that was accepted before the host was restarted: it has been promised one, full or not.
+    #[must_use]
+    pub fn enqueue_again(&self, user: &UserId, want: Want) -> Place {
+        let mut state = self.0.state();
+        self.line(&mut state, user);
+        self.place(&mut state, user, want)
+    }
+
+    fn line<'a>(&self, state: &'a mut State, user: &UserId) -> &'a mut Line {
+        if !state.lines.contains_key(user) {
+            state.forget_idle(Instant::now());
+        }
+        let now = state.now;
+        let line = state.lines.entry(user.clone()).or_insert_with(|| {
+            let quota = self.0.quotas.of(user);
+            let fuel = FuelAccount::full(&quota);
+            Line { quota, running: 0, queued: 0, waiting: BTreeMap::new(), at: At::Nowhere, had: 0, fuel }
+        });
+        if line.running == 0 && line.queued == 0 {
+            // Nobody saves up while they ask for nothing.
+            line.had = line.had.max(now);
+        }
+        line
+    }
+
+    fn place(&self, state: &mut State, user: &UserId, want: Want) -> Place {
+        state.tickets += 1;
+        state.queued += 1;
+        if let Some(line) = state.lines.get_mut(user) {
+            line.queued += 1;
+        }
+        let (shared, throttled) = (self.0.clone(), Arc::default());
+        Place { shared, user: user.clone(), ticket: state.tickets, want, throttled }
+    }
+
+    /// Takes a slot if one is free and nobody waits for it.
+    ///
+    /// # Errors
+    /// Gives the place back if there is none.
+    pub fn try_admit(&self, place: Place) -> Result<Slot, Place> {
+        let slot = {
+            let mut state = self.0.state();
+            let free = state.live < self.0.runs_live_max && state.ready.is_empty();
+            let part = (state.part < 100).then(|| state.lines.get(&place.user).map(|line| state.at_once(&line.quota)));
+            let slot = state.lines.get_mut(&place.user).filter(|_| free).and_then(|line| {
+                let at_once = part.flatten().unwrap_or_else(|| line.quota.get(|quota| quota.runs_at_once));
+                let first = line.waiting.is_empty() && line.running < at_once;
+                first.then(|| self.0.reserve(line, &place.user, place.want, Instant::now()).ok()).flatten()
+            });
+            if slot.is_some() {
+                state.live += 1;
+            }
+            slot
+        };
+        slot.ok_or(place)
+    }
+
+    /// Waits for a slot.
+    ///
+    /// # Errors
+    /// When none was free in time.
+    pub async fn admit(&self, place: Place) -> Result<Slot, WaitedTooLong> {
+        let (granted, wait_ms) = {
+            let mut state = self.0.state();
+            let (grant, granted) = oneshot::channel();
+            let waiter = Waiter { want: place.want, grant, throttled: place.throttled.clone() };
+            let mut wait_ms = 0;
+            if let Some(line) = state.lines.get_mut(&place.user) {
+                wait_ms = line.quota.get(|quota| quota.queue_wait_ms);
+                line.waiting.insert((place.want.rank, place.ticket), waiter);
+            }
+            if state.lines.get(&place.user).is_some_and(|line| !matches!(line.at, At::Short(_))) {
+                state.settle(&place.user);
+            }
+            let others = self.0.pump(&mut state);
+            drop(state);
+            hand_out(others);
+            (granted, wait_ms)
+        };
+        match tokio::time::timeout(Duration::from_millis(wait_ms), granted).await {
+            Ok(Ok(slot)) => Ok(slot),
+            Ok(Err(_)) | Err(_) => Err(WaitedTooLong { wait_ms, short: self.short_of(&place) }),
+        }
+    }
+
+    fn short_of(&self, place: &Place) -> Short {
+        let state = self.0.state();
+        match state.lines.get(&place.user).map(|line| line.at) {
+            Some(At::Short(_)) if place.throttled.load(Ordering::Relaxed) => Short::Fuel,
+            Some(At::Short(_)) => Short::Memory,
+            _ => Short::Slot,
+        }
+    }
+
+    /// A user's quota has changed: what it allows now begins now.
+    pub fn quota_changed(&self) {
+        let granted = {
+            let mut state = self.0.state();
+            let users: Vec<_> = state.lines.keys().cloned().collect();
+            for user in users {
+                state.settle(&user);
+            }
+            self.0.pump(&mut state)
+        };
+        hand_out(granted);
+    }
+
+    /// How a user stands.
+    #[must_use]
+    pub fn standing(&self, user: &UserId) -> Standing {
+        let mut state = self.0.state();
+        let (part, pressure) = (state.part, state.pressure);
+        let Some(line) = state.lines.get_mut(user) else {
+            let quota = self.0.quotas.of(user);
+            let at_once = state.at_once(&quota);
+            let fuel_left = quota.get(|quota| quota.fuel_per_minute);
+            return Standing { running: 0, queued: 0, at_once, narrowed_by: pressure, fuel_left };
+        };
+        let fuel_left = line.fuel.left(&line.quota, Instant::now());
+        let (running, queued, quota) = (line.running, line.queued, line.quota.clone());
+        let narrowed_by = pressure.filter(|_| part < 100);
+        Standing { running, queued, at_once: state.at_once(&quota), narrowed_by, fuel_left }
+    }
+
+    /// Runs executing now.
+    #[must_use]
+    pub fn live(&self) -> u32 {
+        self.0.state().live
+    }
+
+    /// Runs waiting now.
+    #[must_use]
+    pub fn queued(&self) -> u32 {
+        self.0.state().queued
+    }
+
+    /// Wakes what no end of a run wakes, and judges how much may run at once. Ends when the admission does.
+    pub fn tend(
+        &self,
+        processor_wait: impl Fn() -> Duration + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let shared = Arc::downgrade(&self.0);
+        async move {
+            let mut judged = Instant::now();
+            while let Some(next) = look(&shared) {
+                let idle = next.is_none();
+                let until = next.unwrap_or_else(|| Instant::now() + JUDGE_EVERY);
+                let Some(strong) = shared.upgrade() else { return };
+                tokio::select! {
+                    () = tokio::time::sleep_until(until.into()) => {}
+                    () = strong.look.notified(), if idle => {}
+                }
+                drop(strong);
+                if judged.elapsed() >= JUDGE_EVERY {
+                    judged = Instant::now();
+                    judge(&shared, processor_wait());
+                }
+            }
+        }
+    }
+}
+
+/// Looks again at who was short of something until now. Gives when to do so next; none if the admission is gone.
+fn look(shared: &Weak<Shared>) -> Option<Option<Instant>> {
+    let shared = shared.upgrade()?;
+    let (granted, next) = {
+        let mut state = shared.state();
+        let now = Instant::now();
+        while let Some((_, user)) = state.short.first().filter(|(until, _)| *until <= now).cloned() {
+            state.put(&user, At::Nowhere);
+            state.settle(&user);
+        }
+        let granted = shared.pump(&mut state);
+        (granted, state.short.first().map(|(until, _)| *until))
+    };
+    hand_out(granted);
+    Some(next)
+}
+
+/// Halves what may run at once while the host is under pressure, and lets it grow again a step at a time.
+fn judge(shared: &Weak<Shared>, processor_wait: Duration) {
+    let Some(shared) = shared.upgrade() else { return };
+    let pressure = if shared.memory.is_past(MARK_RELEASE) {
+        Some(Pressure::Memory)
+    } else if processor_wait > PROCESSOR_WAIT_MAX {
+        Some(Pressure::Processors)
+    } else {
+        None
+    };
+    let granted = {
+        let mut state = shared.state();
+        let before = state.part;
+        match pressure {
+            Some(pressure) => {
+                state.part = (before / 2).max(1);
+                state.pressure = Some(pressure);
+            }
+            None => state.part = (before + RECOVERY_STEP).min(100),
+        }
+        if state.part == before {
+            return;
+        }
+        if state.part == 100 {
+            state.pressure = None;
+        }
+        let users: Vec<_> = state.lines.keys().cloned().collect();
+        for user in users {
+            state.settle(&user);
+        }
+        shared.pump(&mut state)
+    };
+    hand_out(granted);
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

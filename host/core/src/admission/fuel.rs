@@ -1,0 +1,121 @@
+//! The fuel that a user's runs may take in a minute: an account that fills up evenly, and can be overdrawn by runs that
+//! take more than was reserved for them.
+
+use crate::quota::LiveQuota;
+use std::time::{Duration, Instant};
+
+const MINUTE_NS: i128 = 60_000_000_000;
+
+/// One user's account.
+#[derive(Debug)]
+pub(super) struct FuelAccount {
+    /// Less than nothing while it is overdrawn.
+    left: i128,
+    filled_at: Instant,
+}
+
+impl FuelAccount {
+    pub(super) fn full(quota: &LiveQuota) -> Self {
+        Self { left: per_minute(quota), filled_at: Instant::now() }
+    }
+
+    fn fill(&mut self, most: i128, at: Instant) {
+        let elapsed = i128::try_from(at.saturating_duration_since(self.filled_at).as_nanos()).unwrap_or(i128::MAX);
+        if elapsed >= MINUTE_NS.saturating_mul(1_000) {
+            // Whatever is missing has come by now, but for what no run can have taken.
+            self.left = most;
+        }
+        let gained = most.saturating_mul(elapsed.min(MINUTE_NS.saturating_mul(1_000))) / MINUTE_NS;
+        // Only the time that made a whole unit is used up, so that looking often loses nothing.
+        let used_ns = u64::try_from(gained.saturating_mul(MINUTE_NS) / most.max(1)).unwrap_or(u64::MAX);
+        self.left = self.left.saturating_add(gained).min(most);
+        self.filled_at = self.filled_at.checked_add(Duration::from_nanos(used_ns)).unwrap_or(at).min(at);
+    }
+
+    /// Takes what a run is likely to need: its own limit, but no more than an even part for each of the user's runs at
+    /// once, so that these are as many as the quota has. Gives what was taken, or when there will be enough.
+    pub(super) fn reserve(&mut self, quota: &LiveQuota, limit: u64, at: Instant) -> Result<u64, Instant> {
+        let most = per_minute(quota);
+        self.fill(most, at);
+        let at_once = i128::from(quota.get(|quota| quota.runs_at_once).max(1));
+        let want = i128::from(limit).min(most / at_once);
+        if self.left < want {
+            let wait_ns = (want - self.left).saturating_mul(MINUTE_NS) / most.max(1);
+            let wait = Duration::from_nanos(u64::try_from(wait_ns).unwrap_or(u64::MAX / 2));
+            // A little later rather than a little too early.
+            return Err(at + wait.min(Duration::from_secs(3_600)) + Duration::from_millis(1));
+        }
+        self.left -= want;
+        Ok(u64::try_from(want).unwrap_or(0))
+    }
+
+    /// What was reserved comes back, and what was used is taken.
+    pub(super) fn settle(&mut self, reserved: u64, used: u64) {
+        self.left += i128::from(reserved) - i128::from(used);
+    }
+
+    pub(super) fn left(&mut self, quota: &LiveQuota, at: Instant) -> u64 {
+        self.fill(per_minute(quota), at);
+        u64::try_from(self.left).unwrap_or(0)
+    }
+
+    pub(super) fn is_full(&mut self, quota: &LiveQuota, at: Instant) -> bool {
+        let most = per_minute(quota);
+        self.fill(most, at);
+        self.left >= most
+    }
+}
+
+fn per_minute(quota: &LiveQuota) -> i128 {
+    quota.get(|quota| quota.fuel_per_minute).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::Quota;
+
+    fn quota(fuel_per_minute: u64, runs_at_once: u32) -> LiveQuota {
+        LiveQuota::fixed(Quota { fuel_per_minute, runs_at_once, ..Quota::default() })
+    }
+
+    #[test]
+    fn a_minutes_fuel_is_there_at_once_and_comes_back_evenly() {
+        let quota = quota(600_000, 2);
+        let mut account = FuelAccount::full(&quota);
+        let start = account.filled_at;
+        assert_eq!(account.reserve(&quota, 1_000_000, start), Ok(300_000), "an even part for each run at once");
+        assert_eq!(account.reserve(&quota, 1_000_000, start), Ok(300_000));
+        let until = account.reserve(&quota, 100_000, start).expect_err("nothing left");
+        assert_eq!(until, start + Duration::from_millis(10_001));
+        account.settle(300_000, 50_000);
+        assert_eq!(account.left(&quota, start), 250_000);
+        assert_eq!(account.left(&quota, start + Duration::from_secs(10)), 350_000);
+        assert_eq!(account.left(&quota, start + Duration::from_secs(3_600)), 600_000);
+    }
+
+    #[test]
+    fn what_was_overdrawn_has_to_come_back_first() {
+        let quota = quota(600_000, 6);
+        let mut account = FuelAccount::full(&quota);
+        let start = account.filled_at;
+        let reserved = account.reserve(&quota, 1_000_000, start).expect("there");
+        account.settle(reserved, 1_000_000);
+        assert_eq!(account.left(&quota, start), 0);
+        let until = account.reserve(&quota, 100_000, start).expect_err("overdrawn");
+        assert_eq!(until, start + Duration::from_millis(50_001));
+        assert!(account.reserve(&quota, 100_000, until).is_ok());
+    }
+
+    #[test]
+    fn looking_often_loses_nothing() {
+        let quota = quota(100_000, 1);
+        let mut account = FuelAccount::full(&quota);
+        let start = account.filled_at;
+        account.settle(0, 100_000);
+        for step in 1..=10_000 {
+            account.left(&quota, start + Duration::from_micros(100 * step));
+        }
+        assert!((1_660..=1_667).contains(&account.left(&quota, start + Duration::from_secs(1))));
+    }
+}
