@@ -246,10 +246,11 @@ async fn weight_is_met(server: &Server) {
     let (ann, bob) = (server.trusted().await, server.trusted().await);
     set(server, &bob, &json!({"cpu_weight": 10})).await;
     let spin = async |user: &User| {
-        let ids: Vec<_> = futures_util::future::join_all((0..3).map(|_| {
-            user.submit(&json!({"agent": "hostile", "input": {"scenario": "spin"}, "limits": {"deadline_ms": 1_500}}))
-        }))
-        .await;
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            let spin = json!({"agent": "hostile", "input": {"scenario": "spin"}, "limits": {"deadline_ms": 1_500}});
+            ids.push(user.submit(&spin).await);
+        }
         let mut active = 0;
         for id in ids {
             active += user.ended(&id).await["usage"]["active_ms"].as_u64().expect("a number");

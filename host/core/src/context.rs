@@ -503,7 +503,7 @@ impl UserExecutionContext {
     pub fn count_host_call(&self) {
         let max = self.quota.get(|quota| quota.host_calls_per_run);
         let made = self.spent.host_calls.fetch_add(1, Ordering::Relaxed) + 1;
-        if made == max.saturating_mul(2) {
+        if made >= max.saturating_mul(2) {
             self.stop.stop(StopCause::Overdrawn(BudgetSpent::HostCalls(max)));
         }
     }
