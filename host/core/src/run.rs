@@ -34,8 +34,45 @@ pub struct RunSpec {
     pub input: Json,
     /// What it may take.
     pub limits: RunLimits,
+    /// Which of the user's own runs go first.
+    pub priority: Priority,
     /// When it was accepted.
     pub created_at: Timestamp,
+}
+
+/// Which of a user's own runs go first, where they cannot all run. It changes nothing for other users. Sorted, the highest
+/// comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// If nothing else was said.
+    #[default]
+    Normal,
+    /// When no other wants to run.
+    Low,
+}
+
+impl Priority {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+
+    /// The priority that a word means.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|priority| priority.as_str() == word)
+    }
 }
 
 /// Where a run stands.
@@ -255,6 +292,8 @@ pub struct RunView {
     pub user: UserId,
     /// The conversation.
     pub thread_id: ThreadId,
+    /// Which of the user's own runs go first.
+    pub priority: Priority,
     /// Where it stands.
     pub status: RunStatus,
     /// Why it ended, once it has.
@@ -289,6 +328,7 @@ impl RunView {
             digest: spec.digest,
             user: spec.user.clone(),
             thread_id: spec.thread.clone(),
+            priority: spec.priority,
             status: RunStatus::Queued,
             stop_reason: None,
             output: None,
@@ -324,6 +364,10 @@ mod tests {
         for status in RunStatus::ALL {
             assert_eq!(RunStatus::from_word(status.as_str()), Some(status));
             assert_eq!(serde_json::to_string(&status).expect("serializes"), format!("\"{}\"", status.as_str()));
+        }
+        for priority in Priority::ALL {
+            assert_eq!(Priority::from_word(priority.as_str()), Some(priority));
+            assert_eq!(serde_json::to_string(&priority).expect("serializes"), format!("\"{}\"", priority.as_str()));
         }
         for reason in StopReason::ALL {
             assert_eq!(StopReason::from_word(reason.as_str()), Some(reason));

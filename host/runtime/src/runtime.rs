@@ -29,7 +29,7 @@ use cofferdam_core::{
         Admission, LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
         RUNS_QUEUED_MAX, Refused,
     },
-    run::{RunSpec, RunView},
+    run::{Priority, RunSpec, RunView},
     storage::{PluginKind, PluginVersion, Storage, StorageError},
 };
 use std::{
@@ -132,6 +132,8 @@ pub struct Submission {
     pub metadata: Option<Json>,
     /// Lower limits than the user's own.
     pub limits: LimitsAsked,
+    /// Which of the user's own runs go first.
+    pub priority: Priority,
     /// The request it came with.
     pub request: RequestId,
     /// What is remembered of the request, if it is to make its run once however often it comes.
@@ -515,6 +517,7 @@ impl Runtime {
             metadata,
             input: asked.input,
             limits,
+            priority: asked.priority,
             created_at: clock::now(),
         };
         Ok((about, spec))
