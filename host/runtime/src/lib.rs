@@ -26,6 +26,7 @@ mod schema;
 mod scratch;
 mod services;
 mod tree;
+mod turn;
 mod wasi;
 mod workspace;
 

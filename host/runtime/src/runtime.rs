@@ -6,7 +6,7 @@ use crate::{
     compile::{Compiler, WORKER_BASE_BYTES},
     disk,
     engine::Engine,
-    guest_threads::GuestThreads,
+    guest_threads::{self, GuestThreads},
     invoke::RunTask,
     meter::{HostMemory, half_of_machine},
     plugin::{Linkers, Plugins},
@@ -31,6 +31,7 @@ use cofferdam_core::{
     },
     run::{Priority, RunSpec, RunView},
     storage::{PluginKind, PluginVersion, Storage, StorageError},
+    turns::{Turns, TurnsNow},
 };
 use std::{
     collections::HashMap,
@@ -309,6 +310,7 @@ impl Runtime {
             descriptions: Semaphore::new(DESCRIPTIONS_MAX as usize),
             publishing: tokio::sync::Mutex::new(()),
             guests: GuestThreads::start().map_err(StartError::Threads)?,
+            turns: Turns::new(u32::try_from(guest_threads::threads()).unwrap_or(u32::MAX)),
             seeds: Seeds::from_system().map_err(StartError::Random)?,
             host_panics: AtomicU64::new(0),
             sandboxes_open: AtomicU64::new(0),
@@ -396,6 +398,12 @@ impl Runtime {
     #[must_use]
     pub fn runs_queued(&self) -> u32 {
         self.0.admission.queued()
+    }
+
+    /// How the guests' turns on the processors stand, and how long they are waited for.
+    #[must_use]
+    pub fn turns_now(&self) -> TurnsNow {
+        self.0.services.turns.now()
     }
 
     /// Memory that all sandboxes hold now, in bytes.

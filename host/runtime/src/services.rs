@@ -13,6 +13,7 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::{PluginName, UserId},
     storage::{Storage, StorageError},
+    turns::Turns,
 };
 use std::{
     collections::HashMap,
@@ -46,6 +47,8 @@ pub struct Services {
     pub publishing: tokio::sync::Mutex<()>,
     /// Where guests execute.
     pub guests: GuestThreads,
+    /// Whose guest does.
+    pub turns: Arc<Turns>,
     /// Seeds of guests' random numbers.
     pub seeds: Seeds,
     /// Host functions that panicked. Must stay 0.
