@@ -8,6 +8,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 /// Everything needed to execute a run; fixed when it is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub struct RunSpec {
 /// Which of a user's own runs go first, where they cannot all run. It changes nothing for other users. Sorted, the highest
 /// comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "String")]
 pub enum Priority {
     /// Before all others.
     High,
@@ -67,11 +68,24 @@ impl Priority {
             Self::Low => "low",
         }
     }
+}
 
-    /// The priority that a word means.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|priority| priority.as_str() == word)
+/// A word that is no priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a priority must be \"high\", \"normal\" or \"low\"")]
+pub struct NoPriority;
+
+impl FromStr for Priority {
+    type Err = NoPriority;
+    fn from_str(word: &str) -> Result<Self, NoPriority> {
+        Self::ALL.into_iter().find(|priority| priority.as_str() == word).ok_or(NoPriority)
+    }
+}
+
+impl TryFrom<String> for Priority {
+    type Error = NoPriority;
+    fn try_from(word: String) -> Result<Self, NoPriority> {
+        word.parse()
     }
 }
 
@@ -366,7 +380,7 @@ mod tests {
             assert_eq!(serde_json::to_string(&status).expect("serializes"), format!("\"{}\"", status.as_str()));
         }
         for priority in Priority::ALL {
-            assert_eq!(Priority::from_word(priority.as_str()), Some(priority));
+            assert_eq!(priority.as_str().parse(), Ok(priority));
             assert_eq!(serde_json::to_string(&priority).expect("serializes"), format!("\"{}\"", priority.as_str()));
         }
         for reason in StopReason::ALL {

@@ -70,7 +70,7 @@ struct SubmitArgs {
     #[command(flatten)]
     limits: LimitArgs,
     /// Which of your own runs go first where they cannot all run: high, normal (if not said), low.
-    #[arg(long, value_name = "PRIORITY", value_parser = priority)]
+    #[arg(long, value_name = "PRIORITY")]
     priority: Option<Priority>,
     /// Print events as they come, then the run.
     #[arg(long)]
@@ -145,11 +145,6 @@ struct Submission {
     limits: LimitsAsked,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<Priority>,
-}
-
-/// A priority by its word.
-fn priority(word: &str) -> Result<Priority, String> {
-    Priority::from_word(word).ok_or_else(|| format!("give one of {}", Priority::ALL.map(Priority::as_str).join(", ")))
 }
 
 impl From<LimitArgs> for LimitsAsked {

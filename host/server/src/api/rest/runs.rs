@@ -70,7 +70,7 @@ pub(crate) struct RunSubmission {
     /// Which of the user's own runs go first.
     #[serde(default)]
     #[schema(schema_with = priority)]
-    priority: Priority,
+    priority: Option<Priority>,
 }
 
 /// What a run may take at most. Each can be left out, and none can be higher than the user's own.
@@ -296,7 +296,7 @@ pub(in crate::api) async fn accept(
         session,
         metadata: asked.metadata,
         limits: asked.limits.unwrap_or_default().0,
-        priority: asked.priority,
+        priority: asked.priority.unwrap_or_default(),
         request,
         once,
     };
