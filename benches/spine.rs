@@ -19,7 +19,7 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::{RequestId, UserId},
     quota::LimitsAsked,
-    run::StopReason,
+    run::{Priority, StopReason},
     storage::{MemoryStorage, Storage},
 };
 use cofferdam_runtime::{Runtime, RuntimeConfig, Submission};
@@ -133,6 +133,7 @@ impl Host {
             session: None,
             metadata: None,
             limits: LimitsAsked::default(),
+            priority: Priority::default(),
             request: RequestId::generate(),
             once: None,
         }

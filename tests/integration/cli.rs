@@ -140,6 +140,15 @@ fn the_walk_from_push_to_result_works_by_command_line_alone() {
         assert_eq!(server.cofferdam(&failing).await.status.code(), Some(1));
         assert_eq!(server.cofferdam(&["runs", "submit", "probe"]).await.status.code(), Some(2));
         assert_eq!(server.cofferdam(&["no-such-verb"]).await.status.code(), Some(2));
+        let low = server
+            .cofferdam(&["runs", "submit", "probe", "--input", r#"{"do":"context"}"#, "--priority", "low", "--json"])
+            .await;
+        assert_eq!(json_of(&low)["priority"], "low");
+        let wrong = server
+            .cofferdam(&["runs", "submit", "probe", "--input", r#"{"do":"context"}"#, "--priority", "urgent"])
+            .await;
+        assert_eq!(wrong.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&wrong.stderr).contains("\"high\", \"normal\" or \"low\""));
         let refused = server.cofferdam(&["runs", "submit", "prob", "--input", "1"]).await;
         assert_eq!(refused.status.code(), Some(3));
         assert!(String::from_utf8_lossy(&refused.stderr).contains("probe"), "the nearest name is told");

@@ -11,7 +11,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::{PluginName, RequestId},
     quota::LimitsAsked,
-    run::{RunView, StopReason},
+    run::{Priority, RunView, StopReason},
 };
 use cofferdam_runtime::{Runtime, RuntimeConfig, Submission};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ async fn probe(runtime: &Runtime, user: &str, input: &str) -> RunView {
         session: None,
         metadata: None,
         limits: LimitsAsked::default(),
+        priority: Priority::default(),
         request: RequestId::generate(),
         once: None,
     };

@@ -39,6 +39,7 @@ fn a_database_of_the_first_schema_is_brought_up_to_date_and_read_to_the_last_rec
         assert!(first.text.contains(r#""output":{"first":"kept","number":1.50}"#), "as it was written: {}", first.text);
         let first = first.is(StatusCode::OK);
         assert_eq!((&first["thread_id"], &first["agent"]), (&json!("talk"), &json!("echo")));
+        assert_eq!(first["priority"], "normal", "as all runs were");
         assert_eq!((&first["usage"]["fuel"], &first["usage"]["events"]), (&json!(2787), &json!(3)));
         assert_eq!(first["created_at"], "2026-11-24T22:10:07.543986Z");
         let failed = ann.get("/v1/runs/run_01a20f9bf07073b78f7b02652913f8bb").await.is(StatusCode::OK);

@@ -42,5 +42,6 @@ mod server;
 mod sockets;
 mod storage;
 mod tools;
+mod turns;
 mod uploads;
 mod wat;

@@ -6,7 +6,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::{Digest, RequestId, RunId, ThreadId, UserId},
     quota::{LimitsAsked, Quota},
-    run::{RunEnd, RunSpec, StopReason, Usage},
+    run::{Priority, RunEnd, RunSpec, StopReason, Usage},
     storage::RunBatch,
 };
 use jiff::ToSpan as _;
@@ -149,11 +149,13 @@ async fn is_met(server: &Server, name: &str) {
         }
         "event_bytes_per_run" => {
             to(1_024).await;
-            told(&user.probe(&json!({"do": "thinking", "text": "x".repeat(2_000)})).await, "1024");
+            let thinking = json!({"do": "thinking", "text": "x".repeat(600)});
+            told(&last_of(&user, &[thinking.clone(), thinking]).await, "1024");
         }
         "log_bytes_per_run" => {
             to(1_024).await;
-            told(&user.probe(&json!({"do": "log", "level": "info", "text": "x".repeat(2_000)})).await, "1024");
+            let line = json!({"do": "log", "level": "info", "text": "x".repeat(600)});
+            told(&last_of(&user, &[line.clone(), line]).await, "1024");
         }
         "record_bytes_per_run" => {
             to(1_024).await;
@@ -279,6 +281,7 @@ async fn ended_days_ago(server: &Server, user: &User, days: i64) {
         metadata: Json::empty_object(),
         input: Json::empty_object(),
         limits: Quota::default().narrow(LimitsAsked::default()).expect("the defaults"),
+        priority: Priority::Normal,
         created_at: then,
     };
     storage.insert_run(&scope, &spec, None).await.expect("kept");

@@ -6,6 +6,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::RequestId,
     quota::{LimitsAsked, Quota},
+    run::Priority,
     storage::MemoryStorage,
 };
 use cofferdam_runtime::{AcceptError, Runtime, RuntimeConfig, Submission};
@@ -106,6 +107,7 @@ fn a_host_whose_disk_is_nearly_full_takes_no_new_runs_and_says_why() {
             session: None,
             metadata: None,
             limits: LimitsAsked::default(),
+            priority: Priority::default(),
             request: RequestId::generate(),
             once: None,
         };

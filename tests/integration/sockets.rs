@@ -260,12 +260,13 @@ fn runs_are_submitted_and_cancelled_over_the_socket_that_follows_them() {
         let ann = server.trusted().await;
         let mut ws = Ws::open(&ann, &server.app.url()).await;
         ws.ask(&json!({"type": "subscribe_all", "after": "now"}), "subscribed").await;
-        let echo = json!({"agent": "echo", "input": {"n": 1}, "thread_id": "talk"});
+        let echo = json!({"agent": "echo", "input": {"n": 1}, "thread_id": "talk", "priority": "high"});
         let accepted = ws.ask(&json!({"type": "submit", "id": "a", "submission": echo}), "accepted").await;
         assert_eq!((&accepted["id"], &accepted["run"]["status"]), (&json!("a"), &json!("queued")));
         let id = accepted["run"]["id"].as_str().expect("an id");
         let run = ann.ended(id).await;
         assert_eq!((&run["output"], &run["thread_id"]), (&json!({"n": 1}), &json!("talk")));
+        assert_eq!(run["priority"], "high");
 
         let sleep = json!({"agent": "probe", "input": {"do": "sleep", "ms": 50_000}});
         let slow = ws.ask(&json!({"type": "submit", "submission": sleep}), "accepted").await;

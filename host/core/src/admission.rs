@@ -7,6 +7,7 @@ use crate::{
     ids::UserId,
     memory::{HostMemory, MARK_RELEASE, RunMemory},
     quota::{LiveQuota, Quotas},
+    run::Priority,
 };
 use fuel::FuelAccount;
 use std::{
@@ -73,8 +74,8 @@ pub struct Want {
     pub fuel: u64,
     /// Its own limit of memory, in bytes.
     pub memory_bytes: u64,
-    /// Of a user's runs that wait, those with the least number go first.
-    pub rank: u8,
+    /// Which of the user's runs that wait go first.
+    pub priority: Priority,
 }
 
 /// How a user stands with their host.
@@ -112,7 +113,7 @@ const IDLE_USERS_MAX: usize = 1_024;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often the host judges how much may run at once.
 const JUDGE_EVERY: Duration = Duration::from_secs(1);
-/// How long guests may wait for a processor on average before users run less at once.
+/// How long a user who comes now may wait for a processor before users run less at once.
 const PROCESSOR_WAIT_MAX: Duration = Duration::from_millis(250);
 /// What a quiet second gives back of what pressure took, in hundredths of what the quotas have.
 const RECOVERY_STEP: u32 = 10;
@@ -157,7 +158,7 @@ struct Line {
     running: u32,
     /// Places taken, those that do not wait yet included.
     queued: u32,
-    waiting: BTreeMap<(u8, u64), Waiter>,
+    waiting: BTreeMap<(Priority, u64), Waiter>,
     at: At,
     /// What the user has had, in nanoseconds of a processor at the usual weight.
     had: u64,
@@ -204,7 +205,7 @@ impl Drop for Place {
             state.queued = state.queued.saturating_sub(1);
             if let Some(line) = state.lines.get_mut(&self.user) {
                 line.queued = line.queued.saturating_sub(1);
-                line.waiting.remove(&(self.want.rank, self.ticket));
+                line.waiting.remove(&(self.want.priority, self.ticket));
             }
             state.settle(&self.user);
             self.shared.pump(&mut state)
@@ -494,7 +495,7 @@ impl Admission {
             let mut wait_ms = 0;
             if let Some(line) = state.lines.get_mut(&place.user) {
                 wait_ms = line.quota.get(|quota| quota.queue_wait_ms);
-                line.waiting.insert((place.want.rank, place.ticket), waiter);
+                line.waiting.insert((place.want.priority, place.ticket), waiter);
             }
             if state.lines.get(&place.user).is_some_and(|line| !matches!(line.at, At::Short(_))) {
                 state.settle(&place.user);

@@ -7,7 +7,7 @@ use crate::{
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
     quota::{LiveQuota, Quota, RunLimits, take_one},
-    run::{CancelRequest, RunSpec, StopReason},
+    run::{CancelRequest, Priority, RunSpec, StopReason},
 };
 use std::{
     future::Future,
@@ -319,6 +319,7 @@ impl UserExecutionContext {
             metadata: Json::empty_object(),
             input: Json::empty_object(),
             limits: DESCRIPTION_LIMITS,
+            priority: Priority::default(),
             created_at: clock::now(),
         };
         let RunLimits { fuel, memory_bytes, deadline_ms } = DESCRIPTION_LIMITS;

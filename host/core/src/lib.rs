@@ -22,6 +22,7 @@ pub mod quota;
 pub mod record;
 pub mod run;
 pub mod storage;
+pub mod turns;
 
 pub use context::UserExecutionContext;
 pub use json::Json;

@@ -8,6 +8,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 /// Everything needed to execute a run; fixed when it is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +35,58 @@ pub struct RunSpec {
     pub input: Json,
     /// What it may take.
     pub limits: RunLimits,
+    /// Which of the user's own runs go first.
+    pub priority: Priority,
     /// When it was accepted.
     pub created_at: Timestamp,
+}
+
+/// Which of a user's own runs go first, where they cannot all run. It changes nothing for other users. Sorted, the highest
+/// comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", try_from = "String")]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// If nothing else was said.
+    #[default]
+    Normal,
+    /// When no other wants to run.
+    Low,
+}
+
+impl Priority {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+}
+
+/// A word that is no priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a priority must be \"high\", \"normal\" or \"low\"")]
+pub struct NoPriority;
+
+impl FromStr for Priority {
+    type Err = NoPriority;
+    fn from_str(word: &str) -> Result<Self, NoPriority> {
+        Self::ALL.into_iter().find(|priority| priority.as_str() == word).ok_or(NoPriority)
+    }
+}
+
+impl TryFrom<String> for Priority {
+    type Error = NoPriority;
+    fn try_from(word: String) -> Result<Self, NoPriority> {
+        word.parse()
+    }
 }
 
 /// Where a run stands.
@@ -255,6 +306,8 @@ pub struct RunView {
     pub user: UserId,
     /// The conversation.
     pub thread_id: ThreadId,
+    /// Which of the user's own runs go first.
+    pub priority: Priority,
     /// Where it stands.
     pub status: RunStatus,
     /// Why it ended, once it has.
@@ -289,6 +342,7 @@ impl RunView {
             digest: spec.digest,
             user: spec.user.clone(),
             thread_id: spec.thread.clone(),
+            priority: spec.priority,
             status: RunStatus::Queued,
             stop_reason: None,
             output: None,
@@ -324,6 +378,10 @@ mod tests {
         for status in RunStatus::ALL {
             assert_eq!(RunStatus::from_word(status.as_str()), Some(status));
             assert_eq!(serde_json::to_string(&status).expect("serializes"), format!("\"{}\"", status.as_str()));
+        }
+        for priority in Priority::ALL {
+            assert_eq!(priority.as_str().parse(), Ok(priority));
+            assert_eq!(serde_json::to_string(&priority).expect("serializes"), format!("\"{}\"", priority.as_str()));
         }
         for reason in StopReason::ALL {
             assert_eq!(StopReason::from_word(reason.as_str()), Some(reason));

@@ -11,7 +11,7 @@ use crate::{
     ids::{Digest, KeyId, PluginName, RunId, ThreadId, TierName, UserId},
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
-    run::{CancelRequest, RunEnd, RunSpec, RunStatus, RunView, Usage},
+    run::{CancelRequest, Priority, RunEnd, RunSpec, RunStatus, RunView, Usage},
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -97,6 +97,8 @@ pub struct UnfinishedRun {
     pub digest: Digest,
     /// The conversation it belongs to.
     pub thread: ThreadId,
+    /// Which of the user's own runs go first.
+    pub priority: Priority,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// `queued` or `running`.
@@ -403,6 +405,7 @@ impl UnfinishedRun {
             agent: view.agent.clone(),
             digest: view.digest,
             thread: view.thread_id.clone(),
+            priority: view.priority,
             created_at: view.created_at,
             status: RunStatus::Queued,
             cancel: view.cancel.clone(),
@@ -421,6 +424,7 @@ impl UnfinishedRun {
             digest: self.digest,
             user: self.user.clone(),
             thread_id: self.thread.clone(),
+            priority: self.priority,
             status: self.status,
             stop_reason: None,
             output: None,

@@ -1,7 +1,12 @@
 //! The threads that guests run on, apart from those that serve sockets and storage: a guest holds its thread until the next
 //! tick, and no request, event or timer should wait behind it.
 
-use std::{future::Future, io};
+use std::{
+    future::Future,
+    io,
+    pin::pin,
+    task::{Context, Waker},
+};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -9,18 +14,30 @@ use tokio_util::task::AbortOnDropHandle;
 /// request that comes in meanwhile does not wait for their next tick.
 const NICENESS: i32 = 2;
 
+/// How many there are: as many as the machine has processors.
+pub fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Wakes a task, once this thread has looked at its timers and sockets. It does so when it has nothing else to do, and as
+/// long as each guest wakes the next one at once, it always has.
+pub fn wake_next(task: &Waker) {
+    let looked = pin!(tokio::task::yield_now());
+    // The first poll leaves the waker with the scheduler; that is all that is wanted.
+    let _ = looked.poll(&mut Context::from_waker(task));
+}
+
 /// The threads, until this is dropped.
 pub struct GuestThreads(Option<tokio::runtime::Runtime>);
 
 impl GuestThreads {
-    /// As many as the machine has processors.
+    /// Starts them: [`threads`].
     ///
     /// # Errors
     /// When threads cannot be made.
     pub fn start() -> io::Result<Self> {
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
+            .worker_threads(threads())
             .thread_name("guest")
             .on_thread_start(|| {
                 // Of the calling thread. A system that refuses it runs guests as everything else.

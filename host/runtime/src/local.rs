@@ -13,7 +13,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::{AgentRef, InvalidId, Pick, PluginName, RequestId, UserId},
     quota::LimitsAsked,
-    run::RunView,
+    run::{Priority, RunView},
     storage::{MemoryStorage, Storage as _, StorageError},
 };
 use std::{path::PathBuf, sync::Arc};
@@ -91,6 +91,7 @@ pub async fn run_local(
         session: None,
         metadata: None,
         limits: options.limits,
+        priority: Priority::default(),
         request: RequestId::generate(),
         once: None,
     };

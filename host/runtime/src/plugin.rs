@@ -129,6 +129,11 @@ pub struct Plugins {
 }
 
 impl Plugins {
+    /// Lets go of all plugins that nobody uses: memory is short, and they are read from disk again in milliseconds.
+    pub fn release_idle(&self) {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).shrink(0, 0);
+    }
+
     /// With the versions that storage knows.
     pub fn new(
         engine: wasmtime::Engine,

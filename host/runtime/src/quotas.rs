@@ -58,6 +58,7 @@ impl Runtime {
         self.storage().put_user_quota(operator, user, &quota).await?;
         self.quotas().put_user(user, quota);
         self.0.admission.quota_changed();
+        self.0.retention.quota_changed();
         Ok(self.user_quota(user))
     }
 
@@ -80,6 +81,7 @@ impl Runtime {
         self.storage().put_tier(operator, tier, &edit).await?;
         self.quotas().put_tier(tier.clone(), edit.clone());
         self.0.admission.quota_changed();
+        self.0.retention.quota_changed();
         let standing = self.quotas().of_tier(tier);
         Ok(standing.unwrap_or_else(|| (edit, Quota::default())))
     }

@@ -3,7 +3,7 @@
 
 use crate::{
     invoke::Ending,
-    runtime::{RANK_USUAL, Runtime},
+    runtime::Runtime,
     sandbox::{OUTCOME_UNKNOWN, Stop},
 };
 use cofferdam_core::{
@@ -78,7 +78,8 @@ impl Runtime {
         let (ending, ended) = watch::channel(None);
         // How much it asked for is read with its input; no run can ask for more than this.
         let quota = self.0.services.quotas.now(scope.user());
-        let want = Want { fuel: quota.fuel_per_run, memory_bytes: quota.memory_bytes_per_context, rank: RANK_USUAL };
+        let want =
+            Want { fuel: quota.fuel_per_run, memory_bytes: quota.memory_bytes_per_context, priority: run.priority };
         let place = self.0.admission.enqueue_again(scope.user(), want);
         let task = self.enter(scope, run.view(), ended);
         // The input is read when its turn comes: a long queue must not fill memory.

@@ -5,11 +5,12 @@ use crate::{
     backoff::{BackingOff, Backoff},
     compile::{Compiler, WORKER_BASE_BYTES},
     disk,
-    engine::Engine,
-    guest_threads::GuestThreads,
+    engine::{EPOCH_TICK, Engine},
+    guest_threads::{self, GuestThreads},
     invoke::RunTask,
     meter::{HostMemory, half_of_machine},
     plugin::{Linkers, Plugins},
+    pressure::{self, MemoryMark},
     registry::Registry,
     retention::Retention,
     scratch::Scratches,
@@ -31,8 +32,9 @@ use cofferdam_core::{
         LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, Quotas, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
         RUNS_QUEUED_MAX,
     },
-    run::{RunSpec, RunView},
+    run::{Priority, RunSpec, RunView},
     storage::{PluginKind, PluginVersion, Storage, StorageError},
+    turns::{Turns, TurnsNow},
 };
 use std::{
     collections::HashMap,
@@ -134,6 +136,8 @@ pub struct Submission {
     pub metadata: Option<Json>,
     /// Lower limits than the user's own.
     pub limits: LimitsAsked,
+    /// Which of the user's own runs go first.
+    pub priority: Priority,
     /// The request it came with.
     pub request: RequestId,
     /// What is remembered of the request, if it is to make its run once however often it comes.
@@ -233,12 +237,9 @@ impl AcceptError {
     }
 }
 
-/// Where usual runs stand among those of their user that wait.
-pub(crate) const RANK_USUAL: u8 = 1;
-
 /// What a run asks of the admission.
 const fn want(spec: &RunSpec) -> Want {
-    Want { fuel: spec.limits.fuel, memory_bytes: spec.limits.memory_bytes, rank: RANK_USUAL }
+    Want { fuel: spec.limits.fuel, memory_bytes: spec.limits.memory_bytes, priority: spec.priority }
 }
 
 /// A run that was accepted: it is durable, and will end whatever becomes of its client.
@@ -281,6 +282,7 @@ pub(crate) struct Inner {
     journal: Journal,
     pub admission: Admission,
     _tending: AbortOnDropHandle<()>,
+    _watching: AbortOnDropHandle<()>,
     pub backoff: Backoff,
     pub retention: Retention,
     data_dir: PathBuf,
@@ -298,7 +300,7 @@ impl Runtime {
     ///
     /// # Errors
     /// When the machine, the directory or storage cannot be used.
-    #[expect(clippy::disallowed_methods, reason = "one task for the host, which ends with its handle")]
+    #[expect(clippy::disallowed_methods, reason = "tasks of the host, which end with their handles")]
     pub async fn start(config: RuntimeConfig, storage: Arc<dyn Storage>) -> Result<Self, StartError> {
         let sandboxes_max = config.runs_live_max.saturating_add(TOOL_SANDBOXES_MAX + DESCRIPTIONS_MAX);
         let engine = Engine::new(sandboxes_max).map_err(StartError::Engine)?;
@@ -322,19 +324,24 @@ impl Runtime {
             publishing: tokio::sync::Mutex::new(()),
             editing_quotas: tokio::sync::Mutex::new(()),
             guests: GuestThreads::start().map_err(StartError::Threads)?,
+            turns: Turns::new(u32::try_from(guest_threads::threads()).unwrap_or(u32::MAX)),
             seeds: Seeds::from_system().map_err(StartError::Random)?,
             host_panics: AtomicU64::new(0),
             sandboxes_open: AtomicU64::new(0),
             engine,
             storage,
         });
-        let (quotas, memory) = (services.quotas.clone(), services.memory.clone());
+        let (quotas, memory, turns) = (services.quotas.clone(), services.memory.clone(), services.turns.clone());
+        // How long a user who comes now waits: a tick of each of those who are before.
+        let processors = u32::try_from(guest_threads::threads()).unwrap_or(u32::MAX);
+        let processor_wait = move || EPOCH_TICK.saturating_mul(turns.now().users_waiting) / processors.max(1);
         let admission = Admission::new(quotas, memory, config.runs_live_max, config.runs_queued_max);
         let runtime = Self(Arc::new(Inner {
             registry: Registry::new(services.clone()),
             journal: Journal::new(services.storage.clone()),
             retention: Retention::new(services.storage.clone(), services.quotas.clone()),
-            _tending: AbortOnDropHandle::new(tokio::spawn(admission.tend(|| Duration::ZERO))),
+            _tending: AbortOnDropHandle::new(tokio::spawn(admission.tend(processor_wait))),
+            _watching: AbortOnDropHandle::new(tokio::spawn(pressure::watch(Arc::downgrade(&services)))),
             admission,
             backoff: Backoff::default(),
             data_dir: config.data_dir,
@@ -414,10 +421,22 @@ impl Runtime {
         self.0.admission.queued()
     }
 
+    /// How the guests' turns on the processors stand, and how long they are waited for.
+    #[must_use]
+    pub fn turns_now(&self) -> TurnsNow {
+        self.0.services.turns.now()
+    }
+
     /// Memory that all sandboxes hold now, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.0.services.memory.bytes()
+    }
+
+    /// How much of the memory for guests is held now.
+    #[must_use]
+    pub fn memory_mark(&self) -> MemoryMark {
+        self.0.services.memory_mark()
     }
 
     /// Plugins that are loaded now, and what their machine code and data hold together, in bytes.
@@ -535,6 +554,7 @@ impl Runtime {
             metadata,
             input: asked.input,
             limits,
+            priority: asked.priority,
             created_at: clock::now(),
         };
         Ok((about, spec))

@@ -11,6 +11,7 @@ use crate::{
     plugin::{Plugin, Pre},
     services::Services,
     tree::Tree,
+    turn::InTurns,
     wasi::{self, Output},
 };
 use cofferdam_core::{
@@ -266,8 +267,8 @@ impl Sandbox {
             if ctx.stop().cause().is_some() || Instant::now() >= ctx.deadline() {
                 return Err(Interrupted.into());
             }
-            // Others get a turn on this thread, timers and sockets among them.
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+            // Whose turn it is now is asked where the guest is polled.
+            Ok(UpdateDeadline::Yield(1))
         });
         Ok(Self { store, plugin, fuel })
     }
@@ -313,29 +314,33 @@ impl Sandbox {
     async fn call(mut self, call: Call<'_>) -> (Result<(Reply, Guest), Stop>, Spent) {
         let ctx = self.store.data().ctx.clone();
         let mut active = Duration::ZERO;
+        let mut turns = InTurns::of(&self.store.data().services, &ctx);
         let end = {
             let mut work = pin!(perform(&mut self.store, &self.plugin, call));
             let timed = poll_fn(|cx| {
-                let begun = Instant::now();
                 // A panic in a host function must end this run and no other.
-                let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
-                active += begun.elapsed();
-                match polled {
-                    Ok(Poll::Pending) => Poll::Pending,
-                    Ok(Poll::Ready(Ok(reply))) => Poll::Ready(End::Returned(reply)),
-                    Ok(Poll::Ready(Err(error))) => Poll::Ready(End::Failed(error)),
-                    Err(_) => Poll::Ready(End::Panicked),
-                }
+                let (polled, spent) =
+                    turns.poll(cx, |cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+                        Ok(Poll::Pending) => Poll::Pending,
+                        Ok(Poll::Ready(Ok(reply))) => Poll::Ready(End::Returned(reply)),
+                        Ok(Poll::Ready(Err(error))) => Poll::Ready(End::Failed(error)),
+                        Err(_) => Poll::Ready(End::Panicked),
+                    });
+                active += spent;
+                polled
             });
             tokio::select! {
                 biased;
                 // What was stopped before it began does not begin.
                 () = std::future::ready(()), if ctx.is_over() => End::Dropped,
                 end = timed => end,
+                // These also reach a guest that waits for its turn.
                 () = ctx.stop().stopped() => End::Dropped,
                 () = ctx.late() => End::Dropped,
             }
         };
+        // What follows is the host's, and need not be waited for by another guest.
+        drop(turns);
         let fuel_left = self.store.get_fuel().unwrap_or(0);
         let guest = self.store.data();
         let fuel_left = fuel_left.saturating_add(guest.fuel_unused.load(Ordering::Relaxed));

@@ -14,6 +14,7 @@ use cofferdam_core::{
     ids::{PluginName, UserId},
     quota::Quotas,
     storage::{Storage, StorageError},
+    turns::Turns,
 };
 use std::{
     collections::HashMap,
@@ -50,6 +51,8 @@ pub struct Services {
     pub editing_quotas: tokio::sync::Mutex<()>,
     /// Where guests execute.
     pub guests: GuestThreads,
+    /// Whose guest does.
+    pub turns: Arc<Turns>,
     /// Seeds of guests' random numbers.
     pub seeds: Seeds,
     /// Host functions that panicked. Must stay 0.

@@ -9,7 +9,7 @@ fn document(text: &str) -> crate::quota::Document {
     serde_json::from_str(text).expect("a JSON object")
 }
 
-const WANT: Want = Want { fuel: 1_000_000, memory_bytes: 1 << 20, rank: 1 };
+const WANT: Want = Want { fuel: 1_000_000, memory_bytes: 1 << 20, priority: Priority::Normal };
 
 fn admission(quota: Quota, runs_live_max: u32, runs_queued_max: u32) -> Admission {
     let memory = Arc::new(HostMemory::new(1 << 40, 0));

@@ -179,6 +179,7 @@ async fn bench() -> Bench {
         metadata: crate::Json::empty_object(),
         input: crate::Json::empty_object(),
         limits: Quota::default().narrow(crate::quota::LimitsAsked::default()).expect("the defaults"),
+        priority: crate::run::Priority::default(),
         created_at: clock::now(),
     };
     let ctx = UserExecutionContext::rest(

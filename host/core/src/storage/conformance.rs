@@ -16,7 +16,7 @@ use crate::{
     grant::Access,
     ids::RequestId,
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
-    run::{RunError, StopReason, Usage},
+    run::{Priority, RunError, StopReason, Usage},
 };
 use std::sync::Arc;
 
@@ -115,6 +115,7 @@ async fn a_run_is_kept_and_lived_through(storage: &dyn Storage) {
         metadata: json(r#"{"from": "a test", "n": 1.000000000000000000001}"#),
         input: json(r#"["é", "\u0000", "𝄞"]"#),
         limits: RunLimits { fuel: u64::MAX, memory_bytes: u64::MAX - 1, deadline_ms: 1 },
+        priority: Priority::High,
         ..spec("rita")
     };
     storage.insert_run(&ann, &full, None).await.expect("inserts");
@@ -517,8 +518,8 @@ async fn runs_are_listed_newest_first(storage: &dyn Storage) {
 async fn unfinished_runs_are_listed_oldest_first(storage: &dyn Storage) {
     let (ann, bob) = (scope("rita"), scope("walt"));
     assert_eq!(storage.unfinished_runs(Operator::host()).await.expect("lists"), [], "all runs so far have ended");
-    let waiting = insert(storage, spec("rita")).await;
-    let running = insert(storage, spec("walt")).await;
+    let waiting = insert(storage, RunSpec { priority: Priority::Low, ..spec("rita") }).await;
+    let running = insert(storage, RunSpec { priority: Priority::High, ..spec("walt") }).await;
     let careful = insert(storage, spec("rita")).await;
     let gone = insert(storage, spec("rita")).await;
     let events = [thinking(running.id, 1, "a"), thinking(running.id, 2, "b")];
@@ -535,6 +536,7 @@ async fn unfinished_runs_are_listed_oldest_first(storage: &dyn Storage) {
         agent: spec.agent.clone(),
         digest: spec.digest,
         thread: spec.thread.clone(),
+        priority: spec.priority,
         created_at: spec.created_at,
         status,
         cancel: None,
@@ -899,6 +901,7 @@ fn spec(user: &str) -> RunSpec {
         metadata: Json::empty_object(),
         input: json("null"),
         limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
+        priority: Priority::default(),
         created_at: at(0),
     }
 }

@@ -298,6 +298,7 @@ impl Storage for MemoryStorage {
             agent: run.spec.agent.clone(),
             digest: run.spec.digest,
             thread: run.spec.thread.clone(),
+            priority: run.spec.priority,
             created_at: run.spec.created_at,
             status: run.view.status,
             cancel: run.view.cancel.clone(),

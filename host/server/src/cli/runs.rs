@@ -7,7 +7,7 @@ use super::{
     output::{json_line, line, note, printable},
 };
 use clap::{Args, Subcommand};
-use cofferdam_core::{ids::IdempotencyKey, quota::LimitsAsked};
+use cofferdam_core::{ids::IdempotencyKey, quota::LimitsAsked, run::Priority};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -69,6 +69,9 @@ struct SubmitArgs {
     metadata: Option<String>,
     #[command(flatten)]
     limits: LimitArgs,
+    /// Which of your own runs go first where they cannot all run: high, normal (if not said), low.
+    #[arg(long, value_name = "PRIORITY")]
+    priority: Option<Priority>,
     /// Print events as they come, then the run.
     #[arg(long)]
     follow: bool,
@@ -140,6 +143,8 @@ struct Submission {
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<Box<RawValue>>,
     limits: LimitsAsked,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<Priority>,
 }
 
 impl From<LimitArgs> for LimitsAsked {
@@ -162,6 +167,7 @@ async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Fai
         agent: args.agent,
         thread_id: args.thread,
         limits: args.limits.into(),
+        priority: args.priority,
     };
     let body = serde_json::to_string(&submission).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut request = with_json(client.request(As::User, Method::POST, ["v1", "runs"])?, body);

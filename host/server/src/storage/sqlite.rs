@@ -204,14 +204,14 @@ impl SqliteStorage {
         doing: &'static str,
         creating: Creating,
         id: &str,
-        row: Row,
+        rows: Vec<Row>,
         once: Option<(&Scope, &Once)>,
     ) -> Result<Creation> {
         let Some((scope, once)) = once else {
-            return self.write(doing, vec![row]).await.map(|()| Creation::Made);
+            return self.write(doing, rows).await.map(|()| Creation::Made);
         };
         let user = scope.user().clone();
-        let create = Create { user, creating, once: once.clone(), id: id.to_owned(), rows: vec![row] };
+        let create = Create { user, creating, once: once.clone(), id: id.to_owned(), rows };
         self.writer.create(create).await.map_err(while_doing(doing))
     }
 }
@@ -272,8 +272,9 @@ fn batch_rows(scope: &Scope, batch: &mut RunBatch, more: usize) -> Result<Vec<Ro
 #[async_trait]
 impl Storage for SqliteStorage {
     async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Result<Creation> {
-        let (id, row, once) = (spec.id.to_string(), Row::run(scope, spec), once.map(|once| (scope, once)));
-        self.create("keep a new run", Creating::Run, &id, row, once).await
+        let (id, once) = (spec.id.to_string(), once.map(|once| (scope, once)));
+        let rows = [Some(Row::run(scope, spec)), Row::priority(scope, spec)].into_iter().flatten().collect();
+        self.create("keep a new run", Creating::Run, &id, rows, once).await
     }
 
     async fn earlier(&self, scope: &Scope, creating: Creating, key: Digest) -> Result<Option<Earlier>> {
@@ -319,7 +320,7 @@ impl Storage for SqliteStorage {
     async fn run_spec(&self, scope: &Scope, id: RunId) -> Result<Option<RunSpec>> {
         let query = sqlx::query(
             "SELECT id, user, agent, digest, request_id, thread_id, session_id, parent_id,
-                limit_fuel, limit_memory_bytes, limit_deadline_ms, created_at, metadata, input
+                limit_fuel, limit_memory_bytes, limit_deadline_ms, priority, created_at, metadata, input
             FROM runs WHERE user = ?1 AND id = ?2",
         );
         let query = query.bind(scope.user().as_str().to_owned()).bind(id.to_string());
@@ -437,7 +438,7 @@ impl Storage for SqliteStorage {
 
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
         let query = sqlx::query(
-            "SELECT id, user, agent, digest, thread_id, created_at, status, effects, started_at,
+            "SELECT id, user, agent, digest, thread_id, priority, created_at, status, effects, started_at,
                 coalesce((SELECT max(seq) FROM events WHERE events.run = runs.number), 0), asked_by, asked_at
             FROM runs LEFT JOIN cancels ON cancels.run = runs.number WHERE finished_at IS NULL ORDER BY id",
         );
@@ -589,7 +590,7 @@ impl Storage for SqliteStorage {
     }
 
     async fn insert_key(&self, _operator: Operator, key: &ApiKey, once: Option<(&Scope, &Once)>) -> Result<Creation> {
-        self.create("keep an API key", Creating::ApiKey, key.id.as_str(), Row::key(key), once).await
+        self.create("keep an API key", Creating::ApiKey, key.id.as_str(), vec![Row::key(key)], once).await
     }
 
     async fn keys_count(&self, _operator: Operator) -> Result<u64> {

@@ -22,7 +22,7 @@ use cofferdam_core::{
     identity::Scope,
     ids::{AgentRef, Digest, InvalidId, KeyId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     quota::{LimitsAsked, METADATA_BYTES_MAX, RUN_INPUT_BYTES_MAX},
-    run::{RunStatus, RunView, StopReason, Usage},
+    run::{Priority, RunStatus, RunView, StopReason, Usage},
     storage::RunQuery,
 };
 use cofferdam_runtime::{Accepted, Submission};
@@ -67,6 +67,10 @@ pub(crate) struct RunSubmission {
     #[serde(default)]
     #[schema(value_type = Option<Limits>)]
     limits: Option<Object<LimitsAsked>>,
+    /// Which of the user's own runs go first.
+    #[serde(default)]
+    #[schema(schema_with = priority)]
+    priority: Option<Priority>,
 }
 
 /// What a run may take at most. Each can be left out, and none can be higher than the user's own.
@@ -106,6 +110,9 @@ pub struct Run {
     /// The conversation.
     #[schema(value_type = String)]
     thread_id: ThreadId,
+    /// Which of your own runs go first.
+    #[schema(schema_with = priority)]
+    priority: Priority,
     /// Where it stands.
     #[schema(schema_with = run_status)]
     status: RunStatus,
@@ -172,6 +179,12 @@ fn words(words: impl IntoIterator<Item = &'static str>) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words))
 }
 
+fn priority() -> ObjectSchema {
+    let what = "Which of your own runs go first where they cannot all run: `high`, `normal` (if not said), or `low`, which \
+        may wait for as long as others of yours want to run. It changes nothing for other users.";
+    words(Priority::ALL.map(Priority::as_str)).description(Some(what)).build()
+}
+
 fn run_status() -> ObjectSchema {
     words(RunStatus::ALL.map(RunStatus::as_str)).build()
 }
@@ -193,6 +206,7 @@ impl From<RunView> for Run {
             digest: view.digest,
             user: view.user,
             thread_id: view.thread_id,
+            priority: view.priority,
             status: view.status,
             stop_reason: view.stop_reason,
             output: view.output,
@@ -315,6 +329,7 @@ pub(in crate::api) async fn accept(
         session,
         metadata: asked.metadata,
         limits: asked.limits.unwrap_or_default().0,
+        priority: asked.priority.unwrap_or_default(),
         request,
         once,
     };
@@ -520,8 +535,19 @@ mod tests {
     fn a_run_is_written_as_its_schema_says() {
         let schema = serde_json::to_value(crate::api::openapi_document()).expect("serializes");
         let properties = schema.pointer("/components/schemas/Run/properties").and_then(|p| p.as_object()).expect("Run");
-        for field in ["id", "agent", "digest", "user", "thread_id", "status", "stop_reason", "output", "error", "usage"]
-        {
+        for field in [
+            "id",
+            "agent",
+            "digest",
+            "user",
+            "thread_id",
+            "priority",
+            "status",
+            "stop_reason",
+            "output",
+            "error",
+            "usage",
+        ] {
             assert!(properties.contains_key(field), "{field}");
         }
     }

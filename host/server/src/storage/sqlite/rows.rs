@@ -9,7 +9,7 @@ use cofferdam_core::{
     ids::RunId,
     quota::RunLimits,
     record::RecordChunk,
-    run::{CancelRequest, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
+    run::{CancelRequest, Priority, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
     storage::{FeedEntry, FeedPlace, StateEntry, UnfinishedRun},
 };
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ use std::{error::Error, str::FromStr};
 /// The columns of a [`RunView`] in the order of [`Columns::run_view`], but for the output.
 macro_rules! view_columns {
     () => {
-        "id, agent, digest, user, thread_id, status, stop_reason, error_code, error_message, used_fuel,
+        "id, agent, digest, user, thread_id, priority, status, stop_reason, error_code, error_message, used_fuel,
         used_memory_peak_bytes, used_wall_ms, used_active_ms, used_host_calls, used_events, created_at, started_at,
         finished_at, (SELECT asked_by FROM cancels WHERE run = number), (SELECT asked_at FROM cancels WHERE run = number)"
     };
@@ -77,6 +77,16 @@ impl<'r> Columns<'r> {
         RunStatus::from_word(self.take()?).ok_or_else(|| unreadable("the run's status is unknown"))
     }
 
+    /// As [`super::writes::Row::priority`] writes it.
+    fn priority(&mut self) -> Result<Priority, SqliteError> {
+        match self.take::<Option<i64>>()? {
+            None => Ok(Priority::Normal),
+            Some(1) => Ok(Priority::High),
+            Some(0) => Ok(Priority::Low),
+            Some(_) => Err(unreadable("the run's priority is unknown")),
+        }
+    }
+
     fn cancel_if_there(&mut self) -> Result<Option<CancelRequest>, SqliteError> {
         let (by, at) = (self.parsed_if_there()?, self.time_if_there()?);
         Ok(by.zip(at).map(|(by, at)| CancelRequest { by, at }))
@@ -91,7 +101,7 @@ impl<'r> Columns<'r> {
     /// See [`view_columns`].
     pub(super) fn run_view(&mut self) -> Result<RunView, SqliteError> {
         let (id, agent, digest, user) = (self.parsed()?, self.parsed()?, self.parsed()?, self.parsed()?);
-        let (thread_id, status) = (self.parsed()?, self.status()?);
+        let (thread_id, priority, status) = (self.parsed()?, self.priority()?, self.status()?);
         let stop_reason = match self.take::<Option<&str>>()? {
             None => None,
             Some(word) => Some(StopReason::from_word(word).ok_or_else(|| unreadable("the stop reason is unknown"))?),
@@ -103,6 +113,7 @@ impl<'r> Columns<'r> {
             digest,
             user,
             thread_id,
+            priority,
             status,
             stop_reason,
             error: code.zip(message).map(|(code, message)| RunError { code, message }),
@@ -133,6 +144,7 @@ impl<'r> Columns<'r> {
             session: self.parsed_if_there()?,
             parent: self.parsed_if_there()?,
             limits: RunLimits { fuel: self.unsigned()?, memory_bytes: self.unsigned()?, deadline_ms: self.unsigned()? },
+            priority: self.priority()?,
             created_at: self.time()?,
             metadata: self.json()?,
             input: self.json()?,
@@ -146,6 +158,7 @@ impl<'r> Columns<'r> {
             agent: self.parsed()?,
             digest: self.parsed()?,
             thread: self.parsed()?,
+            priority: self.priority()?,
             created_at: self.time()?,
             status: self.status()?,
             effects: self.take()?,

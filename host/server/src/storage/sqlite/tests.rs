@@ -6,7 +6,7 @@ use cofferdam_core::{
     grant::Access,
     ids::{RequestId, ThreadId},
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
-    run::{StopReason, Usage},
+    run::{Priority, StopReason, Usage},
     storage::{Expected, conformance},
 };
 use std::{path::PathBuf, pin::pin, sync::Arc};
@@ -44,6 +44,7 @@ fn spec(user: &str, input_bytes: usize) -> RunSpec {
         metadata: Json::empty_object(),
         input: Json::of(&"x".repeat(input_bytes)),
         limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
+        priority: Priority::default(),
         created_at: Timestamp::UNIX_EPOCH,
     }
 }

@@ -14,7 +14,7 @@ use cofferdam_core::{
     ids::{PluginName, RunId, SessionId, TierName, UserId},
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
-    run::{CancelRequest, RunEnd, RunSpec, RunStatus},
+    run::{CancelRequest, Priority, RunEnd, RunSpec, RunStatus},
     storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
 };
 use jiff::Timestamp;
@@ -84,6 +84,17 @@ impl Row {
             spec.metadata.as_str().into(),
             spec.input.as_str().into(),
         ])
+    }
+
+    /// A run that is as usual has no such row.
+    pub(super) fn priority(scope: &Scope, spec: &RunSpec) -> Option<Self> {
+        let priority = match spec.priority {
+            Priority::High => 1,
+            Priority::Normal => return None,
+            Priority::Low => 0,
+        };
+        let kind = Value::Word("priority");
+        Some(Self(vec![kind, scope.user().as_str().into(), spec.id.to_string().into(), Value::Number(priority)]))
     }
 
     /// The last event of a batch makes the batch known in the user's feed.

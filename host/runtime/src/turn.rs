@@ -1,0 +1,127 @@
+//! A guest's turns on a processor: taken before it runs, given back while it waits for the host.
+
+use crate::{guest_threads::wake_next, services::Services};
+use cofferdam_core::{UserExecutionContext, turns::Turn};
+use std::{
+    cell::Cell,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::{Duration, Instant},
+};
+
+thread_local! {
+    /// Whether this thread executes a guest in its turn.
+    static IN_TURN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The turns that one sandbox runs in.
+pub struct InTurns(Option<Own>);
+
+struct Own {
+    turn: Turn,
+    relay: Arc<Relay>,
+    /// The relay as a waker.
+    waker: Waker,
+}
+
+impl InTurns {
+    /// For the context's user. A tool that its caller waits for is executed inside of its caller's turn, which is still
+    /// going on: it needs none of its own, and with one turn for both they would wait for each other.
+    pub fn of(services: &Services, ctx: &UserExecutionContext) -> Self {
+        if IN_TURN.get() {
+            return Self(None);
+        }
+        let spec = ctx.spec();
+        let turn = services.turns.enter(&spec.user, ctx.live_quota().get(|quota| quota.cpu_weight), spec.priority);
+        let relay = Arc::new(Relay { state: AtomicU8::new(IDLE), task: Mutex::new(Waker::noop().clone()) });
+        Self(Some(Own { turn, waker: relay.clone().into(), relay }))
+    }
+
+    /// Lets the guest execute if it is its turn, and says for how long it has. A guest that yields goes on if nobody has
+    /// more right to the next turn; one that waits has given its turn back.
+    pub fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        execute: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> (Poll<T>, Duration) {
+        let Some(Own { turn, relay, waker }) = &mut self.0 else {
+            let begun = Instant::now();
+            let polled = execute(cx);
+            return (polled, begun.elapsed());
+        };
+        if turn.poll(cx.waker()).is_pending() {
+            return (Poll::Pending, Duration::ZERO);
+        }
+        relay.begin(cx.waker());
+        let inside = Inside::enter();
+        let begun = Instant::now();
+        let polled = execute(&mut Context::from_waker(waker));
+        let spent = begun.elapsed();
+        drop(inside);
+        let could_go_on = relay.end() && polled.is_pending();
+        let next = if could_go_on { turn.tick(spent, cx.waker()) } else { turn.give_back(spent) };
+        if let Some(next) = next {
+            wake_next(&next);
+        }
+        (polled, spent)
+    }
+}
+
+/// Marks this thread as one that executes a guest in its turn, until it is dropped.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        IN_TURN.set(true);
+        Self
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        IN_TURN.set(false);
+    }
+}
+
+/// The guest does not execute, and nobody has woken it since.
+const IDLE: u8 = 0;
+/// The guest executes.
+const EXECUTING: u8 = 1;
+/// The guest was woken.
+const WOKEN: u8 = 2;
+
+/// The waker that a guest's work is given. It tells a guest that yields, at a tick or after so much fuel, from one that
+/// waits: who yields wakes itself before it gives way. Such a wake is not passed on, because the turns decide when the guest
+/// goes on.
+struct Relay {
+    state: AtomicU8,
+    task: Mutex<Waker>,
+}
+
+impl Relay {
+    fn begin(&self, task: &Waker) {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner).clone_from(task);
+        self.state.store(EXECUTING, Ordering::Release);
+    }
+
+    /// Whether the guest was woken while it executed. A later wake is passed on.
+    fn end(&self) -> bool {
+        self.state.swap(IDLE, Ordering::AcqRel) == WOKEN
+    }
+}
+
+impl Wake for Relay {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.swap(WOKEN, Ordering::AcqRel) == IDLE {
+            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            task.wake();
+        }
+    }
+}
