@@ -35,6 +35,7 @@ use std::{
     task::Poll,
     time::{Duration, Instant},
 };
+use tokio::task::JoinError;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace, component::ResourceTable};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
@@ -111,8 +112,25 @@ impl Guest {
         }
     }
 
-    /// Adds the time that a tool's sandbox took beside this one to this guest's bill. A call that was waited for is part of
-    /// its own time.
+    /// Does work of the host's in a task of its own, and waits for it. A guest goes on only in its turn, and what the work
+    /// takes, a connection to storage for example, must not be held until then.
+    pub async fn beside<T: Send + 'static>(
+        &mut self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> wasmtime::Result<T> {
+        let done = self.ctx.spawn(work).await;
+        done.map_err(|error| self.lost(error))
+    }
+
+    /// The host's own work for this guest came to no end.
+    pub fn lost(&self, error: JoinError) -> wasmtime::Error {
+        if error.is_panic() {
+            self.services.host_panics.fetch_add(1, Ordering::Relaxed);
+        }
+        HostFailure::new(error).into()
+    }
+
+    /// Adds the time that a tool's sandbox took beside this one to this guest's bill, which waited for its answer.
     pub const fn add_active(&mut self, active: Duration) {
         self.active_beside = self.active_beside.saturating_add(active);
     }

@@ -3,7 +3,6 @@
 use crate::{guest_threads::wake_next, services::Services};
 use cofferdam_core::{UserExecutionContext, turns::Turn};
 use std::{
-    cell::Cell,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -12,15 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-thread_local! {
-    /// Whether this thread executes a guest in its turn.
-    static IN_TURN: Cell<bool> = const { Cell::new(false) };
-}
-
-/// The turns that one sandbox runs in.
-pub struct InTurns(Option<Own>);
-
-struct Own {
+/// The turns that one sandbox runs in. It must be polled by a task of its own: inside of another guest's turn, it would wait
+/// for one that its caller has.
+pub struct InTurns {
     turn: Turn,
     relay: Arc<Relay>,
     /// The relay as a waker.
@@ -28,16 +21,12 @@ struct Own {
 }
 
 impl InTurns {
-    /// For the context's user. A tool that its caller waits for is executed inside of its caller's turn, which is still
-    /// going on: it needs none of its own, and with one turn for both they would wait for each other.
+    /// For the context's user; a tool's are those of the run that called it.
     pub fn of(services: &Services, ctx: &UserExecutionContext) -> Self {
-        if IN_TURN.get() {
-            return Self(None);
-        }
         let spec = ctx.spec();
         let turn = services.turns.enter(&spec.user, ctx.live_quota().get(|quota| quota.cpu_weight), spec.priority);
         let relay = Arc::new(Relay { state: AtomicU8::new(IDLE), task: Mutex::new(Waker::noop().clone()) });
-        Self(Some(Own { turn, waker: relay.clone().into(), relay }))
+        Self { turn, waker: relay.clone().into(), relay }
     }
 
     /// Lets the guest execute if it is its turn, and says for how long it has. A guest that yields goes on if nobody has
@@ -47,42 +36,20 @@ impl InTurns {
         cx: &mut Context<'_>,
         execute: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> (Poll<T>, Duration) {
-        let Some(Own { turn, relay, waker }) = &mut self.0 else {
-            let begun = Instant::now();
-            let polled = execute(cx);
-            return (polled, begun.elapsed());
-        };
+        let Self { turn, relay, waker } = self;
         if turn.poll(cx.waker()).is_pending() {
             return (Poll::Pending, Duration::ZERO);
         }
         relay.begin(cx.waker());
-        let inside = Inside::enter();
         let begun = Instant::now();
         let polled = execute(&mut Context::from_waker(waker));
         let spent = begun.elapsed();
-        drop(inside);
         let could_go_on = relay.end() && polled.is_pending();
         let next = if could_go_on { turn.tick(spent, cx.waker()) } else { turn.give_back(spent) };
         if let Some(next) = next {
             wake_next(&next);
         }
         (polled, spent)
-    }
-}
-
-/// Marks this thread as one that executes a guest in its turn, until it is dropped.
-struct Inside;
-
-impl Inside {
-    fn enter() -> Self {
-        IN_TURN.set(true);
-        Self
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        IN_TURN.set(false);
     }
 }
 

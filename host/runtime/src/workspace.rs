@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Entries shown of one directory. A larger one is cut, and says so.
 pub const LISTED_MAX: usize = 1_000;
@@ -316,7 +317,8 @@ impl Workspace {
     }
 
     /// The same with other files of the same user's: a run's scratch. The turn lasts as long as the work does, also if
-    /// nobody waits for it any more.
+    /// nobody waits for it any more. A task of its own waits for it: a guest goes on only when it has a processor, and
+    /// what was given to it before that would be kept from all others.
     #[expect(clippy::disallowed_methods, reason = "files block; the work is bounded by the sizes of one operation")]
     pub(crate) async fn turn_with<T: Send + 'static>(
         &self,
@@ -325,17 +327,21 @@ impl Workspace {
     ) -> Result<T, FileError> {
         let closed = |error| FileError::Io(io::Error::other(error));
         // The semaphores are never closed. The user's own comes first, so that one user's queue is not the host's.
-        let user = self.0.turns.clone().acquire_owned().await.map_err(closed)?;
-        let host = self.0.host_turns.clone().acquire_owned().await.map_err(closed)?;
         // As long as the work lasts, this is the user's one workspace, also if everybody else has let go of it: a second
         // one over the same directory would have books of its own.
         let remembered = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let done = work(&tree);
-            drop((user, host, remembered));
-            done
+        let turn = tokio::spawn(async move {
+            let user = remembered.0.turns.clone().acquire_owned().await.map_err(closed)?;
+            let host = remembered.0.host_turns.clone().acquire_owned().await.map_err(closed)?;
+            let done = tokio::task::spawn_blocking(move || {
+                let done = work(&tree);
+                drop((user, host, remembered));
+                done
+            });
+            done.await.unwrap_or_else(|error| Err(FileError::Io(io::Error::other(error))))
         });
-        done.await.unwrap_or_else(|error| Err(FileError::Io(io::Error::other(error))))
+        let done = AbortOnDropHandle::new(turn).await;
+        done.unwrap_or_else(|error| Err(FileError::Io(io::Error::other(error))))
     }
 }
 

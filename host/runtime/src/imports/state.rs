@@ -76,7 +76,9 @@ impl Guest {
         let call = self.begin_change(asked()).await?;
         let user_bytes_max = self.ctx.quota().state_bytes;
         let write = StateWrite { key, value, expires_at, expected, user_bytes_max };
-        let set = self.services.storage.state_set(&space, write).await.map_err(|refused| match refused {
+        let storage = self.services.storage.clone();
+        let set = self.beside(async move { storage.state_set(&space, write).await }).await?;
+        let set = set.map_err(|refused| match refused {
             StateRefused::Full(limit) => StateError::Full(limit),
             StateRefused::Conflict(version) => StateError::Conflict(version),
             StateRefused::Storage(error) => unavailable(&error),
@@ -119,7 +121,9 @@ impl Host for Guest {
             Ok(space) => space,
             Err(error) => return Ok(self.answered(asked, Err(error))),
         };
-        let entry = self.services.storage.state_get(&space, &key).await.map_err(|error| unavailable(&error));
+        let (storage, wanted) = (self.services.storage.clone(), key.clone());
+        let entry = self.beside(async move { storage.state_get(&space, &wanted).await }).await?;
+        let entry = entry.map_err(|error| unavailable(&error));
         let entry = entry.map(|entry| entry.map(|entry| Entry { value: entry.value, version: entry.version }));
         Ok(self.answered(asked, entry))
     }
@@ -143,8 +147,9 @@ impl Host for Guest {
             Err(error) => return Ok(self.answered(asked, Err(error))),
         };
         let call = self.begin_change(asked()).await?;
-        let deleted = self.services.storage.state_delete(&space, &key).await.map_err(|error| unavailable(&error));
-        Ok(self.changed(call, deleted))
+        let storage = self.services.storage.clone();
+        let deleted = self.beside(async move { storage.state_delete(&space, &key).await }).await?;
+        Ok(self.changed(call, deleted.map_err(|error| unavailable(&error))))
     }
 
     async fn list(
@@ -172,7 +177,9 @@ impl Host for Guest {
             Ok(space) => space,
             Err(error) => return Ok(self.answered(asked, Err(error))),
         };
-        let keys = self.services.storage.state_keys(&space, &prefix, after.as_deref(), limit).await;
+        let (storage, prefix, after) = (self.services.storage.clone(), prefix.clone(), after.clone());
+        let keys =
+            self.beside(async move { storage.state_keys(&space, &prefix, after.as_deref(), limit).await }).await?;
         Ok(self.answered(asked, keys.map_err(|error| unavailable(&error))))
     }
 

@@ -4,7 +4,7 @@
 use crate::{
     bindings::types::{Tool, ToolError},
     dispatch::{self, Answer},
-    sandbox::{Guest, HostFailure},
+    sandbox::Guest,
 };
 use cofferdam_core::{journal::Recorder, record::Asked};
 use std::sync::atomic::Ordering;
@@ -57,7 +57,8 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 
 type Called = Result<String, ToolError>;
 
-/// A plugin's tool gets all the fuel there is: the caller is waiting for it.
+/// A plugin's tool gets all the fuel there is: the caller is waiting for it. In a task of its own: its guest has turns of
+/// its own, and what the host takes for the call is not held until the caller has one.
 async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: String) -> wasmtime::Result<Called> {
     let fuel = store.get_fuel()?;
     let guest = store.data_mut().called();
@@ -71,8 +72,10 @@ async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: St
             return Ok(refused);
         }
     };
-    let answer = call.run().await?;
+    let called = guest.ctx.spawn(call.run());
+    let answer = called.await.map_err(|error| store.data().lost(error))??;
     store.set_fuel(fuel.saturating_sub(answer.spent.fuel))?;
+    store.data_mut().add_active(answer.spent.active);
     begun.ends(&answer.result);
     Ok(answer.result)
 }
@@ -135,15 +138,7 @@ fn start(
 async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>) -> wasmtime::Result<Called> {
     let pending = store.data_mut().called().table.delete(pending)?;
     let number = pending.number;
-    let answer = match pending.call.await {
-        Ok(answer) => answer?,
-        Err(error) => {
-            if error.is_panic() {
-                store.data().services.host_panics.fetch_add(1, Ordering::Relaxed);
-            }
-            return Err(HostFailure::new(error).into());
-        }
-    };
+    let answer = pending.call.await.map_err(|error| store.data().lost(error))??;
     let back = pending.fuel_lent.saturating_sub(answer.spent.fuel);
     store.data().fuel_unused.fetch_sub(back, Ordering::Relaxed);
     let fuel = store.get_fuel()?;
