@@ -519,3 +519,37 @@ fn a_change_by_who_has_not_seen_what_stands_is_refused() {
         assert_eq!(both, [StatusCode::OK, StatusCode::PRECONDITION_FAILED]);
     });
 }
+
+#[test]
+fn a_runs_context_says_what_it_waits_for_and_what_becomes_of_it() {
+    run(async {
+        let server = Server::start().await;
+        let ann = server.trusted().await;
+        set(&server, &ann, &json!({"runs_at_once": 1, "fuel_per_minute": 100_000_000})).await;
+        let status =
+            async |id: &str| ann.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK)["context_status"].clone();
+        let until = async |id: &str, wanted: &str| {
+            let reached = async {
+                while status(id).await != wanted {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), reached).await.expect(wanted);
+        };
+        let first = staying(&ann).await;
+        until(&first, "executing").await;
+        let second = ann.submit(&json!({"agent": "echo", "input": 1})).await;
+        until(&second, "initializing").await;
+        cancel(&ann, &first).await;
+        ann.ended(&second).await;
+        until(&first, "cleaned").await;
+        until(&second, "cleaned").await;
+        // All of a minute's fuel is used up, and the next run waits for what comes.
+        let spins = json!({"agent": "hostile", "input": {"scenario": "spin"}, "limits": {"fuel": 99_000_000}});
+        assert_eq!(ann.finish(&spins).await["stop_reason"], "out_of_fuel");
+        let waits = ann.submit(&json!({"agent": "echo", "input": 1, "limits": {"fuel": 50_000_000}})).await;
+        until(&waits, "throttled").await;
+        cancel(&ann, &waits).await;
+        until(&waits, "cleaned").await;
+    });
+}

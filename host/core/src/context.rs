@@ -1,5 +1,7 @@
 //! The execution context: everything one execution may know and use. Born in one constructor per origin, dies by drop.
 
+mod status;
+
 use crate::{
     clock,
     grant::{Access, Effective, Permissions, TOOL_NAME_BYTES_MAX},
@@ -19,6 +21,8 @@ use std::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+pub use status::{ContextState, ContextStatus};
 
 /// Why a run is being stopped from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]

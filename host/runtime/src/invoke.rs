@@ -15,7 +15,7 @@ use cofferdam_core::{
     Json, UserExecutionContext,
     admission::{Place, Slot},
     clock,
-    context::{StopCause, StopSignal},
+    context::{ContextState, StopCause, StopSignal},
     event::Event,
     grant::{Effective, Permissions},
     identity::{Operator, Scope},
@@ -38,6 +38,7 @@ pub struct RunTask {
     pub id: RunId,
     pub view: RunView,
     pub stop: StopSignal,
+    pub context: ContextState,
 }
 
 impl Drop for RunTask {
@@ -65,6 +66,7 @@ impl RunTask {
             Ok(slot) => (slot, spec),
             Err(place) => {
                 drop(spec);
+                self.context.waits(place.throttled());
                 let admitted = tokio::select! {
                     biased;
                     () = inner.drained.cancelled() => return,
@@ -153,7 +155,7 @@ impl RunTask {
         let journal = self.runtime.journal().open(&ctx, started_at);
         let memory = slot.memory();
         let (result, spent) = match granted {
-            Ok(()) => invoke(services, about, &ctx, &journal, memory).await,
+            Ok(()) => invoke(services, about, &ctx, &self.context, &journal, memory).await,
             Err(error) => (Err(host_error(&error)), Spent::default()),
         };
         let end =
@@ -185,6 +187,7 @@ async fn invoke(
     services: &Arc<Services>,
     about: &PluginVersion,
     ctx: &Arc<UserExecutionContext>,
+    context: &ContextState,
     journal: &RunJournal,
     memory: &Arc<RunMemory>,
 ) -> (Result<Json, Stop>, Spent) {
@@ -210,7 +213,10 @@ async fn invoke(
     };
     let sandbox = Sandbox::open(services, plugin, ctx.clone(), Some(journal.clone()), memory.clone(), spec.limits.fuel);
     match sandbox {
-        Ok(sandbox) => sandbox.run(&spec.input).await,
+        Ok(sandbox) => {
+            context.executes();
+            sandbox.run(&spec.input).await
+        }
         Err(error) => (Err(host_error(&error)), Spent::default()),
     }
 }

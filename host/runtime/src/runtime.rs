@@ -21,7 +21,7 @@ use cofferdam_core::{
     Json,
     admission::{Admission, Refused, Standing, Want},
     clock,
-    context::{StopCause, StopSignal},
+    context::{ContextState, ContextStatus, StopCause, StopSignal},
     fault::Fault,
     grant::Permissions,
     idempotency::{Creating, Creation, InFlight, NotOnce, Once},
@@ -32,7 +32,7 @@ use cofferdam_core::{
         LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, Quotas, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
         RUNS_QUEUED_MAX,
     },
-    run::{Priority, RunSpec, RunView},
+    run::{Priority, RunSpec, RunStatus, RunView},
     storage::{PluginKind, PluginVersion, Storage, StorageError},
     turns::{Turns, TurnsNow},
 };
@@ -269,6 +269,7 @@ impl Accepted {
 pub(crate) struct Live {
     user: UserId,
     pub stop: StopSignal,
+    context: ContextState,
     pub ended: watch::Receiver<Option<RunView>>,
 }
 
@@ -602,9 +603,21 @@ impl Runtime {
     /// Makes a run known as live, until the task is dropped.
     pub(crate) fn enter(&self, scope: Scope, view: RunView, ended: watch::Receiver<Option<RunView>>) -> RunTask {
         let stop = StopSignal::default();
-        let live = Live { user: view.user.clone(), stop: stop.clone(), ended };
+        let context = ContextState::default();
+        let live = Live { user: view.user.clone(), stop: stop.clone(), context: context.clone(), ended };
         self.live().insert(view.id, live);
-        RunTask { runtime: self.clone(), scope, id: view.id, view, stop }
+        RunTask { runtime: self.clone(), scope, id: view.id, view, stop, context }
+    }
+
+    /// Where a run's context stands.
+    #[must_use]
+    pub fn context_status(&self, run: &RunView) -> ContextStatus {
+        match self.live().get(&run.id) {
+            Some(live) => live.context.status(run.status),
+            // One that is queued in storage and not here belongs to a host that is going away.
+            None if run.status == RunStatus::Queued => ContextStatus::Initializing,
+            None => ContextStatus::Cleaned,
+        }
     }
 
     /// A run of the user's that is queued or executing in this process.

@@ -11,6 +11,7 @@ use super::{
 use crate::api::{problem::Problem, rest::runs::Run};
 use cofferdam_core::{
     Json,
+    context::ContextStatus,
     event::Envelope,
     grant::Permissions,
     run::{RunView, StopReason},
@@ -88,7 +89,8 @@ fn grant_argument(argument: &str) -> Result<Permissions, Failure> {
 fn print(view: RunView, json: bool, without_grant: bool) -> Result<(), Failure> {
     let denied = view.stop_reason == Some(StopReason::Denied);
     let output = view.output.clone();
-    let text = serde_json::to_string(&Run::from(view)).map_err(|error| Failure::Host(error.to_string()))?;
+    let text = serde_json::to_string(&Run::with(view, ContextStatus::Cleaned))
+        .map_err(|error| Failure::Host(error.to_string()))?;
     let seen: RunSeen<'_> = serde_json::from_str(&text).map_err(|error| Failure::Host(error.to_string()))?;
     if json {
         line(&json_line(&text))?;

@@ -217,7 +217,7 @@ impl Socket {
                 let request = id.clone().unwrap_or_else(RequestId::generate);
                 let session = self.session.clone();
                 let accepted = runs::accept(&self.api, &self.scope, submission, session, request, once).await?;
-                Ok(frames::run("accepted", id, &accepted.view.into()))
+                Ok(frames::run("accepted", id, &runs::Run::of(&self.api, accepted.view)))
             }
             Request::Cancel { run } => {
                 Ok(frames::run("cancelled", id, &runs::stop(&self.api, &self.scope, &run, &self.key).await?))

@@ -18,6 +18,7 @@ use axum::{
 };
 use cofferdam_core::{
     Json,
+    context::ContextStatus,
     idempotency::Once,
     identity::Scope,
     ids::{AgentRef, Digest, InvalidId, KeyId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
@@ -116,6 +117,10 @@ pub struct Run {
     /// Where it stands.
     #[schema(schema_with = run_status)]
     status: RunStatus,
+    /// Where its context stands: `initializing` and `throttled` wait (the latter for fuel of the next minute), `active` is
+    /// admitted, `executing` runs its guest, `completed` and `failed` give back what they held, of `cleaned` nothing is left.
+    #[schema(schema_with = context_status)]
+    context_status: ContextStatus,
     /// Why it ended, once it has.
     #[schema(schema_with = stop_reason, required = true)]
     stop_reason: Option<StopReason>,
@@ -189,6 +194,10 @@ fn run_status() -> ObjectSchema {
     words(RunStatus::ALL.map(RunStatus::as_str)).build()
 }
 
+fn context_status() -> ObjectSchema {
+    words(ContextStatus::ALL.map(ContextStatus::as_str)).build()
+}
+
 fn stop_reason() -> ObjectSchema {
     let reasons = StopReason::ALL.map(|reason| serde_json::Value::from(reason.as_str()));
     ObjectBuilder::new()
@@ -197,8 +206,14 @@ fn stop_reason() -> ObjectSchema {
         .build()
 }
 
-impl From<RunView> for Run {
-    fn from(view: RunView) -> Self {
+impl Run {
+    /// A run as it stands, on this host.
+    pub(in crate::api) fn of(api: &Api, view: RunView) -> Self {
+        let context = api.runtime.context_status(&view);
+        Self::with(view, context)
+    }
+
+    pub(crate) fn with(view: RunView, context_status: ContextStatus) -> Self {
         let (cancelled_by, cancel_requested_at) = view.cancel.map(|request| (request.by, request.at)).unzip();
         Self {
             id: view.id,
@@ -208,6 +223,7 @@ impl From<RunView> for Run {
             thread_id: view.thread_id,
             priority: view.priority,
             status: view.status,
+            context_status,
             stop_reason: view.stop_reason,
             output: view.output,
             error: view.error.map(|error| RunErrorBody { code: error.code, message: error.message }),
@@ -301,7 +317,7 @@ async fn submitted(
     };
     let status = if view.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = HeaderValue::from_str(&format!("/v1/runs/{}", view.id));
-    let mut response = (status, Answer(Run::from(view))).into_response();
+    let mut response = (status, Answer(Run::of(api, view))).into_response();
     if let Ok(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -430,7 +446,7 @@ pub(crate) async fn list(
     let more = runs.len() > limit as usize;
     runs.truncate(limit as usize);
     let next_after = runs.last().filter(|_| more).map(|run| run.id.to_string());
-    Ok(Answer(RunPage { runs: runs.into_iter().map(Run::from).collect(), next_after }))
+    Ok(Answer(RunPage { runs: runs.into_iter().map(|run| Run::of(&api, run)).collect(), next_after }))
 }
 
 /// A run of the caller's; the same problem for what is not a run, not there, or not theirs.
@@ -453,7 +469,7 @@ pub(crate) async fn get(
     Me(scope): Me,
     Segments(id): Segments<String>,
 ) -> Result<Answer<Run>, Problem> {
-    Ok(Answer(own_run(&api, &scope, &id).await?.into()))
+    Ok(Answer(Run::of(&api, own_run(&api, &scope, &id).await?)))
 }
 
 /// Cancel a run.
@@ -493,7 +509,7 @@ pub(in crate::api) async fn stop(api: &Api, scope: &Scope, id: &str, by: &KeyId)
     match (after.status.is_terminal(), &after.cancel) {
         // It ended between the look and the request.
         (true, None) => Err(already_ended(&after)),
-        _ => Ok(after.into()),
+        _ => Ok(Run::of(api, after)),
     }
 }
 

@@ -1,0 +1,89 @@
+//! Where a context stands, as it is seen from outside.
+
+use crate::run::RunStatus;
+use serde::Serialize;
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// Where a run's context stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContextStatus {
+    /// The run waits to be admitted.
+    Initializing,
+    /// The run waits for its user's fuel of the next minute.
+    Throttled,
+    /// It is admitted: slot, memory and fuel are reserved, and its plugin is made ready.
+    Active,
+    /// Its guest executes.
+    Executing,
+    /// It has completed, and what it held is being given back.
+    Completed,
+    /// It has ended otherwise, and what it held is being given back.
+    Failed,
+    /// It has ended, and nothing of it is left but what was stored.
+    Cleaned,
+}
+
+impl ContextStatus {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Initializing,
+        Self::Throttled,
+        Self::Active,
+        Self::Executing,
+        Self::Completed,
+        Self::Failed,
+        Self::Cleaned,
+    ];
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Initializing => "initializing",
+            Self::Throttled => "throttled",
+            Self::Active => "active",
+            Self::Executing => "executing",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cleaned => "cleaned",
+        }
+    }
+}
+
+/// What is known of a live context from outside.
+#[derive(Debug, Clone, Default)]
+pub struct ContextState {
+    throttled: Arc<OnceLock<Arc<AtomicBool>>>,
+    executing: Arc<AtomicBool>,
+}
+
+impl ContextState {
+    /// It waits, and this says for what.
+    pub fn waits(&self, throttled: Arc<AtomicBool>) {
+        // It waits once.
+        let _ = self.throttled.set(throttled);
+    }
+
+    /// Its guest begins.
+    pub fn executes(&self) {
+        self.executing.store(true, Ordering::Relaxed);
+    }
+
+    /// Where it stands, as its run is.
+    #[must_use]
+    pub fn status(&self, run: RunStatus) -> ContextStatus {
+        let throttled = || self.throttled.get().is_some_and(|throttled| throttled.load(Ordering::Relaxed));
+        match run {
+            RunStatus::Queued if throttled() => ContextStatus::Throttled,
+            RunStatus::Queued => ContextStatus::Initializing,
+            RunStatus::Succeeded => ContextStatus::Completed,
+            RunStatus::Failed | RunStatus::Cancelled => ContextStatus::Failed,
+            _ if self.executing.load(Ordering::Relaxed) => ContextStatus::Executing,
+            _ => ContextStatus::Active,
+        }
+    }
+}
