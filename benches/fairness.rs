@@ -42,7 +42,7 @@ use std::{
 const NORMAL_USERS: usize = 50;
 const SUBMITTED_EVERY: Duration = Duration::from_millis(100);
 /// How long they are watched, alone and beside the hostile user.
-const WATCHED: Duration = Duration::from_secs(15);
+const WATCHED: Duration = Duration::from_secs(8);
 /// Guests of each of the two users that share by weight.
 const SPINNING: usize = 4;
 /// How long they spin, in milliseconds.
@@ -134,6 +134,22 @@ async fn normal_users(users: &[User]) -> (Vec<Duration>, f64) {
     (times, per_second)
 }
 
+/// What the hostile user does: one thing after another, to see which costs what, and then all at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Spinning,
+    Flooding,
+    SendingFiles,
+    SendingComponents,
+    Everything,
+}
+
+impl Doing {
+    fn includes(self, part: Self) -> bool {
+        self == part || self == Self::Everything
+    }
+}
+
 /// One user's guests that spin and flood, files and components sent without a pause, until this is stopped.
 struct Hostile {
     stop: Arc<AtomicBool>,
@@ -141,7 +157,7 @@ struct Hostile {
 }
 
 impl Hostile {
-    async fn start(server: &Server) -> Self {
+    async fn start(server: &Server, doing: Doing) -> Self {
         let mallory = server.trusted().await;
         let made = server.operator.post("/v1/keys", &json!({"user": mallory.name, "role": "operator"})).await;
         let key = made.is(StatusCode::CREATED)["api_key"].as_str().expect("a key").to_owned();
@@ -149,13 +165,13 @@ impl Hostile {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = Vec::new();
         let scenarios = [
-            json!({"scenario": "spin"}),
-            json!({"scenario": "spin"}),
-            json!({"scenario": "spin_in_host_calls"}),
-            json!({"scenario": "event_flood", "count": 9_000, "bytes": 1_000}),
-            json!({"scenario": "disk_fill"}),
+            (Doing::Spinning, json!({"scenario": "spin"})),
+            (Doing::Spinning, json!({"scenario": "spin"})),
+            (Doing::Spinning, json!({"scenario": "spin_in_host_calls"})),
+            (Doing::Flooding, json!({"scenario": "event_flood", "count": 9_000, "bytes": 1_000})),
+            (Doing::Flooding, json!({"scenario": "disk_fill"})),
         ];
-        for input in scenarios {
+        for (_, input) in scenarios.into_iter().filter(|(part, _)| doing.includes(*part)) {
             let (mallory, stop) = (mallory.clone(), stop.clone());
             tasks.push(tokio::spawn(async move {
                 let mut runs = 0;
@@ -172,26 +188,30 @@ impl Hostile {
             }));
         }
         let (files, stopped) = (mallory.clone(), stop.clone());
-        tasks.push(tokio::spawn(async move {
-            let bytes = vec![7_u8; 4 << 20];
-            let mut sent = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                let request = files.request(Method::PUT, "/v1/files/again.bin").body(bytes.clone());
-                let _ = request.send().await.expect("answered").bytes().await.expect("a body");
-                sent += 1;
-            }
-            sent
-        }));
+        if doing.includes(Doing::SendingFiles) {
+            tasks.push(tokio::spawn(async move {
+                let bytes = vec![7_u8; 4 << 20];
+                let mut sent = 0;
+                while !stopped.load(Ordering::Relaxed) {
+                    let request = files.request(Method::PUT, "/v1/files/again.bin").body(bytes.clone());
+                    let _ = request.send().await.expect("answered").bytes().await.expect("a body");
+                    sent += 1;
+                }
+                sent
+            }));
+        }
         let (component, stopped) = (guest("probe"), stop.clone());
-        tasks.push(tokio::spawn(async move {
-            let mut sent = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                let pushed = author.push("again", fresh(&component)).await;
-                assert!(!pushed.status.is_server_error(), "{}", pushed.text);
-                sent += 1;
-            }
-            sent
-        }));
+        if doing.includes(Doing::SendingComponents) {
+            tasks.push(tokio::spawn(async move {
+                let mut sent = 0;
+                while !stopped.load(Ordering::Relaxed) {
+                    let pushed = author.push("again", fresh(&component)).await;
+                    assert!(!pushed.status.is_server_error(), "{}", pushed.text);
+                    sent += 1;
+                }
+                sent
+            }));
+        }
         Self { stop, tasks }
     }
 
@@ -225,19 +245,24 @@ async fn one_against_fifty(server: &Server) {
     // Nobody's first run.
     normal_users(&users[..5]).await;
     let (mut alone, alone_rate) = normal_users(&users).await;
-    let hostile = Hostile::start(server).await;
-    let (mut beside, beside_rate) = normal_users(&users).await;
-    let now = server.app.runtime().turns_now();
-    let done = hostile.end().await;
-    println!("the hostile user meanwhile: runs of five kinds, files and components: {done:?}; {now:?}");
-    let (alone_p50, beside_p50) = (percentile(&mut alone, 50), percentile(&mut beside, 50));
-    println!("{NORMAL_USERS} users, alone: p50 {alone_p50:.2} ms; beside the hostile one: {beside_p50:.2} ms");
-    let (alone_p99, beside_p99) = (percentile(&mut alone, 99), percentile(&mut beside, 99));
-    row(&format!("{NORMAL_USERS} users' small runs, alone, p99"), alone_p99, "ms", None);
-    row(&format!("{NORMAL_USERS} users' small runs beside the hostile user, p99"), beside_p99, "ms", None);
-    row("p99 beside against alone", beside_p99 / alone_p99, "x", Some(2.0));
-    row("their runs a second, alone", alone_rate, "/s", None);
-    row("what they lose of their runs a second beside it", 100.0 * (1.0 - beside_rate / alone_rate), "%", Some(20.0));
+    let (alone_p50, alone_p99) = (percentile(&mut alone, 50), percentile(&mut alone, 99));
+    println!(
+        "{NORMAL_USERS} users' small runs, alone: p50 {alone_p50:.2} ms, p99 {alone_p99:.2} ms, {alone_rate:.0}/s"
+    );
+    let mut ratio = [0.0; 2];
+    for doing in [Doing::Spinning, Doing::Flooding, Doing::SendingFiles, Doing::SendingComponents, Doing::Everything] {
+        let hostile = Hostile::start(server, doing).await;
+        let (mut beside, rate) = normal_users(&users).await;
+        let waits = server.app.runtime().turns_now().wait_p99.as_secs_f64() * 1e3;
+        let done = hostile.end().await;
+        let (p50, p99) = (percentile(&mut beside, 50), percentile(&mut beside, 99));
+        println!(
+            "  beside {doing:?} {done:?}: p50 {p50:.2} ms, p99 {p99:.2} ms, {rate:.0}/s; turns are waited for {waits:.2} ms"
+        );
+        ratio = [p99 / alone_p99, 100.0 * (1.0 - rate / alone_rate)];
+    }
+    row("p99 beside a user who does all of it, against alone", ratio[0], "x", Some(2.0));
+    row("what is lost of the runs a second", ratio[1], "%", Some(20.0));
 }
 
 /// Gives a user a weight. Says whether this server can.
