@@ -243,24 +243,29 @@ async fn is_met(server: &Server, name: &str) {
     }
 }
 
-/// A user of a small weight gets less of the processors while another wants them.
+/// Of two users who want as much, the one of a tenth of the weight is done last, though they came first.
 async fn weight_is_met(server: &Server) {
     let (ann, bob) = (server.trusted().await, server.trusted().await);
     set(server, &bob, &json!({"cpu_weight": 10})).await;
-    let spin = async |user: &User| {
-        let mut ids = Vec::new();
-        for _ in 0..3 {
-            let spin = json!({"agent": "hostile", "input": {"scenario": "spin"}, "limits": {"deadline_ms": 1_500}});
-            ids.push(user.submit(&spin).await);
-        }
-        let mut active = 0;
+    let burn = json!({"agent": "hostile", "input": {"scenario": "burn", "rounds": 500_000_000}});
+    let (mut anns, mut bobs) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        bobs.push(bob.submit(&burn).await);
+    }
+    for _ in 0..3 {
+        anns.push(ann.submit(&burn).await);
+    }
+    let finished = async |user: &User, ids: &[String]| {
+        let mut times = Vec::new();
         for id in ids {
-            active += user.ended(&id).await["usage"]["active_ms"].as_u64().expect("a number");
+            let run = user.ended(id).await;
+            assert_eq!(run["stop_reason"], "completed", "{run}");
+            times.push(run["finished_at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()).expect("a time"));
         }
-        active
+        times
     };
-    let (anns, bobs) = tokio::join!(spin(&ann), spin(&bob));
-    assert!(anns > 3 * bobs, "{anns} ms against {bobs} ms at a tenth of the weight");
+    let (anns, bobs) = (finished(&ann, &anns).await, finished(&bob, &bobs).await);
+    assert!(anns.iter().max() < bobs.iter().max(), "{anns:?} against {bobs:?} at a tenth of the weight");
 }
 
 /// A run of the user's that ended so many days ago.
