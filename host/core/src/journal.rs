@@ -17,6 +17,7 @@ use crate::{
     record::{Asked, Record, RecordChunk},
     run::RunEnd,
     storage::{RunBatch, Storage, StorageError, UnfinishedRun},
+    unwind::unpanicked,
 };
 use bincode::Encode;
 use jiff::Timestamp;
@@ -25,7 +26,7 @@ use std::{
     hash::Hash,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -60,6 +61,7 @@ struct Shared {
     user_followers: Followers<UserId, u64>,
     waiting: Mutex<Vec<RunJournal>>,
     wake: Notify,
+    panics: AtomicU64,
 }
 
 /// The journal of one run.
@@ -130,6 +132,7 @@ impl Journal {
             user_followers: Followers::default(),
             waiting: Mutex::new(Vec::new()),
             wake: Notify::new(),
+            panics: AtomicU64::new(0),
         });
         spawn_writer(&shared);
         Self(shared)
@@ -151,6 +154,12 @@ impl Journal {
         let journal = self.of_run(scope, run.id, run.last_seq + 1, run.started_at);
         journal.log().unsaved = Unsaved::default();
         journal
+    }
+
+    /// How often the writer panicked since the start. Anything but 0 is a bug of the host.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.0.panics.load(Ordering::Relaxed)
     }
 
     fn of_run(&self, scope: Scope, run: RunId, next_seq: u64, started_at: Option<Timestamp>) -> RunJournal {
@@ -202,10 +211,9 @@ fn spawn_writer(shared: &Arc<Shared>) {
             tokio::time::sleep(LINGER).await;
             let runs = std::mem::take(&mut *lock(&shared.waiting));
             let commits = runs.iter().map(|run| async {
-                run.log().listed = false;
-                if let Err(error) = run.commit_here().await {
-                    // The events stay with the run, which hears of it at its next commit; its end is retried.
-                    tracing::error!(run = %run.0.run, error = %error, source = ?error.source, "events are not saved yet");
+                // There is no other writer: what goes wrong with one run must not end it for all.
+                if unpanicked(run.commit_listed()).await.is_none() {
+                    shared.panics.fetch_add(1, Ordering::Relaxed);
                 }
             });
             join_all(commits).await;
@@ -333,16 +341,26 @@ impl RunJournal {
         }
     }
 
+    /// The writer's commit.
+    async fn commit_listed(&self) {
+        self.log().listed = false;
+        if let Err(error) = self.commit_here().await {
+            // The events stay with the run, which hears of it at its next commit; its end is retried.
+            tracing::error!(run = %self.0.run, error = %error, source = ?error.source, "events are not saved yet");
+        }
+    }
+
     /// The commit itself, for callers that are never dropped in the middle.
     async fn commit_here(&self) -> Result<(), StorageError> {
         let _one_at_a_time = self.0.committing.lock().await;
-        let batch = self.take_batch();
+        let taken = self.take();
+        let batch = &taken.batch;
         if batch.events.is_empty() && batch.chunks.is_empty() && batch.started_at.is_none() && !batch.effects {
             return Ok(());
         }
-        let done = self.0.shared.storage.append(&self.0.scope, batch.clone()).await;
-        self.settle(batch, &done);
-        done
+        self.0.shared.storage.append(&self.0.scope, batch.clone()).await?;
+        taken.saved(None);
+        Ok(())
     }
 
     /// Ends the run: its last event, its end and whatever was not yet durable, in one step. Tries until storage takes
@@ -361,19 +379,15 @@ impl RunJournal {
         };
         loop {
             let one_at_a_time = self.0.committing.lock().await;
-            let mut batch = self.take_batch();
+            let taken = self.take();
+            // The last event is never put back into the log: a commit that was under way for the run would make it durable
+            // without the end, and followers would be told of an end that a crash then takes back.
+            let mut batch = taken.batch.clone();
             batch.events.push(last.clone());
-            let done = self.0.shared.storage.finish(&self.0.scope, batch.clone(), end.clone()).await;
-            if done.is_err() {
-                // The last event stays here: a commit that was under way for the run would make it durable without the
-                // end, and followers would be told of an end that a crash then takes back.
-                batch.events.pop();
-            }
-            self.settle(batch, &done);
-            drop(one_at_a_time);
-            match done {
-                Ok(()) => return,
+            match self.0.shared.storage.finish(&self.0.scope, batch, end.clone()).await {
+                Ok(()) => return taken.saved(Some(last.seq)),
                 Err(error) => {
+                    drop((taken, one_at_a_time));
                     tracing::error!(run = %self.0.run, error = %error, source = ?error.source, "the end of a run is not saved yet; trying again");
                 }
             }
@@ -382,36 +396,21 @@ impl RunJournal {
         }
     }
 
-    fn take_batch(&self) -> RunBatch {
+    fn take(&self) -> Taken<'_> {
         let mut log = self.log();
         let mut unsaved = std::mem::take(&mut log.unsaved);
         unsaved.chunks.extend(log.calls.take_chunk());
-        RunBatch {
+        let batch = RunBatch {
             run: self.0.run,
             started_at: log.started_at.filter(|_| unsaved.started),
             effects: unsaved.effects,
             events: unsaved.events,
             chunks: unsaved.chunks,
-        }
+        };
+        Taken { journal: self, batch, saved: false }
     }
 
-    /// After a commit: tells followers, or puts back what was not taken.
-    fn settle(&self, batch: RunBatch, done: &Result<(), StorageError>) {
-        if done.is_ok() {
-            if batch.effects {
-                self.log().effects_saved = true;
-            }
-            if let Some(seq) = batch.last_seq() {
-                let shared = &self.0.shared;
-                shared.followers.tell(&self.0.run, |now| {
-                    now.seq = now.seq.max(seq);
-                    now.ended |= batch.is_terminal();
-                });
-                // After the run's own followers: whoever follows both asks each run for its news at a user's.
-                shared.user_followers.tell(self.0.scope.user(), |commits| *commits += 1);
-            }
-            return;
-        }
+    fn put_back(&self, batch: RunBatch) {
         let mut log = self.log();
         log.unsaved.started |= batch.started_at.is_some();
         log.unsaved.effects |= batch.effects;
@@ -422,6 +421,42 @@ impl RunJournal {
         let events: usize = log.unsaved.events.iter().map(|envelope| envelope.event.bytes()).sum();
         let chunks: usize = log.unsaved.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
         log.unsaved.bytes = events + chunks + log.calls.chunk.bytes.len();
+    }
+}
+
+/// What was taken out of a run's log for storage. The log has it back unless it was saved, also after a panic: it would
+/// have a hole.
+struct Taken<'a> {
+    journal: &'a RunJournal,
+    batch: RunBatch,
+    saved: bool,
+}
+
+impl Taken<'_> {
+    /// It is durable, together with the last event if there is one: tells followers.
+    fn saved(mut self, last: Option<u64>) {
+        self.saved = true;
+        let RunLog { shared, scope, run, .. } = &*self.journal.0;
+        if self.batch.effects {
+            self.journal.log().effects_saved = true;
+        }
+        if let Some(seq) = last.or(self.batch.last_seq()) {
+            shared.followers.tell(run, |now| {
+                now.seq = now.seq.max(seq);
+                now.ended |= last.is_some();
+            });
+            // After the run's own followers: whoever follows both asks each run for its news at a user's.
+            shared.user_followers.tell(scope.user(), |commits| *commits += 1);
+        }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.saved {
+            let none = RunBatch { run: self.batch.run, started_at: None, effects: false, events: Vec::new(), chunks: Vec::new() };
+            self.journal.put_back(std::mem::replace(&mut self.batch, none));
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use cofferdam_core::{
     quota::{Place, Slot},
     run::{RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
     storage::{PluginVersion, UnfinishedRun},
+    unwind::unpanicked,
 };
 use jiff::Timestamp;
 use std::{
@@ -211,19 +212,6 @@ async fn invoke(
         Ok(sandbox) => sandbox.run(&spec.input).await,
         Err(error) => (Err(host_error(&error)), Spent::default()),
     }
-}
-
-/// What a future gives, or none if it panicked.
-async fn unpanicked<T>(work: impl Future<Output = T>) -> Option<T> {
-    let mut work = std::pin::pin!(work);
-    std::future::poll_fn(|cx| {
-        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(cx)));
-        match polled {
-            Ok(polled) => polled.map(Some),
-            Err(_) => std::task::Poll::Ready(None),
-        }
-    })
-    .await
 }
 
 fn host_error(error: &dyn std::fmt::Display) -> Stop {

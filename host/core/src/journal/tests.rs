@@ -19,6 +19,7 @@ struct Moody {
     storage: MemoryStorage,
     failing: AtomicBool,
     slow: AtomicBool,
+    panicking: AtomicBool,
 }
 
 impl Moody {
@@ -26,6 +27,7 @@ impl Moody {
         if self.slow.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        assert!(!self.panicking.swap(false, Ordering::SeqCst), "a bug");
         if self.failing.load(Ordering::SeqCst) {
             return Err(StorageError { doing: "save", source: "the disk is full".into() });
         }
@@ -237,6 +239,25 @@ async fn storage_that_fails_for_a_while_loses_nothing_and_ends_the_run_once() {
     };
     tokio::join!(bench.close(&journal), mend);
     assert_eq!(bench.seqs().await, (1..=42).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_panic_of_the_writer_loses_nothing_and_does_not_end_it() {
+    let bench = bench().await;
+    let mut following = bench.journal.follow(bench.ctx.spec().id);
+    bench.storage.panicking.store(true, Ordering::SeqCst);
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    journal.recorder().called(Asked::of("clock.now"), &1_u64);
+    while bench.journal.panics() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(bench.seqs().await, [0; 0]);
+    // The next one is committed by the same writer, with what there was before.
+    journal.append(said(2)).await.expect("recorded");
+    assert_eq!(following.changed().await, Committed { seq: 2, ended: false });
+    assert_eq!(record(&bench).await.len(), 1);
+    bench.close(&journal).await;
+    assert_eq!((bench.seqs().await, bench.journal.panics()), (vec![1, 2, 3], 1));
 }
 
 #[tokio::test]
