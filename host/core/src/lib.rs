@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 pub mod clock;
+pub mod closing;
 pub mod codec;
 pub mod context;
 pub mod emitter;

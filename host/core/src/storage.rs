@@ -278,7 +278,8 @@ pub trait Storage: Send + Sync + 'static {
     /// is too.
     async fn append(&self, scope: &Scope, batch: RunBatch) -> Result<()>;
 
-    /// Adds the last events of a run and ends it, in one step. A run that has ended is left as it is.
+    /// Adds the last events of a run and ends it, in one step. A run that has ended is left as it is. Who asked it to stop is
+    /// forgotten unless it ends as cancelled.
     async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()>;
 
     /// One run; none if there is none or it is another user's.

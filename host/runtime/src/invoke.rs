@@ -112,9 +112,20 @@ impl RunTask {
         ending.send_replace(Some(view));
     }
 
+    /// What the run comes to, once nobody can cancel it any more. A cancel that is durable by then goes before everything.
+    async fn settled(&self, result: Result<Json, Stop>) -> Result<Json, Stop> {
+        self.stop.begin_end().await;
+        match (self.stop.cause(), &result) {
+            // It says when that was.
+            (_, Err(Stop { cancelled_by: Some(_), .. })) => result,
+            (Some(StopCause::Cancelled(request)), _) => Err(Stop::cancelled(request, "")),
+            _ => result,
+        }
+    }
+
     async fn never_started(&self, stop: Stop, ending: &watch::Sender<Option<RunView>>) {
         let journal = self.runtime.journal().reopen(self.scope.clone(), &UnfinishedRun::queued(&self.view));
-        let end = Ending::never_ran(None).close(&journal, Err(stop)).await;
+        let end = Ending::never_ran(None).close(&journal, self.settled(Err(stop)).await).await;
         ending.send_replace(Some(self.ended(&end)));
     }
 
@@ -136,7 +147,7 @@ impl RunTask {
         let Some(run) = unfinished.into_iter().find(|run| run.id == self.id) else { return };
         let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
         let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
-        let end = Ending::never_ran(run.started_at).close(&journal, Err(stop)).await;
+        let end = Ending::never_ran(run.started_at).close(&journal, self.settled(Err(stop)).await).await;
         ending.send_replace(Some(self.ended(&end)));
     }
 
@@ -156,6 +167,7 @@ impl RunTask {
             Ok(()) => invoke(services, about, &ctx, &journal, &memory).await,
             Err(error) => (Err(host_error(&error)), Spent::default()),
         };
+        let result = self.settled(result).await;
         let end =
             Ending { started: Some(started), started_at: Some(started_at), spent, peak_bytes: memory.peak_bytes() };
         let end = end.close(&journal, result).await;

@@ -828,6 +828,20 @@ async fn the_first_who_asks_for_a_cancel_stands(storage: &dyn Storage) {
     storage.finish(&ann, batch(spec.id, []), end.clone()).await.expect("finishes");
     storage.request_cancel(&ann, spec.id, &first).await.expect("is ignored");
     assert_run(storage, &ann, &RunView::queued(&spec).ended(&end)).await;
+    // An end that is no cancel leaves no trace of one, and one that is written again changes nothing.
+    let asked = insert(storage, spec("rita")).await;
+    storage.request_cancel(&ann, asked.id, &first).await.expect("asks");
+    for end in [completed("1"), failed(StopReason::Cancelled)] {
+        storage.finish(&ann, batch(asked.id, []), end).await.expect("finishes");
+        assert_run(storage, &ann, &RunView::queued(&asked).ended(&completed("1"))).await;
+    }
+    let spec_kept = insert(storage, spec("rita")).await;
+    storage.request_cancel(&ann, spec_kept.id, &first).await.expect("asks");
+    for end in [failed(StopReason::Cancelled), completed("1")] {
+        storage.finish(&ann, batch(spec_kept.id, []), end).await.expect("finishes");
+        let kept = RunView { cancel: Some(first.clone()), ..RunView::queued(&spec_kept) };
+        assert_run(storage, &ann, &kept.ended(&failed(StopReason::Cancelled))).await;
+    }
 }
 
 fn cancel_request(by: &str, microsecond: i64) -> CancelRequest {

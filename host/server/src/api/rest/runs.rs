@@ -412,8 +412,8 @@ pub(crate) async fn get(
 ///
 /// That it was asked to stop, and with which key, is durable before the answer: the run then ends as cancelled, also
 /// where the host is stopped or dies before it does. Answers 200 with the run if it has ended by then, as it usually
-/// has, and 202 if it still has to. Asking again changes nothing: the first who asked stands. A run that had ended before
-/// answers 409 `already_ended`.
+/// has, and 202 if it still has to. Asking again changes nothing: the first who asked stands. A run that had come to its
+/// end before answers 409 `already_ended`, and nothing is kept of the request.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/cancel", operation_id = "cancel_run", tag = "runs", security(("api_key" = [])),
     params(("id" = String, Path, description = "The run")),
@@ -442,15 +442,16 @@ pub(in crate::api) async fn stop(api: &Api, scope: &Scope, id: &str, by: &KeyId)
         return Err(already_ended(&before));
     }
     let after = api.runtime.cancel(scope, before.id, by).await?.ok_or_else(Problem::no_such_run)?;
-    match (after.status.is_terminal(), &after.cancel) {
-        // It ended between the look and the request.
-        (true, None) => Err(already_ended(&after)),
-        _ => Ok(after.into()),
-    }
+    // Without one it came to its end between the look and the request.
+    if after.cancel.is_some() { Ok(after.into()) } else { Err(already_ended(&after)) }
 }
 
 fn already_ended(run: &RunView) -> Problem {
-    let detail = format!("the run has ended already: {}", run.status.as_str());
+    let detail = if run.status.is_terminal() {
+        format!("the run has ended already: {}", run.status.as_str())
+    } else {
+        "the run has come to its end already, which is being stored".to_owned()
+    };
     Problem::http(StatusCode::CONFLICT, "already_ended", detail).hint("GET /v1/runs/{id} reads it")
 }
 
