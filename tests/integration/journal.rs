@@ -2,7 +2,7 @@
 
 use crate::server::{User, run, shared};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// The record of a run, over all its pages.
@@ -132,5 +132,34 @@ fn files_of_the_workspace_through_the_standard_library_end_the_record_and_it_say
         let last = entries.last().expect("an entry");
         assert_eq!(last["kind"], "incomplete");
         assert!(last["why"].as_str().is_some_and(|why| why.contains("/workspace")), "{last}");
+    });
+}
+
+#[test]
+fn an_agent_that_reads_much_has_all_of_it_in_its_record() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        let half = 512 << 10;
+        let put = ann.request(Method::PUT, "/v1/files/large").body("x".repeat(6 * half));
+        assert!(put.send().await.expect("answered").status().is_success());
+        let read = |n: usize| json!({"name": "file.read", "args": {"path": "large", "offset": n * half}});
+        let call = |n: usize| json!({"do": "call", "name": "file.read", "args": read(n)["args"]});
+        let get = json!({"do": "state_get", "scope": "user", "key": "k"});
+        let set = json!({"do": "state_set", "scope": "user", "key": "k", "text": "y".repeat(600_000)});
+        let at_once: Vec<_> = (0..6).map(read).collect();
+        let one_by_one: Vec<_> = (0..6).map(call).collect();
+        // Each within the limit on outputs, in which the agent repeats all of it.
+        for (steps, bytes_min) in [
+            (json!(one_by_one), 6 * half as u64),
+            (json!([{"do": "parallel", "calls": at_once, "wait": [0, 1, 2, 3, 4, 5]}]), 6 * half as u64),
+            (json!([set, get.clone(), get.clone(), get]), 3 * 600_000),
+        ] {
+            let run = ann.finish(&json!({"agent": "probe", "input": {"do": "seq", "steps": steps}})).await;
+            assert_eq!(run["stop_reason"], "completed", "{}", run["error"]);
+            let entries = journal(&ann, run["id"].as_str().expect("an id")).await;
+            assert_eq!(entries.iter().find(|entry| entry["kind"] == "incomplete"), None);
+            let bytes: u64 = entries.iter().filter_map(|entry| entry["answer_bytes"].as_u64()).sum();
+            assert!(bytes >= bytes_min, "{bytes} bytes of answers");
+        }
     });
 }

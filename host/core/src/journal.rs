@@ -14,6 +14,7 @@ use crate::{
     event::{Envelope, Event},
     identity::Scope,
     ids::{RunId, UserId},
+    quota::HOST_CALL_BYTES_MAX,
     record::{Asked, Record, RecordChunk},
     run::RunEnd,
     storage::{RunBatch, Storage, StorageError, UnfinishedRun},
@@ -45,8 +46,9 @@ const PENDING_BYTES_MAX: usize = 256 << 10;
 const RECORD_LISTED_BYTES: usize = 64 << 10;
 
 /// How many bytes of one run may wait for storage when a call is recorded that cannot wait, as that for the time. Beyond,
-/// storage is so slow that the record is given up, and not the host's memory.
-const RECORD_PENDING_BYTES_MAX: usize = 512 << 10;
+/// storage is so slow that the record is given up, and not the host's memory. Calls that can wait do so at
+/// [`PENDING_BYTES_MAX`], which one answer, and those of a few calls that end at once, may pass.
+const RECORD_PENDING_BYTES_MAX: usize = 4 * HOST_CALL_BYTES_MAX;
 
 /// The longest wait between two attempts to persist the end of a run.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -551,6 +553,14 @@ impl Recorder {
         if log.unsaved.bytes >= RECORD_LISTED_BYTES && !log.sealed {
             self.0.list(log);
         }
+    /// Waits until there is room for another answer.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn relieve(&self) -> Result<(), StorageError> {
+        self.0.relieve().await
+    }
+
         made
     }
 }

@@ -110,6 +110,14 @@ impl Guest {
         }
     }
 
+    /// Waits, before a call that is to be recorded, until there is room for it. Where storage fails, the record says that it
+    /// is not complete.
+    pub async fn relieved(&mut self) {
+        if let Some(recorder) = &self.recorder {
+            let _ = recorder.relieve().await;
+        }
+    }
+
     /// Adds the time that a tool's sandbox took beside this one to this guest's bill. A call that was waited for is part of
     /// its own time.
     pub const fn add_active(&mut self, active: Duration) {

@@ -374,7 +374,7 @@ async fn a_record_that_would_grow_without_end_is_given_up_and_says_so() {
     // Nothing can be written, and this caller does not wait.
     bench.storage.failing.store(true, Ordering::SeqCst);
     let recorder = journal.recorder();
-    for n in 0..200_000_u64 {
+    for n in 0..400_000_u64 {
         recorder.called(Asked::of("clock.now"), &n);
     }
     assert!(journal.log().unsaved.bytes <= RECORD_PENDING_BYTES_MAX + 1_000);
