@@ -163,3 +163,28 @@ fn an_agent_that_reads_much_has_all_of_it_in_its_record() {
         }
     });
 }
+
+#[test]
+fn what_changes_something_is_in_the_record_before_it_does_whenever_the_host_dies() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut killed = crate::cli::Process::serve(dir.path()).await;
+        let (operator, dev) = (killed.operator(), killed.dev());
+        operator.push("probe", crate::server::guest("probe")).await.is(StatusCode::CREATED);
+        let all = json!({"state": "read_write"});
+        operator.send(Method::PUT, "/v1/users/dev/grants/probe", Some(&all)).await.is(StatusCode::OK);
+        let set = |key: &str| json!({"do": "state_set", "scope": "user", "key": key, "text": "1"});
+        let delete = json!({"do": "state_delete", "scope": "user", "key": "one"});
+        let steps = [set("one"), set("two"), delete, set("three"), json!({"do": "sleep", "ms": 50_000})];
+        let id = dev.submit(&json!({"agent": "probe", "input": {"do": "seq", "steps": steps}})).await;
+        let list = json!({"do": "state_list", "scope": "user"});
+        while !dev.probe(&list).await.to_string().contains("three") {}
+        killed.kill().await;
+        let server = crate::cli::Process::serve(dir.path()).await;
+        let dev = server.dev();
+        assert_eq!(dev.ended(&id).await["stop_reason"], "outcome_unknown");
+        let entries = journal(&dev, &id).await;
+        let started: Vec<_> = entries.iter().filter(|entry| entry["kind"] == "started").cloned().collect();
+        assert_eq!(functions(&started), ["state.set", "state.set", "state.delete", "state.set"], "{entries:#?}");
+    });
+}

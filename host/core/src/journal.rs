@@ -97,6 +97,9 @@ struct Log {
 struct Calls {
     /// How many have a number.
     made: u64,
+    /// How many entries say that something begins, and of how many that is durable.
+    begun: u64,
+    begun_saved: u64,
     /// The entries that are in no batch yet.
     chunk: RecordChunk,
     /// Bytes of all entries so far, and how many there may be.
@@ -178,7 +181,15 @@ impl Journal {
                 unsaved,
                 listed: false,
                 sealed: false,
-                calls: Calls { made: 0, chunk: RecordChunk::empty(1), bytes: 0, bytes_max: 0, ended: false },
+                calls: Calls {
+                    made: 0,
+                    begun: 0,
+                    begun_saved: 0,
+                    chunk: RecordChunk::empty(1),
+                    bytes: 0,
+                    bytes_max: 0,
+                    ended: false,
+                },
             }),
         }))
     }
@@ -300,18 +311,19 @@ impl RunJournal {
         Recorder(self.clone())
     }
 
-    /// Makes it durable that the run has begun and is about to change something outside itself. After a crash such a
-    /// run is never executed again, and its end says that its outcome is unknown. Only the first call costs anything.
+    /// Makes it durable that the run has begun and is about to change something outside itself, and what its record says
+    /// has begun. After a crash such a run is never executed again, its end says that its outcome is unknown, and its record
+    /// which changes that is about.
     ///
     /// # Errors
     /// When storage fails. Then the effect must not happen.
     pub async fn before_effect(&self) -> Result<(), StorageError> {
         {
             let mut log = self.log();
-            if log.effects_saved {
+            if log.effects_saved && log.calls.begun_saved == log.calls.begun {
                 return Ok(());
             }
-            log.unsaved.effects = true;
+            log.unsaved.effects |= !log.effects_saved;
         }
         self.commit().await
     }
@@ -409,7 +421,7 @@ impl RunJournal {
             events: unsaved.events,
             chunks: unsaved.chunks,
         };
-        Taken { journal: self, batch, saved: false }
+        Taken { journal: self, batch, begun: log.calls.begun, saved: false }
     }
 
     fn put_back(&self, batch: RunBatch) {
@@ -431,6 +443,8 @@ impl RunJournal {
 struct Taken<'a> {
     journal: &'a RunJournal,
     batch: RunBatch,
+    /// How many of the record's entries say that something begins, up to here.
+    begun: u64,
     saved: bool,
 }
 
@@ -439,8 +453,10 @@ impl Taken<'_> {
     fn saved(mut self, last: Option<u64>) {
         self.saved = true;
         let RunLog { shared, scope, run, .. } = &*self.journal.0;
-        if self.batch.effects {
-            self.journal.log().effects_saved = true;
+        {
+            let mut log = self.journal.log();
+            log.effects_saved |= self.batch.effects;
+            log.calls.begun_saved = self.begun;
         }
         if let Some(seq) = last.or(self.batch.last_seq()) {
             shared.followers.tell(run, |now| {
@@ -456,7 +472,13 @@ impl Taken<'_> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if !self.saved {
-            let none = RunBatch { run: self.batch.run, started_at: None, effects: false, events: Vec::new(), chunks: Vec::new() };
+            let none = RunBatch {
+                run: self.batch.run,
+                started_at: None,
+                effects: false,
+                events: Vec::new(),
+                chunks: Vec::new(),
+            };
             self.journal.put_back(std::mem::replace(&mut self.batch, none));
         }
     }
@@ -506,7 +528,11 @@ impl Recorder {
 
     /// Keeps that a call begins, and gives its number.
     pub fn started(&self, asked: Asked) -> u64 {
-        self.numbered(|call| Record::Started { call, asked: asked.into_text() })
+        self.keep(|calls| {
+            calls.made += 1;
+            calls.begun += 1;
+            Record::Started { call: calls.made, asked: asked.into_text() }
+        })
     }
 
     /// Keeps the answer of a call that was begun.
@@ -525,6 +551,14 @@ impl Recorder {
         if !log.calls.ended {
             log.unsaved.bytes += log.calls.give_up(why);
         }
+    }
+
+    /// Waits until there is room for another answer.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn relieve(&self) -> Result<(), StorageError> {
+        self.0.relieve().await
     }
 
     fn numbered(&self, record: impl FnOnce(u64) -> Record) -> u64 {
@@ -553,14 +587,6 @@ impl Recorder {
         if log.unsaved.bytes >= RECORD_LISTED_BYTES && !log.sealed {
             self.0.list(log);
         }
-    /// Waits until there is room for another answer.
-    ///
-    /// # Errors
-    /// When storage fails.
-    pub async fn relieve(&self) -> Result<(), StorageError> {
-        self.0.relieve().await
-    }
-
         made
     }
 }

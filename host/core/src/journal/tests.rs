@@ -334,6 +334,26 @@ async fn an_effect_waits_until_it_is_durable_that_it_may_happen() {
     );
 }
 
+#[tokio::test]
+async fn each_effect_waits_until_it_is_durable_that_it_begins_and_nothing_else_does() {
+    let bench = bench().await;
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let recorder = journal.recorder();
+    for n in 1..=3_u64 {
+        let call = recorder.started(Asked::of("state.set").value(n));
+        journal.before_effect().await.expect("kept");
+        let record = record(&bench).await;
+        assert!(matches!(record.last(), Some(Record::Started { call: kept, .. }) if *kept == call), "{record:?}");
+        // Nothing has begun since: a tool's sandbox, of which there is no record, does not wait for the disk each time.
+        bench.storage.failing.store(true, Ordering::SeqCst);
+        journal.before_effect().await.expect("nothing is to be kept");
+        recorder.started(Asked::of("state.set").value(n));
+        assert!(journal.before_effect().await.is_err(), "an effect must not happen unrecorded");
+        bench.storage.failing.store(false, Ordering::SeqCst);
+        recorder.finished(call, &true);
+    }
+}
+
 async fn record(bench: &Bench) -> Vec<Record> {
     let chunks = bench.storage.record(&bench.ctx.scope(), bench.ctx.spec().id, 0).await.expect("reads");
     assert!(chunks.iter().map(|chunk| chunk.number).eq(1..=chunks.len() as u64), "the record has a hole");
