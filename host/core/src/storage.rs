@@ -64,6 +64,9 @@ pub struct FeedPlace {
 pub struct FeedEntry {
     /// The place.
     pub place: FeedPlace,
+    /// Whether it is the last event of its commit. Commits are counted without holes, so that whoever has read one to its
+    /// last event sees from the number of the next whether any were removed between them.
+    pub ends_commit: bool,
     /// The event.
     pub envelope: Envelope,
 }

@@ -387,6 +387,12 @@ async fn a_feed_has_all_runs_of_its_user_in_the_order_of_commits(storage: &dyn S
     assert_eq!(told(&all), expected);
     assert!(all.windows(2).all(|pair| pair[0].place < pair[1].place), "places grow");
     assert!(all.iter().all(|entry| entry.place.seq == entry.envelope.seq));
+    let commits: Vec<_> = all.iter().map(|entry| (entry.place.position, entry.ends_commit)).collect();
+    assert_eq!(
+        commits,
+        [(1, false), (1, true), (2, true), (3, true), (4, false), (4, true), (5, true)],
+        "without holes"
+    );
     assert_eq!(storage.feed_end(&ann).await.expect("reads"), all[6].place);
     assert_eq!(told(&feed(storage, &ann, seen, u32::MAX).await), expected[3..], "from where somebody had seen it end");
     for limit in 1..=8 {
@@ -822,12 +828,6 @@ async fn the_first_who_asks_for_a_cancel_stands(storage: &dyn Storage) {
         assert_run(storage, &ann, &expected.ended(&end)).await;
         assert_eq!(log(storage, &ann, spec.id).await, [cancelled(spec.id, 1)]);
     }
-    // A run that has ended cannot be asked any more.
-    let spec = insert(storage, spec("rita")).await;
-    let end = completed("1");
-    storage.finish(&ann, batch(spec.id, []), end.clone()).await.expect("finishes");
-    storage.request_cancel(&ann, spec.id, &first).await.expect("is ignored");
-    assert_run(storage, &ann, &RunView::queued(&spec).ended(&end)).await;
     // An end that is no cancel leaves no trace of one, and one that is written again changes nothing.
     let asked = insert(storage, spec("rita")).await;
     storage.request_cancel(&ann, asked.id, &first).await.expect("asks");
@@ -842,6 +842,12 @@ async fn the_first_who_asks_for_a_cancel_stands(storage: &dyn Storage) {
         let kept = RunView { cancel: Some(first.clone()), ..RunView::queued(&spec_kept) };
         assert_run(storage, &ann, &kept.ended(&failed(StopReason::Cancelled))).await;
     }
+    // A run that has ended cannot be asked any more.
+    let spec = insert(storage, spec("rita")).await;
+    let end = completed("1");
+    storage.finish(&ann, batch(spec.id, []), end.clone()).await.expect("finishes");
+    storage.request_cancel(&ann, spec.id, &first).await.expect("is ignored");
+    assert_run(storage, &ann, &RunView::queued(&spec).ended(&end)).await;
 }
 
 fn cancel_request(by: &str, microsecond: i64) -> CancelRequest {

@@ -271,6 +271,7 @@ impl Storage for MemoryStorage {
             let own = events.skip(before).take_while(|envelope| envelope.seq <= commit.seq_to);
             own.map(move |envelope| FeedEntry {
                 place: FeedPlace { position, seq: envelope.seq },
+                ends_commit: envelope.seq == commit.seq_to,
                 envelope: envelope.clone(),
             })
         });

@@ -18,6 +18,8 @@
 //! |---|---|
 //! | `{"type":"event","event":{…},"cursor"?}` | an event, the same JSON as in pages and streams; with its cursor if all runs are followed |
 //! | `{"type":"gap","run_id","from","to"}` | events of priority 3 or 4 that were left out because the client read too slowly; `GET /v1/runs/{id}/events?after=` has them |
+//! | `{"type":"removed","run_id"}` | the run was removed before its last event was read, and is not followed any more: the oldest that have finished are |
+//! | `{"type":"removed","cursor"}` | of all runs: events that stood here were removed with their runs; the cursor is that of what comes next |
 //! | `{"type":"subscribed","id","run_id"?,"ended"?,"cursor"?}` | `ended`: the run's last event is the one given as `after`, nothing comes |
 //! | `{"type":"unsubscribed","id","run_id"?}` | |
 //! | `{"type":"accepted","id","run":{…}}` | the queued run, durable; its events may come before this answer if all runs are followed. Of a submission that was sent before with the same idempotency key, its run as it stands |
@@ -114,7 +116,8 @@ pub(crate) async fn ticket(
 /// comes back in the answer. The client sends `subscribe {run, after?}` (`after`: a `seq`), `subscribe_all {after?}` (a
 /// cursor, or `now`), `unsubscribe {run?}`, `submit {submission, idempotency_key?}` (the body of `POST /v1/runs`, and its header), `cancel {run}` and `ping`.
 /// The server sends `event {event, cursor?}`, `gap {run_id, from, to}` for events of priority 3 and 4 that a slow reader
-/// was not given, and the answers `subscribed`, `unsubscribed`, `accepted {run}`, `cancelled {run}`, `pong` and `error
+/// was not given, `removed {run_id}` for a run, or `removed {cursor}` for events of any runs, that were removed for their age
+/// before they were read, and the answers `subscribed`, `unsubscribed`, `accepted {run}`, `cancelled {run}`, `pong` and `error
 /// {problem, retry_after_s?}`. A socket follows single runs, at most 64, or all of them. Nothing it has shown is shown
 /// again, and nothing is missed, when it is resumed with the last `seq` or `cursor`.
 ///

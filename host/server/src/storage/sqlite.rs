@@ -397,7 +397,7 @@ impl Storage for SqliteStorage {
     async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Result<Vec<FeedEntry>> {
         // The order of an index, and then that of each run's log: nothing has to be sorted.
         let query = sqlx::query(
-            "SELECT feed.position, runs.id, events.seq, events.at, events.payload
+            "SELECT feed.position, events.seq = feed.seq_to, runs.id, events.seq, events.at, events.payload
             FROM feed CROSS JOIN runs ON runs.number = feed.run
             CROSS JOIN events ON events.run = feed.run AND events.seq BETWEEN feed.seq_from AND feed.seq_to
             WHERE feed.user = ?1 AND feed.position >= ?2 AND (feed.position > ?2 OR events.seq > ?3)

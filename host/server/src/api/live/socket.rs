@@ -200,9 +200,11 @@ impl Socket {
             Request::Subscribe { run, after } => self.subscribe(id, &run, after, subscriptions).await,
             Request::SubscribeAll { after } => {
                 let live_from = self.api.runtime.storage().feed_end(&self.scope).await?;
-                let after = cursor::start(&self.api, &self.scope, after.as_deref(), "after").await?;
-                subscriptions.add_all(after, live_from)?;
-                let cursor = Some(cursor::of(&self.scope, after));
+                let start = cursor::start(&self.api, &self.scope, after.as_deref(), "after").await?;
+                let cursor = Some(cursor::of(&self.scope, start.0));
+                subscriptions.add_all(start, live_from)?;
+                // Of runs that had ended, and were followed one by one, something may be waiting still.
+                self.outlet.forget(None);
                 Ok(Answer::Subscribed { id, run_id: None, ended: None, cursor }.text())
             }
             Request::Unsubscribe { run } => {
