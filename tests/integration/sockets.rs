@@ -764,3 +764,48 @@ fn a_socket_is_told_of_what_it_followed_and_is_removed() {
         assert_eq!(rest["events"][0]["removed_before"], Value::Null, "and what is missing was told");
     });
 }
+
+#[test]
+fn after_it_was_unsubscribed_from_a_run_is_not_heard_of_until_it_is_subscribed_to() {
+    run(async {
+        let server = shared().await;
+        let (ann, url) = (server.trusted().await, server.app.url());
+        let flood = json!({"agent": "hostile", "input": {"scenario": "event_flood", "count": 6_000, "bytes": 5_000}});
+        let id = ann.finish(&flood).await["id"].clone();
+        for all in [false, true] {
+            let subscribe = |after: &Value| match all {
+                true => json!({"type": "subscribe_all", "after": after}),
+                false => json!({"type": "subscribe", "run": id, "after": after}),
+            };
+            let mut ws = Ws::open_with(&url, "/v1/ws", Some(&ann.key), Some(64 << 10)).await;
+            ws.ask(&subscribe(&Value::Null), "subscribed").await;
+            let (mut seqs, mut last) = (Vec::new(), Value::Null);
+            let mut take = |frame: &Value| {
+                seqs.push(seq_of(frame));
+                if all { frame["cursor"].clone() } else { frame["event"]["seq"].clone() }
+            };
+            while last.as_u64() != Some(10) && !last.as_str().is_some_and(|cursor| cursor.contains(".10.")) {
+                last = take(&ws.next_event().await);
+            }
+            ws.send(&json!({"type": "unsubscribe"})).await;
+            loop {
+                let frame = ws.next().await;
+                if frame["type"] == "unsubscribed" {
+                    break;
+                }
+                last = take(&frame);
+            }
+            // Nothing comes by itself any more: the next is the answer to the next.
+            ws.send(&subscribe(&last)).await;
+            assert_eq!(ws.next().await["type"], "subscribed");
+            loop {
+                let frame = ws.next_event().await;
+                take(&frame);
+                if frame["event"]["type"] == "agent_completed" {
+                    break;
+                }
+            }
+            assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "nothing is lost, nothing comes twice");
+        }
+    });
+}

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `{"type":"subscribe","id"?,"run":RUN,"after"?:SEQ}` | `subscribed`, then the run's events after `after` |
 //! | `{"type":"subscribe_all","id"?,"after"?:CURSOR}` | `subscribed`, then all runs' events after the cursor; `"now"` begins with what comes next |
-//! | `{"type":"unsubscribe","id"?,"run"?:RUN}` | `unsubscribed`; without `run` everything is |
+//! | `{"type":"unsubscribe","id"?,"run"?:RUN}` | `unsubscribed`, after which nothing of it comes; without `run` everything is |
 //! | `{"type":"submit","id"?,"submission":{…},"idempotency_key"?}` | `accepted`; the submission is the body of `POST /v1/runs`, the key as its header |
 //! | `{"type":"cancel","id"?,"run":RUN}` | `cancelled` |
 //! | `{"type":"ping","id"?}` | `pong` |

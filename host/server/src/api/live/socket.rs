@@ -209,7 +209,9 @@ impl Socket {
             }
             Request::Unsubscribe { run } => {
                 let run_id = run.map(|run| run.parse::<RunId>()).transpose().map_err(|_| Problem::no_such_run())?;
-                subscriptions.remove(run_id);
+                if subscriptions.remove(run_id) {
+                    self.outlet.forget(run_id);
+                }
                 Ok(Answer::Unsubscribed { id, run_id }.text())
             }
             Request::Submit { submission, idempotency_key } => {
@@ -245,6 +247,8 @@ impl Socket {
             return Err(Problem::cursor_ahead("after"));
         }
         let over = ended && after == last;
+        // Of an earlier subscription to a run that has ended since, something may be waiting still.
+        self.outlet.forget(Some(run));
         if !over {
             subscriptions.add(run, after, last, ended, following);
         }
