@@ -5,6 +5,7 @@ use crate::{
     api::{
         Api, Params, Segments, ThisRequest,
         body::{JsonBody, JsonRequest, Object},
+        cursor,
         idempotency::{self, Key},
         problem::{Problem, ProblemBody},
     },
@@ -324,7 +325,7 @@ fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
 pub(crate) struct RunsQuery {
     /// How many: 1 to 100, 50 if not said.
     limit: Option<u32>,
-    /// Where the last page ended: its `next_after`.
+    /// Where the last page ended: its `next_after`, as it was. It works also when the run there has been removed.
     after: Option<String>,
     /// Only runs that stand so.
     status: Option<String>,
@@ -362,8 +363,9 @@ pub(crate) async fn list(
     let asked = RunQuery {
         before: match query.after.as_deref() {
             None => None,
-            Some(cursor) => {
-                Some(cursor.parse().map_err(|_| Problem::invalid_cursor("after", "the next_after of a page"))?)
+            Some(text) => {
+                let before = cursor::parse_run(&scope, text);
+                Some(before.ok_or_else(|| Problem::invalid_cursor("after", "the next_after of a page, as it was"))?)
             }
         },
         status: match query.status.as_deref() {
@@ -381,7 +383,7 @@ pub(crate) async fn list(
     let mut runs = api.runtime.storage().runs(&scope, &asked).await?;
     let more = runs.len() > limit as usize;
     runs.truncate(limit as usize);
-    let next_after = runs.last().filter(|_| more).map(|run| run.id.to_string());
+    let next_after = runs.last().filter(|_| more).map(|run| cursor::of_run(&scope, run.id));
     Ok(Answer(RunPage { runs: runs.into_iter().map(Run::from).collect(), next_after }))
 }
 
