@@ -40,6 +40,9 @@
 //! | 4400 | `invalid_json`, `invalid_frame`: not one of the frames above |
 //! | 4408 | the client did not answer pings |
 //!
+//! A client's own close frame is answered with its code; one whose code may not be sent (RFC 6455, 7.4), with 1002 and no
+//! other word.
+//!
 //! A client that does not take what it is sent is disconnected without a code. Nothing is lost by any of these: what a
 //! client has not seen is read again from its last `seq` or cursor.
 
@@ -91,7 +94,8 @@ pub(crate) struct WsTicket {
 /// Get a ticket for a WebSocket.
 ///
 /// For browsers, which cannot send an `Authorization` header with one. A ticket stands for the key that it was asked for
-/// with, once, within 30 seconds. A user has 16 unused ones at most.
+/// with, once, within 30 seconds. A user has 16 unused ones at most. An `Idempotency-Key` is not looked at: a ticket is not
+/// a thing that lasts, and whoever got no answer asks for another.
 #[utoipa::path(
     post, path = "/v1/ws-ticket", operation_id = "create_ws_ticket", tag = "events", security(("api_key" = [])),
     responses(
@@ -123,7 +127,8 @@ pub(crate) async fn ticket(
 ///
 /// A frame that is none of these is told as an `error`, and the socket is closed: 1002 `protocol_error`, 1003
 /// `binary_frame`, 1007 `invalid_utf8`, 1009 `frame_too_large`, 4400 `invalid_json` or `invalid_frame`. It is closed with
-/// 1001 when the server goes away, 1011 when the host failed, 4408 when the client does not answer pings for 45 s. A user
+/// 1001 when the server goes away, 1011 when the host failed, 4408 when the client does not answer pings for 45 s; a close
+/// frame of the client's with a code that may not be sent is answered with 1002 and no other word. A user
 /// has at most 3 sockets.
 #[utoipa::path(
     get, path = "/v1/ws", operation_id = "open_ws", tag = "events", security(("api_key" = []), ()),
