@@ -165,6 +165,28 @@ fn an_agent_that_reads_much_has_all_of_it_in_its_record() {
 }
 
 #[test]
+fn a_place_beyond_a_record_is_refused() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        let ended = ann.finish(&json!({"agent": "probe", "input": {"do": "budget"}})).await;
+        let live = ann.submit(&json!({"agent": "probe", "input": {"do": "sleep", "ms": 50_000}})).await;
+        for id in [ended["id"].as_str().expect("an id"), &live] {
+            for after in ["999", "9223372036854775807"] {
+                ann.get(&format!("/v1/runs/{id}/journal?after={after}")).await.problem(400, "cursor_ahead");
+            }
+            for after in ["9223372036854775808", "-1", "x", ""] {
+                ann.get(&format!("/v1/runs/{id}/journal?after={after}")).await.problem(400, "invalid_cursor");
+            }
+        }
+        let path = format!("/v1/runs/{}/journal", ended["id"].as_str().expect("an id"));
+        let last = ann.get(&path).await.is(StatusCode::OK)["next_after"].as_u64().expect("a number");
+        let rest = ann.get(&format!("{path}?after={last}")).await.is(StatusCode::OK);
+        assert_eq!(rest, json!({"entries": [], "next_after": null}));
+        ann.post(&format!("/v1/runs/{live}/cancel"), &json!({})).await.is(StatusCode::OK);
+    });
+}
+
+#[test]
 fn what_changes_something_is_in_the_record_before_it_does_whenever_the_host_dies() {
     run(async {
         let dir = tempfile::tempdir().expect("a directory");
