@@ -140,3 +140,36 @@ fn routes_methods_and_queries_that_do_not_exist_are_problems_too() {
         assert_eq!(server.app.panics(), 0);
     });
 }
+
+#[test]
+fn a_cursor_that_is_said_twice_or_is_not_the_callers_is_refused() {
+    run(async {
+        let server = shared().await;
+        let (ann, bob) = (server.stranger().await, server.stranger().await);
+        let mut runs = Vec::new();
+        for n in 0..3 {
+            runs.push(ann.finish(&json!({"agent": "echo", "input": n})).await["id"].clone());
+        }
+        let first = runs[0].as_str().expect("an id");
+        let cursor = ann.get("/v1/events").await.is(StatusCode::OK)["next_after"].clone();
+        for (path, seen) in
+            [(format!("/v1/runs/{first}/events"), "1"), ("/v1/events".into(), cursor.as_str().expect("one"))]
+        {
+            for twice in [[seen, seen], ["", seen], [seen, ""], [seen, "x"]] {
+                let request = ann.request(Method::GET, &path).header("accept", "text/event-stream");
+                let request = twice.iter().fold(request, |request, seen| request.header("last-event-id", *seen));
+                Answer::of(request.send().await.expect("answered")).await.problem(400, "invalid_cursor");
+            }
+        }
+        // Pages of runs: a place is what a page gave, to this user, whatever has become of the run there.
+        let page = ann.get("/v1/runs?limit=2").await.is(StatusCode::OK);
+        let next = page["next_after"].as_str().expect("more");
+        let rest = ann.get(&format!("/v1/runs?after={next}")).await.is(StatusCode::OK);
+        assert_eq!((&rest["runs"][0]["id"], rest["next_after"].is_null()), (&runs[0], true), "{rest}");
+        bob.get(&format!("/v1/runs?after={next}")).await.problem(400, "invalid_cursor");
+        for after in [first, "run_ffffffffffffffffffffffffffffffff", "", &format!("{next}0"), &next.replace('.', "")] {
+            bob.get(&format!("/v1/runs?after={after}")).await.problem(400, "invalid_cursor");
+            ann.get(&format!("/v1/runs?after={after}")).await.problem(400, "invalid_cursor");
+        }
+    });
+}

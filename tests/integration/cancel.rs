@@ -7,6 +7,7 @@ use crate::{
 use cofferdam_core::quota::Quota;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// A second key of the user's, and the public names of both.
 async fn second_key(server: &Server, user: &User) -> (User, String) {
@@ -157,5 +158,40 @@ fn a_cancel_that_was_kept_before_a_crash_is_honoured_after_it() {
             assert_eq!(run["cancelled_by"], "key_crashed");
             assert_eq!(terminal(&dev, id).await["payload"]["cancelled_by"], "key_crashed");
         }
+    });
+}
+
+#[test]
+fn a_cancel_at_the_moment_of_the_end_is_honoured_or_refused_and_leaves_no_trace_then() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let ann = server.trusted().await;
+        let steps: Vec<_> = (0..300).map(|_| json!({"do": "thinking", "text": "t"})).collect();
+        let body = json!({"agent": "probe", "input": {"do": "seq", "steps": steps}});
+        let (mut honoured, mut refused) = (0, 0);
+        // The moment is sought from both sides: later after a cancel that was in time, earlier after one that was not.
+        let mut wait_us = 0_u64;
+        for _ in 0..400 {
+            let id = ann.submit(&body).await;
+            let submitted = Instant::now();
+            while submitted.elapsed() < Duration::from_micros(wait_us) {
+                tokio::task::yield_now().await;
+            }
+            let answer = ann.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await;
+            let run = ann.ended(&id).await;
+            if answer.status == StatusCode::CONFLICT {
+                answer.problem(409, "already_ended");
+                assert_eq!((&run["status"], &run["cancelled_by"]), (&json!("succeeded"), &Value::Null), "{run}");
+                refused += 1;
+                wait_us = wait_us.saturating_sub(500);
+            } else {
+                assert!(answer.status.is_success(), "{}", answer.text);
+                assert_eq!(run["status"], "cancelled", "answered {}: {}", answer.status, answer.text);
+                assert_eq!(terminal(&ann, &id).await["payload"]["cancelled_by"], run["cancelled_by"]);
+                honoured += 1;
+                wait_us += 500;
+            }
+        }
+        assert!(honoured > 0 && refused > 0, "{honoured} were honoured, {refused} refused");
     });
 }

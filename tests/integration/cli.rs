@@ -30,12 +30,16 @@ impl Process {
     }
 
     pub async fn serve_with(data_dir: &Path, flags: &[&str]) -> Self {
+        Self::serve_logging_to(data_dir, flags, Stdio::null()).await
+    }
+
+    pub async fn serve_logging_to(data_dir: &Path, flags: &[&str], log: Stdio) -> Self {
         let mut child = Command::new(worker())
             .args(["serve", "--dev", "--json", "--data-dir"])
             .arg(data_dir)
             .args(flags)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .expect("started");

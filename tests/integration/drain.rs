@@ -136,3 +136,25 @@ fn a_submission_whose_connection_breaks_is_made_once_when_it_is_sent_again() {
         assert_eq!(threads.len(), 32, "each was made once");
     });
 }
+
+#[test]
+fn a_server_whose_log_nobody_reads_any_more_ends_its_runs_in_good_order() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        // As with `cofferdam serve 2>&1 | tee log`, of which `tee` is gone first.
+        let (reader, log) = std::io::pipe().expect("a pipe");
+        let server = Process::serve_logging_to(dir.path(), &[], log.into()).await;
+        drop(reader);
+        server.operator().push("probe", guest("probe")).await.is(StatusCode::CREATED);
+        let dev = server.dev();
+        let id = dev.submit(&json!({"agent": "probe", "input": {"do": "sleep", "ms": 700}})).await;
+        while dev.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK)["status"] != "running" {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(server.end_by("TERM").await, Some(0), "it waited for its run");
+        let server = Process::serve(dir.path()).await;
+        let ended = server.dev().get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK);
+        assert_eq!(ended["stop_reason"], "completed", "{ended}");
+        assert_eq!(server.end_by("TERM").await, Some(0));
+    });
+}

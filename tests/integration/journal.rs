@@ -2,7 +2,7 @@
 
 use crate::server::{User, run, shared};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// The record of a run, over all its pages.
@@ -132,5 +132,81 @@ fn files_of_the_workspace_through_the_standard_library_end_the_record_and_it_say
         let last = entries.last().expect("an entry");
         assert_eq!(last["kind"], "incomplete");
         assert!(last["why"].as_str().is_some_and(|why| why.contains("/workspace")), "{last}");
+    });
+}
+
+#[test]
+fn an_agent_that_reads_much_has_all_of_it_in_its_record() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        let half = 512 << 10;
+        let put = ann.request(Method::PUT, "/v1/files/large").body("x".repeat(6 * half));
+        assert!(put.send().await.expect("answered").status().is_success());
+        let read = |n: usize| json!({"name": "file.read", "args": {"path": "large", "offset": n * half}});
+        let call = |n: usize| json!({"do": "call", "name": "file.read", "args": read(n)["args"]});
+        let get = json!({"do": "state_get", "scope": "user", "key": "k"});
+        let set = json!({"do": "state_set", "scope": "user", "key": "k", "text": "y".repeat(600_000)});
+        let at_once: Vec<_> = (0..6).map(read).collect();
+        let one_by_one: Vec<_> = (0..6).map(call).collect();
+        // Each within the limit on outputs, in which the agent repeats all of it.
+        for (steps, bytes_min) in [
+            (json!(one_by_one), 6 * half as u64),
+            (json!([{"do": "parallel", "calls": at_once, "wait": [0, 1, 2, 3, 4, 5]}]), 6 * half as u64),
+            (json!([set, get.clone(), get.clone(), get]), 3 * 600_000),
+        ] {
+            let run = ann.finish(&json!({"agent": "probe", "input": {"do": "seq", "steps": steps}})).await;
+            assert_eq!(run["stop_reason"], "completed", "{}", run["error"]);
+            let entries = journal(&ann, run["id"].as_str().expect("an id")).await;
+            assert_eq!(entries.iter().find(|entry| entry["kind"] == "incomplete"), None);
+            let bytes: u64 = entries.iter().filter_map(|entry| entry["answer_bytes"].as_u64()).sum();
+            assert!(bytes >= bytes_min, "{bytes} bytes of answers");
+        }
+    });
+}
+
+#[test]
+fn a_place_beyond_a_record_is_refused() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        let ended = ann.finish(&json!({"agent": "probe", "input": {"do": "budget"}})).await;
+        let live = ann.submit(&json!({"agent": "probe", "input": {"do": "sleep", "ms": 50_000}})).await;
+        for id in [ended["id"].as_str().expect("an id"), &live] {
+            for after in ["999", "9223372036854775807"] {
+                ann.get(&format!("/v1/runs/{id}/journal?after={after}")).await.problem(400, "cursor_ahead");
+            }
+            for after in ["9223372036854775808", "-1", "x", ""] {
+                ann.get(&format!("/v1/runs/{id}/journal?after={after}")).await.problem(400, "invalid_cursor");
+            }
+        }
+        let path = format!("/v1/runs/{}/journal", ended["id"].as_str().expect("an id"));
+        let last = ann.get(&path).await.is(StatusCode::OK)["next_after"].as_u64().expect("a number");
+        let rest = ann.get(&format!("{path}?after={last}")).await.is(StatusCode::OK);
+        assert_eq!(rest, json!({"entries": [], "next_after": null}));
+        ann.post(&format!("/v1/runs/{live}/cancel"), &json!({})).await.is(StatusCode::OK);
+    });
+}
+
+#[test]
+fn what_changes_something_is_in_the_record_before_it_does_whenever_the_host_dies() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut killed = crate::cli::Process::serve(dir.path()).await;
+        let (operator, dev) = (killed.operator(), killed.dev());
+        operator.push("probe", crate::server::guest("probe")).await.is(StatusCode::CREATED);
+        let all = json!({"state": "read_write"});
+        operator.send(Method::PUT, "/v1/users/dev/grants/probe", Some(&all)).await.is(StatusCode::OK);
+        let set = |key: &str| json!({"do": "state_set", "scope": "user", "key": key, "text": "1"});
+        let delete = json!({"do": "state_delete", "scope": "user", "key": "one"});
+        let steps = [set("one"), set("two"), delete, set("three"), json!({"do": "sleep", "ms": 50_000})];
+        let id = dev.submit(&json!({"agent": "probe", "input": {"do": "seq", "steps": steps}})).await;
+        let list = json!({"do": "state_list", "scope": "user"});
+        while !dev.probe(&list).await.to_string().contains("three") {}
+        killed.kill().await;
+        let server = crate::cli::Process::serve(dir.path()).await;
+        let dev = server.dev();
+        assert_eq!(dev.ended(&id).await["stop_reason"], "outcome_unknown");
+        let entries = journal(&dev, &id).await;
+        let started: Vec<_> = entries.iter().filter(|entry| entry["kind"] == "started").cloned().collect();
+        assert_eq!(functions(&started), ["state.set", "state.set", "state.delete", "state.set"], "{entries:#?}");
     });
 }

@@ -1,6 +1,6 @@
 //! What is kept of finished runs has limits, at which the oldest go; a run that has not ended never does.
 
-use crate::server::{Server, User, run, worker};
+use crate::server::{Answer, Server, User, run, worker};
 use cofferdam_core::{
     Json,
     identity::Operator,
@@ -10,7 +10,7 @@ use cofferdam_core::{
     storage::MemoryStorage,
 };
 use cofferdam_runtime::{AcceptError, Runtime, RuntimeConfig, Submission};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 
@@ -115,5 +115,78 @@ fn a_host_whose_disk_is_nearly_full_takes_no_new_runs_and_says_why() {
         assert!(matches!(refused, AcceptError::DiskFull { .. }), "{refused}");
         assert!(refused.to_string().contains("free some space"), "{refused}");
         assert_eq!(runtime.runs_queued(), 0);
+    });
+}
+
+/// A run with 30 MB of events, more than connections hold on their way, that has ended; the last event of a page in its
+/// middle is beside it, as the cursor of the feed.
+async fn long_log(user: &User) -> (String, String) {
+    let flood = json!({"agent": "hostile", "input": {"scenario": "event_flood", "count": 6_000, "bytes": 5_000}});
+    let run = user.finish(&flood).await;
+    assert_eq!(run["stop_reason"], "completed", "{run}");
+    let page = user.get("/v1/events?limit=10").await.is(StatusCode::OK);
+    (run["id"].as_str().expect("an id").to_owned(), page["next_after"].as_str().expect("a cursor").to_owned())
+}
+
+async fn removed(user: &User, id: &str) {
+    while user.get(&format!("/v1/runs/{id}")).await.status != StatusCode::NOT_FOUND {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn whoever_follows_a_run_that_is_removed_is_told_and_does_not_take_it_for_its_end() {
+    run(async {
+        let server = Server::start_with(Quota { runs_stored: 1, ..Quota::default() }).await;
+        let ann = server.trusted().await;
+        let (id, cursor) = long_log(&ann).await;
+        let follow = async |path: &str| {
+            let request = ann.request(Method::GET, path).header("accept", "text/event-stream");
+            let mut stream = request.send().await.expect("answered");
+            assert_eq!(stream.status(), StatusCode::OK);
+            let begun = stream.chunk().await.expect("a stream").expect("events");
+            (stream, String::from_utf8_lossy(&begun).into_owned())
+        };
+        let path = format!("/v1/runs/{id}/events");
+        let ((mut of_run, mut run_text), (mut of_all, mut all_text)) =
+            (follow(&path).await, follow("/v1/events").await);
+        let newer = echo(&ann, &json!("newer")).await;
+        removed(&ann, &id).await;
+
+        // The stream of the run breaks off, and going on with it says why.
+        let broken = loop {
+            match of_run.chunk().await {
+                Ok(Some(chunk)) => run_text.push_str(&String::from_utf8_lossy(&chunk)),
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        assert!(!run_text.contains("agent_completed"), "the test needs a reader that is behind");
+        assert!(broken, "a stream that ends in good order has had its last event");
+        let last = run_text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().expect("an id").to_owned();
+        let request = ann.request(Method::GET, &path).header("accept", "text/event-stream");
+        let resumed = request.header("last-event-id", &last).send().await.expect("answered");
+        Answer::of(resumed).await.problem(404, "unknown_run");
+
+        // The stream of all runs says where something is missing, and goes on.
+        let is_newer = format!("\"run_id\":\"{newer}\"");
+        while !all_text.contains(&is_newer) {
+            let chunk = of_all.chunk().await.expect("a stream").expect("more to come");
+            all_text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+        let frames: Vec<_> = all_text.split("\n\n").collect();
+        let first = frames.iter().position(|frame| frame.contains(&is_newer)).expect("there");
+        assert!(frames[first - 1].contains("event: removed\n"), "{}", frames[first - 1]);
+        assert_eq!(all_text.matches("event: removed\n").count(), 1);
+
+        // So do pages, to whoever had read up to somewhere; whoever begins is given what there is.
+        let page = ann.get(&format!("/v1/events?after={cursor}")).await.is(StatusCode::OK);
+        let told = |page: &Value| -> Vec<_> {
+            let events = page["events"].as_array().expect("events").iter();
+            events.map(|event| (event["event"]["run_id"].clone(), event["removed_before"].clone())).collect()
+        };
+        let fresh = ann.get("/v1/events").await.is(StatusCode::OK);
+        assert_eq!(told(&page)[0], (json!(newer), json!(true)), "{page}");
+        assert!(told(&page)[1..].iter().chain(&told(&fresh)).all(|(_, removed)| removed.is_null()));
     });
 }

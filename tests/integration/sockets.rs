@@ -736,3 +736,77 @@ fn a_socket_counts_as_a_request_under_way_and_floods_come_to_a_stop() {
         ws.ask(&json!({"type": "ping"}), "pong").await;
     });
 }
+
+#[test]
+fn a_socket_is_told_of_what_it_followed_and_is_removed() {
+    run(async {
+        let server = Server::start_with(Quota { runs_stored: 1, ..Quota::default() }).await;
+        let (ann, url) = (server.trusted().await, server.app.url());
+        let flood = json!({"agent": "hostile", "input": {"scenario": "event_flood", "count": 6_000, "bytes": 5_000}});
+        let long = ann.finish(&flood).await["id"].clone();
+        // More than is on its way at any time: both are in the middle when the run goes.
+        let mut of_run = Ws::open_with(&url, "/v1/ws", Some(&ann.key), Some(64 << 10)).await;
+        let mut of_all = Ws::open_with(&url, "/v1/ws", Some(&ann.key), Some(64 << 10)).await;
+        of_run.ask(&json!({"type": "subscribe", "run": long}), "subscribed").await;
+        of_all.ask(&json!({"type": "subscribe_all"}), "subscribed").await;
+        let newer = ann.finish(&json!({"agent": "echo", "input": 1})).await["id"].clone();
+        while ann.get(&format!("/v1/runs/{}", long.as_str().expect("an id"))).await.status != StatusCode::NOT_FOUND {
+            tokio::task::yield_now().await;
+        }
+        let told = of_run.next_of("removed").await;
+        assert_eq!(told, json!({"type": "removed", "run_id": long}));
+        let again = of_run.ask(&json!({"type": "subscribe", "run": long}), "error").await;
+        assert_eq!(again["problem"]["code"], "unknown_run");
+        let told = of_all.next_of("removed").await;
+        let (next, cursor) = (of_all.next_event().await, told["cursor"].as_str().expect("a cursor"));
+        assert_eq!((&next["event"]["run_id"], &next["event"]["seq"]), (&newer, &json!(1)));
+        let rest = ann.get(&format!("/v1/events?after={cursor}")).await.is(StatusCode::OK);
+        assert_eq!(rest["events"][0]["event"], next["event"], "the cursor is that of what comes next");
+        assert_eq!(rest["events"][0]["removed_before"], Value::Null, "and what is missing was told");
+    });
+}
+
+#[test]
+fn after_it_was_unsubscribed_from_a_run_is_not_heard_of_until_it_is_subscribed_to() {
+    run(async {
+        let server = shared().await;
+        let (ann, url) = (server.trusted().await, server.app.url());
+        let flood = json!({"agent": "hostile", "input": {"scenario": "event_flood", "count": 6_000, "bytes": 5_000}});
+        let id = ann.finish(&flood).await["id"].clone();
+        for all in [false, true] {
+            let subscribe = |after: &Value| match all {
+                true => json!({"type": "subscribe_all", "after": after}),
+                false => json!({"type": "subscribe", "run": id, "after": after}),
+            };
+            let mut ws = Ws::open_with(&url, "/v1/ws", Some(&ann.key), Some(64 << 10)).await;
+            ws.ask(&subscribe(&Value::Null), "subscribed").await;
+            let (mut seqs, mut last) = (Vec::new(), Value::Null);
+            let mut take = |frame: &Value| {
+                seqs.push(seq_of(frame));
+                if all { frame["cursor"].clone() } else { frame["event"]["seq"].clone() }
+            };
+            while last.as_u64() != Some(10) && !last.as_str().is_some_and(|cursor| cursor.contains(".10.")) {
+                last = take(&ws.next_event().await);
+            }
+            ws.send(&json!({"type": "unsubscribe"})).await;
+            loop {
+                let frame = ws.next().await;
+                if frame["type"] == "unsubscribed" {
+                    break;
+                }
+                last = take(&frame);
+            }
+            // Nothing comes by itself any more: the next is the answer to the next.
+            ws.send(&subscribe(&last)).await;
+            assert_eq!(ws.next().await["type"], "subscribed");
+            loop {
+                let frame = ws.next_event().await;
+                take(&frame);
+                if frame["event"]["type"] == "agent_completed" {
+                    break;
+                }
+            }
+            assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "nothing is lost, nothing comes twice");
+        }
+    });
+}

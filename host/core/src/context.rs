@@ -4,6 +4,7 @@ mod status;
 
 use crate::{
     clock,
+    closing::{Asking, Order},
     grant::{Access, Effective, Permissions, TOOL_NAME_BYTES_MAX},
     identity::Scope,
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
@@ -50,28 +51,47 @@ impl StopCause {
     }
 }
 
-/// The way to stop a run from outside. Clones stop the same run; the first cause stands.
+/// The way to stop a run from outside. Clones stop the same run; the first cause stands, but a cancel, which was promised to
+/// somebody, goes before every other.
 #[derive(Debug, Clone, Default)]
 pub struct StopSignal(Arc<StopState>);
 
 #[derive(Debug, Default)]
 struct StopState {
     token: CancellationToken,
+    cancelled: OnceLock<StopCause>,
     cause: OnceLock<StopCause>,
+    order: Order,
 }
 
 impl StopSignal {
     /// Asks the run to stop. Says whether this was the first time.
     pub fn stop(&self, cause: StopCause) -> bool {
-        let first = self.0.cause.set(cause).is_ok();
+        let first = self.cause().is_none();
+        let place = if let StopCause::Cancelled(_) = cause { &self.0.cancelled } else { &self.0.cause };
+        // The first of its kind stands.
+        let _ = place.set(cause);
         self.0.token.cancel();
         first
+    }
+
+    /// Announces that somebody asks for a cancel, to be held until that is durable and the run is [stopped](Self::stop).
+    /// None if the run has come to its end: then nothing is to be kept of the request.
+    #[must_use]
+    pub fn ask(&self) -> Option<Asking> {
+        self.0.order.ask()
+    }
+
+    /// Begins the end of the run: waits for those who [ask](Self::ask) already, after which [`cause`](Self::cause) does not
+    /// become a cancel any more.
+    pub async fn begin_end(&self) {
+        self.0.order.end().await;
     }
 
     /// Why the run was asked to stop, if it was.
     #[must_use]
     pub fn cause(&self) -> Option<&StopCause> {
-        self.0.cause.get()
+        self.0.cancelled.get().or(self.0.cause.get())
     }
 
     /// Waits until the run is asked to stop.
@@ -718,12 +738,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_cause_of_a_stop_stands() {
+    async fn the_first_cause_of_a_stop_stands_but_a_cancel_goes_before_every_other() {
         let stop = StopSignal::default();
+        assert!(stop.stop(StopCause::HostShutdown));
+        assert!(!stop.stop(StopCause::Overdrawn(BudgetSpent::Events(1))));
+        assert_eq!(stop.cause(), Some(&StopCause::HostShutdown));
         let asked =
             |by: &str| StopCause::Cancelled(CancelRequest { by: by.parse().expect("a key id"), at: clock::now() });
         let first = asked("key_1");
-        assert!(stop.stop(first.clone()));
+        assert!(!stop.stop(first.clone()));
         assert!(!stop.clone().stop(StopCause::HostShutdown));
         assert!(!stop.stop(asked("key_2")));
         stop.stopped().await;

@@ -286,6 +286,12 @@ impl Outlet {
         taken
     }
 
+    /// Lets go of what waits of a run, or of everything: the socket does not follow that any more, or from another place.
+    pub fn forget(&self, run: Option<RunId>) {
+        lock(&self.line.queue).forget(run);
+        self.line.taken.notify_one();
+    }
+
     /// Waits until more should be read from storage. While `catching_up` with what had happened before, the reader sets
     /// the pace and nothing is dropped; from then on a reader that is too slow is left behind.
     pub async fn readable(&self, catching_up: bool) {

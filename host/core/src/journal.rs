@@ -14,9 +14,11 @@ use crate::{
     event::{Envelope, Event},
     identity::Scope,
     ids::{RunId, UserId},
+    quota::HOST_CALL_BYTES_MAX,
     record::{Asked, Record, RecordChunk},
     run::RunEnd,
     storage::{RunBatch, Storage, StorageError, UnfinishedRun},
+    unwind::unpanicked,
 };
 use bincode::Encode;
 use jiff::Timestamp;
@@ -25,7 +27,7 @@ use std::{
     hash::Hash,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -44,8 +46,9 @@ const PENDING_BYTES_MAX: usize = 256 << 10;
 const RECORD_LISTED_BYTES: usize = 64 << 10;
 
 /// How many bytes of one run may wait for storage when a call is recorded that cannot wait, as that for the time. Beyond,
-/// storage is so slow that the record is given up, and not the host's memory.
-const RECORD_PENDING_BYTES_MAX: usize = 512 << 10;
+/// storage is so slow that the record is given up, and not the host's memory. Calls that can wait do so at
+/// [`PENDING_BYTES_MAX`], which one answer, and those of a few calls that end at once, may pass.
+const RECORD_PENDING_BYTES_MAX: usize = 4 * HOST_CALL_BYTES_MAX;
 
 /// The longest wait between two attempts to persist the end of a run.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -60,6 +63,7 @@ struct Shared {
     user_followers: Followers<UserId, u64>,
     waiting: Mutex<Vec<RunJournal>>,
     wake: Notify,
+    panics: AtomicU64,
 }
 
 /// The journal of one run.
@@ -93,6 +97,9 @@ struct Log {
 struct Calls {
     /// How many have a number.
     made: u64,
+    /// How many entries say that something begins, and of how many that is durable.
+    begun: u64,
+    begun_saved: u64,
     /// The entries that are in no batch yet.
     chunk: RecordChunk,
     /// Bytes of all entries so far, and how many there may be.
@@ -130,6 +137,7 @@ impl Journal {
             user_followers: Followers::default(),
             waiting: Mutex::new(Vec::new()),
             wake: Notify::new(),
+            panics: AtomicU64::new(0),
         });
         spawn_writer(&shared);
         Self(shared)
@@ -153,6 +161,12 @@ impl Journal {
         journal
     }
 
+    /// How often the writer panicked since the start. Anything but 0 is a bug of the host.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.0.panics.load(Ordering::Relaxed)
+    }
+
     fn of_run(&self, scope: Scope, run: RunId, next_seq: u64, started_at: Option<Timestamp>) -> RunJournal {
         let unsaved = Unsaved { started: started_at.is_some(), ..Unsaved::default() };
         RunJournal(Arc::new(RunLog {
@@ -167,7 +181,15 @@ impl Journal {
                 unsaved,
                 listed: false,
                 sealed: false,
-                calls: Calls { made: 0, chunk: RecordChunk::empty(1), bytes: 0, bytes_max: 0, ended: false },
+                calls: Calls {
+                    made: 0,
+                    begun: 0,
+                    begun_saved: 0,
+                    chunk: RecordChunk::empty(1),
+                    bytes: 0,
+                    bytes_max: 0,
+                    ended: false,
+                },
             }),
         }))
     }
@@ -202,10 +224,9 @@ fn spawn_writer(shared: &Arc<Shared>) {
             tokio::time::sleep(LINGER).await;
             let runs = std::mem::take(&mut *lock(&shared.waiting));
             let commits = runs.iter().map(|run| async {
-                run.log().listed = false;
-                if let Err(error) = run.commit_here().await {
-                    // The events stay with the run, which hears of it at its next commit; its end is retried.
-                    tracing::error!(run = %run.0.run, error = %error, source = ?error.source, "events are not saved yet");
+                // There is no other writer: what goes wrong with one run must not end it for all.
+                if unpanicked(run.commit_listed()).await.is_none() {
+                    shared.panics.fetch_add(1, Ordering::Relaxed);
                 }
             });
             join_all(commits).await;
@@ -290,18 +311,19 @@ impl RunJournal {
         Recorder(self.clone())
     }
 
-    /// Makes it durable that the run has begun and is about to change something outside itself. After a crash such a
-    /// run is never executed again, and its end says that its outcome is unknown. Only the first call costs anything.
+    /// Makes it durable that the run has begun and is about to change something outside itself, and what its record says
+    /// has begun. After a crash such a run is never executed again, its end says that its outcome is unknown, and its record
+    /// which changes that is about.
     ///
     /// # Errors
     /// When storage fails. Then the effect must not happen.
     pub async fn before_effect(&self) -> Result<(), StorageError> {
         {
             let mut log = self.log();
-            if log.effects_saved {
+            if log.effects_saved && log.calls.begun_saved == log.calls.begun {
                 return Ok(());
             }
-            log.unsaved.effects = true;
+            log.unsaved.effects |= !log.effects_saved;
         }
         self.commit().await
     }
@@ -333,16 +355,26 @@ impl RunJournal {
         }
     }
 
+    /// The writer's commit.
+    async fn commit_listed(&self) {
+        self.log().listed = false;
+        if let Err(error) = self.commit_here().await {
+            // The events stay with the run, which hears of it at its next commit; its end is retried.
+            tracing::error!(run = %self.0.run, error = %error, source = ?error.source, "events are not saved yet");
+        }
+    }
+
     /// The commit itself, for callers that are never dropped in the middle.
     async fn commit_here(&self) -> Result<(), StorageError> {
         let _one_at_a_time = self.0.committing.lock().await;
-        let batch = self.take_batch();
+        let taken = self.take();
+        let batch = &taken.batch;
         if batch.events.is_empty() && batch.chunks.is_empty() && batch.started_at.is_none() && !batch.effects {
             return Ok(());
         }
-        let done = self.0.shared.storage.append(&self.0.scope, batch.clone()).await;
-        self.settle(batch, &done);
-        done
+        self.0.shared.storage.append(&self.0.scope, batch.clone()).await?;
+        taken.saved(None);
+        Ok(())
     }
 
     /// Ends the run: its last event, its end and whatever was not yet durable, in one step. Tries until storage takes
@@ -361,19 +393,15 @@ impl RunJournal {
         };
         loop {
             let one_at_a_time = self.0.committing.lock().await;
-            let mut batch = self.take_batch();
+            let taken = self.take();
+            // The last event is never put back into the log: a commit that was under way for the run would make it durable
+            // without the end, and followers would be told of an end that a crash then takes back.
+            let mut batch = taken.batch.clone();
             batch.events.push(last.clone());
-            let done = self.0.shared.storage.finish(&self.0.scope, batch.clone(), end.clone()).await;
-            if done.is_err() {
-                // The last event stays here: a commit that was under way for the run would make it durable without the
-                // end, and followers would be told of an end that a crash then takes back.
-                batch.events.pop();
-            }
-            self.settle(batch, &done);
-            drop(one_at_a_time);
-            match done {
-                Ok(()) => return,
+            match self.0.shared.storage.finish(&self.0.scope, batch, end.clone()).await {
+                Ok(()) => return taken.saved(Some(last.seq)),
                 Err(error) => {
+                    drop((taken, one_at_a_time));
                     tracing::error!(run = %self.0.run, error = %error, source = ?error.source, "the end of a run is not saved yet; trying again");
                 }
             }
@@ -382,36 +410,21 @@ impl RunJournal {
         }
     }
 
-    fn take_batch(&self) -> RunBatch {
+    fn take(&self) -> Taken<'_> {
         let mut log = self.log();
         let mut unsaved = std::mem::take(&mut log.unsaved);
         unsaved.chunks.extend(log.calls.take_chunk());
-        RunBatch {
+        let batch = RunBatch {
             run: self.0.run,
             started_at: log.started_at.filter(|_| unsaved.started),
             effects: unsaved.effects,
             events: unsaved.events,
             chunks: unsaved.chunks,
-        }
+        };
+        Taken { journal: self, batch, begun: log.calls.begun, saved: false }
     }
 
-    /// After a commit: tells followers, or puts back what was not taken.
-    fn settle(&self, batch: RunBatch, done: &Result<(), StorageError>) {
-        if done.is_ok() {
-            if batch.effects {
-                self.log().effects_saved = true;
-            }
-            if let Some(seq) = batch.last_seq() {
-                let shared = &self.0.shared;
-                shared.followers.tell(&self.0.run, |now| {
-                    now.seq = now.seq.max(seq);
-                    now.ended |= batch.is_terminal();
-                });
-                // After the run's own followers: whoever follows both asks each run for its news at a user's.
-                shared.user_followers.tell(self.0.scope.user(), |commits| *commits += 1);
-            }
-            return;
-        }
+    fn put_back(&self, batch: RunBatch) {
         let mut log = self.log();
         log.unsaved.started |= batch.started_at.is_some();
         log.unsaved.effects |= batch.effects;
@@ -422,6 +435,52 @@ impl RunJournal {
         let events: usize = log.unsaved.events.iter().map(|envelope| envelope.event.bytes()).sum();
         let chunks: usize = log.unsaved.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
         log.unsaved.bytes = events + chunks + log.calls.chunk.bytes.len();
+    }
+}
+
+/// What was taken out of a run's log for storage. The log has it back unless it was saved, also after a panic: it would
+/// have a hole.
+struct Taken<'a> {
+    journal: &'a RunJournal,
+    batch: RunBatch,
+    /// How many of the record's entries say that something begins, up to here.
+    begun: u64,
+    saved: bool,
+}
+
+impl Taken<'_> {
+    /// It is durable, together with the last event if there is one: tells followers.
+    fn saved(mut self, last: Option<u64>) {
+        self.saved = true;
+        let RunLog { shared, scope, run, .. } = &*self.journal.0;
+        {
+            let mut log = self.journal.log();
+            log.effects_saved |= self.batch.effects;
+            log.calls.begun_saved = self.begun;
+        }
+        if let Some(seq) = last.or(self.batch.last_seq()) {
+            shared.followers.tell(run, |now| {
+                now.seq = now.seq.max(seq);
+                now.ended |= last.is_some();
+            });
+            // After the run's own followers: whoever follows both asks each run for its news at a user's.
+            shared.user_followers.tell(scope.user(), |commits| *commits += 1);
+        }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.saved {
+            let none = RunBatch {
+                run: self.batch.run,
+                started_at: None,
+                effects: false,
+                events: Vec::new(),
+                chunks: Vec::new(),
+            };
+            self.journal.put_back(std::mem::replace(&mut self.batch, none));
+        }
     }
 }
 
@@ -469,7 +528,11 @@ impl Recorder {
 
     /// Keeps that a call begins, and gives its number.
     pub fn started(&self, asked: Asked) -> u64 {
-        self.numbered(|call| Record::Started { call, asked: asked.into_text() })
+        self.keep(|calls| {
+            calls.made += 1;
+            calls.begun += 1;
+            Record::Started { call: calls.made, asked: asked.into_text() }
+        })
     }
 
     /// Keeps the answer of a call that was begun.
@@ -488,6 +551,14 @@ impl Recorder {
         if !log.calls.ended {
             log.unsaved.bytes += log.calls.give_up(why);
         }
+    }
+
+    /// Waits until there is room for another answer.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn relieve(&self) -> Result<(), StorageError> {
+        self.0.relieve().await
     }
 
     fn numbered(&self, record: impl FnOnce(u64) -> Record) -> u64 {

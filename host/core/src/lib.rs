@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod clock;
+pub mod closing;
 pub mod codec;
 pub mod context;
 pub mod emitter;
@@ -23,6 +24,7 @@ pub mod record;
 pub mod run;
 pub mod storage;
 pub mod turns;
+pub mod unwind;
 
 pub use context::UserExecutionContext;
 pub use json::Json;

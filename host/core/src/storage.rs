@@ -65,6 +65,9 @@ pub struct FeedPlace {
 pub struct FeedEntry {
     /// The place.
     pub place: FeedPlace,
+    /// Whether it is the last event of its commit. Commits are counted without holes, so that whoever has read one to its
+    /// last event sees from the number of the next whether any were removed between them.
+    pub ends_commit: bool,
     /// The event.
     pub envelope: Envelope,
 }
@@ -284,7 +287,8 @@ pub trait Storage: Send + Sync + 'static {
     /// is too.
     async fn append(&self, scope: &Scope, batch: RunBatch) -> Result<()>;
 
-    /// Adds the last events of a run and ends it, in one step. A run that has ended is left as it is.
+    /// Adds the last events of a run and ends it, in one step. A run that has ended is left as it is. Who asked it to stop is
+    /// forgotten unless it ends as cancelled.
     async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()>;
 
     /// One run; none if there is none or it is another user's.

@@ -1,5 +1,6 @@
 //! Cancelling: first it is durable who asked, then the run is stopped. So also a crash in between leaves a run that ends
-//! as cancelled, at the next start.
+//! as cancelled, at the next start. A run that has come to its end by itself ends as it does, and nothing is kept of a
+//! request that was too late.
 
 use crate::runtime::Runtime;
 use cofferdam_core::{
@@ -19,7 +20,8 @@ const CANCEL_WAIT: Duration = Duration::from_millis(500);
 impl Runtime {
     /// Asks a run to stop, and waits a moment for it. Gives the run as it then stands; none if the user has no such run.
     /// Whoever asks first stands; asking again changes nothing. A run that is not executing here any more, because the
-    /// host is going away, ends as cancelled at the next start.
+    /// host is going away, ends as cancelled at the next start. A run without a request at the end of the wait was at its
+    /// own end before it could be asked.
     ///
     /// # Errors
     /// When storage fails. Then the run goes on, or ends as cancelled.
@@ -33,26 +35,29 @@ impl Runtime {
             let _ = answer.send(runtime.request_and_stop(&own_scope, id, &request).await);
         });
         let stopped = answered.await.map_err(|gone| StorageError { doing: "cancel a run", source: gone.into() })?;
-        if let Some(mut live) = stopped?.and_then(|_| self.live_run(scope, id)) {
+        stopped?;
+        if let Some(mut live) = self.live_run(scope, id) {
             // Whether it has ended by then is read below.
             let _ = tokio::time::timeout(CANCEL_WAIT, live.ended.wait_for(Option::is_some)).await;
         }
         self.storage().run(scope, id).await
     }
 
-    /// Makes the request durable and stops the run for whoever asked first. Gives who that was, if the run has not ended.
-    async fn request_and_stop(
-        &self,
-        scope: &Scope,
-        id: RunId,
-        request: &CancelRequest,
-    ) -> Result<Option<CancelRequest>, StorageError> {
+    /// Makes the request durable and stops the run for whoever asked first, unless the run has come to its end.
+    async fn request_and_stop(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<(), StorageError> {
+        let live = self.live_run(scope, id);
+        // Held to the end of this: meanwhile the run does not end.
+        let _asking = match live.as_ref().map(|live| live.stop.ask()) {
+            Some(None) => return Ok(()),
+            Some(Some(asking)) => Some(asking),
+            // Nothing executes it: it has ended, or it is left to the next start.
+            None => None,
+        };
         self.storage().request_cancel(scope, id, request).await?;
         let view = self.storage().run(scope, id).await?.filter(|view| !view.status.is_terminal());
-        let standing = view.and_then(|view| view.cancel);
-        if let (Some(standing), Some(live)) = (&standing, self.live_run(scope, id)) {
-            live.stop.stop(StopCause::Cancelled(standing.clone()));
+        if let (Some(standing), Some(live)) = (view.and_then(|view| view.cancel), live) {
+            live.stop.stop(StopCause::Cancelled(standing));
         }
-        Ok(standing)
+        Ok(())
     }
 }

@@ -23,6 +23,7 @@ use cofferdam_core::{
     journal::RunJournal,
     run::{RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
     storage::{PluginVersion, UnfinishedRun},
+    unwind::unpanicked,
 };
 use jiff::Timestamp;
 use std::{
@@ -114,9 +115,20 @@ impl RunTask {
         ending.send_replace(Some(view));
     }
 
+    /// What the run comes to, once nobody can cancel it any more. A cancel that is durable by then goes before everything.
+    async fn settled(&self, result: Result<Json, Stop>) -> Result<Json, Stop> {
+        self.stop.begin_end().await;
+        match (self.stop.cause(), &result) {
+            // It says when that was.
+            (_, Err(Stop { cancelled_by: Some(_), .. })) => result,
+            (Some(StopCause::Cancelled(request)), _) => Err(Stop::cancelled(request, "")),
+            _ => result,
+        }
+    }
+
     async fn never_started(&self, stop: Stop, ending: &watch::Sender<Option<RunView>>) {
         let journal = self.runtime.journal().reopen(self.scope.clone(), &UnfinishedRun::queued(&self.view));
-        let end = Ending::never_ran(None).close(&journal, Err(stop)).await;
+        let end = Ending::never_ran(None).close(&journal, self.settled(Err(stop)).await).await;
         ending.send_replace(Some(self.ended(&end)));
     }
 
@@ -138,7 +150,7 @@ impl RunTask {
         let Some(run) = unfinished.into_iter().find(|run| run.id == self.id) else { return };
         let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
         let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
-        let end = Ending::never_ran(run.started_at).close(&journal, Err(stop)).await;
+        let end = Ending::never_ran(run.started_at).close(&journal, self.settled(Err(stop)).await).await;
         ending.send_replace(Some(self.ended(&end)));
     }
 
@@ -158,6 +170,7 @@ impl RunTask {
             Ok(()) => invoke(services, about, &ctx, &self.context, &journal, memory).await,
             Err(error) => (Err(host_error(&error)), Spent::default()),
         };
+        let result = self.settled(result).await;
         let end =
             Ending { started: Some(started), started_at: Some(started_at), spent, peak_bytes: memory.peak_bytes() };
         slot.used(spent.fuel, spent.active);
@@ -219,19 +232,6 @@ async fn invoke(
         }
         Err(error) => (Err(host_error(&error)), Spent::default()),
     }
-}
-
-/// What a future gives, or none if it panicked.
-async fn unpanicked<T>(work: impl Future<Output = T>) -> Option<T> {
-    let mut work = std::pin::pin!(work);
-    std::future::poll_fn(|cx| {
-        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(cx)));
-        match polled {
-            Ok(polled) => polled.map(Some),
-            Err(_) => std::task::Poll::Ready(None),
-        }
-    })
-    .await
 }
 
 fn host_error(error: &dyn std::fmt::Display) -> Stop {

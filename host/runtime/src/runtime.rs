@@ -452,10 +452,10 @@ impl Runtime {
         self.0.services.sandboxes_open.load(Ordering::Relaxed)
     }
 
-    /// Host functions that panicked since the start. Anything but 0 is a bug of the host.
+    /// Host functions that panicked since the start, and commits of the journal. Anything but 0 is a bug of the host.
     #[must_use]
     pub fn host_panics(&self) -> u64 {
-        self.0.services.host_panics.load(Ordering::Relaxed)
+        self.0.services.host_panics.load(Ordering::Relaxed) + self.0.journal.panics()
     }
 
     /// Takes a run. When this returns, the run is durable and will end, whatever becomes of its client. A submission

@@ -130,6 +130,14 @@ impl Guest {
         HostFailure::new(error).into()
     }
 
+    /// Waits, before a call that is to be recorded, until there is room for it. Where storage fails, the record says that it
+    /// is not complete.
+    pub async fn relieved(&mut self) {
+        if let Some(recorder) = &self.recorder {
+            let _ = recorder.relieve().await;
+        }
+    }
+
     /// Adds the time that a tool's sandbox took beside this one to this guest's bill, which waited for its answer.
     pub const fn add_active(&mut self, active: Duration) {
         self.active_beside = self.active_beside.saturating_add(active);

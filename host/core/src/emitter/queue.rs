@@ -141,6 +141,21 @@ impl Queue {
         }
     }
 
+    /// Lets go of what waits of a run, or of everything, because its reader does not follow that any more.
+    pub fn forget(&mut self, run: Option<RunId>) {
+        self.entries.retain(|_, entry| run.is_some_and(|run| entry.run != run));
+        self.full = false;
+        self.bytes = 0;
+        for entry in self.entries.values() {
+            if let What::Event { text, .. } = &entry.what {
+                self.bytes += text.len();
+            }
+        }
+        for places in &mut self.droppable {
+            places.retain(|place| self.entries.contains_key(place));
+        }
+    }
+
     /// The oldest, and how long it has waited.
     pub fn take(&mut self, now: Instant) -> Option<(Next, Duration)> {
         let (order, Entry { run, queued_at, what }) = self.entries.pop_first()?;
@@ -288,6 +303,24 @@ mod tests {
         let came = bench.drain();
         assert!(matches!(came.first(), Some(Next::Gap { from: 2, .. })), "the large one was the first");
         assert!(bench.offer(run, 4));
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_the_rest_in_order_and_room_for_more() {
+        let (mut bench, gone, stays) = (Bench::new(), RunId::generate(), RunId::generate());
+        for n in 0..2_000_usize {
+            bench.offer(if n % 2 == 0 { gone } else { stays }, u8::try_from(n % 4).expect("small") + 1);
+        }
+        while bench.offer(stays, 1) {}
+        bench.queue.forget(Some(gone));
+        bench.seqs.remove(&gone);
+        assert!(bench.offer(stays, 4) && bench.offer(stays, 1), "there is room again");
+        covered(&bench.drain(), &bench.seqs);
+        assert_eq!(bench.queue.bytes, 0);
+        assert!(bench.queue.droppable.iter().all(VecDeque::is_empty));
+        assert!(bench.offer(stays, 3));
+        bench.queue.forget(None);
+        assert_eq!((bench.queue.len(), bench.queue.bytes), (0, 0));
     }
 
     #[test]

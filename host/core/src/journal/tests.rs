@@ -19,6 +19,7 @@ struct Moody {
     storage: MemoryStorage,
     failing: AtomicBool,
     slow: AtomicBool,
+    panicking: AtomicBool,
 }
 
 impl Moody {
@@ -26,6 +27,7 @@ impl Moody {
         if self.slow.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        assert!(!self.panicking.swap(false, Ordering::SeqCst), "a bug");
         if self.failing.load(Ordering::SeqCst) {
             return Err(StorageError { doing: "save", source: "the disk is full".into() });
         }
@@ -260,6 +262,25 @@ async fn storage_that_fails_for_a_while_loses_nothing_and_ends_the_run_once() {
 }
 
 #[tokio::test]
+async fn a_panic_of_the_writer_loses_nothing_and_does_not_end_it() {
+    let bench = bench().await;
+    let mut following = bench.journal.follow(bench.ctx.spec().id);
+    bench.storage.panicking.store(true, Ordering::SeqCst);
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    journal.recorder().called(Asked::of("clock.now"), &1_u64);
+    while bench.journal.panics() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(bench.seqs().await, [0; 0]);
+    // The next one is committed by the same writer, with what there was before.
+    journal.append(said(2)).await.expect("recorded");
+    assert_eq!(following.changed().await, Committed { seq: 2, ended: false });
+    assert_eq!(record(&bench).await.len(), 1);
+    bench.close(&journal).await;
+    assert_eq!((bench.seqs().await, bench.journal.panics()), (vec![1, 2, 3], 1));
+}
+
+#[tokio::test]
 async fn the_last_event_is_never_durable_without_the_end() {
     let bench = bench().await;
     bench.storage.slow.store(true, Ordering::SeqCst);
@@ -333,6 +354,26 @@ async fn an_effect_waits_until_it_is_durable_that_it_may_happen() {
     );
 }
 
+#[tokio::test]
+async fn each_effect_waits_until_it_is_durable_that_it_begins_and_nothing_else_does() {
+    let bench = bench().await;
+    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let recorder = journal.recorder();
+    for n in 1..=3_u64 {
+        let call = recorder.started(Asked::of("state.set").value(n));
+        journal.before_effect().await.expect("kept");
+        let record = record(&bench).await;
+        assert!(matches!(record.last(), Some(Record::Started { call: kept, .. }) if *kept == call), "{record:?}");
+        // Nothing has begun since: a tool's sandbox, of which there is no record, does not wait for the disk each time.
+        bench.storage.failing.store(true, Ordering::SeqCst);
+        journal.before_effect().await.expect("nothing is to be kept");
+        recorder.started(Asked::of("state.set").value(n));
+        assert!(journal.before_effect().await.is_err(), "an effect must not happen unrecorded");
+        bench.storage.failing.store(false, Ordering::SeqCst);
+        recorder.finished(call, &true);
+    }
+}
+
 async fn record(bench: &Bench) -> Vec<Record> {
     let chunks = bench.storage.record(&bench.ctx.scope(), bench.ctx.spec().id, 0).await.expect("reads");
     assert!(chunks.iter().map(|chunk| chunk.number).eq(1..=chunks.len() as u64), "the record has a hole");
@@ -373,7 +414,7 @@ async fn a_record_that_would_grow_without_end_is_given_up_and_says_so() {
     // Nothing can be written, and this caller does not wait.
     bench.storage.failing.store(true, Ordering::SeqCst);
     let recorder = journal.recorder();
-    for n in 0..200_000_u64 {
+    for n in 0..400_000_u64 {
         recorder.called(Asked::of("clock.now"), &n);
     }
     assert!(journal.log().unsaved.bytes <= RECORD_PENDING_BYTES_MAX + 1_000);

@@ -412,6 +412,12 @@ async fn a_feed_has_all_runs_of_its_user_in_the_order_of_commits(storage: &dyn S
     assert_eq!(told(&all), expected);
     assert!(all.windows(2).all(|pair| pair[0].place < pair[1].place), "places grow");
     assert!(all.iter().all(|entry| entry.place.seq == entry.envelope.seq));
+    let commits: Vec<_> = all.iter().map(|entry| (entry.place.position, entry.ends_commit)).collect();
+    assert_eq!(
+        commits,
+        [(1, false), (1, true), (2, true), (3, true), (4, false), (4, true), (5, true)],
+        "without holes"
+    );
     assert_eq!(storage.feed_end(&ann).await.expect("reads"), all[6].place);
     assert_eq!(told(&feed(storage, &ann, seen, u32::MAX).await), expected[3..], "from where somebody had seen it end");
     for limit in 1..=8 {
@@ -847,6 +853,20 @@ async fn the_first_who_asks_for_a_cancel_stands(storage: &dyn Storage) {
         storage.finish(&ann, batch(spec.id, [cancelled(spec.id, 1)]), end.clone()).await.expect("finishes");
         assert_run(storage, &ann, &expected.ended(&end)).await;
         assert_eq!(log(storage, &ann, spec.id).await, [cancelled(spec.id, 1)]);
+    }
+    // An end that is no cancel leaves no trace of one, and one that is written again changes nothing.
+    let asked = insert(storage, spec("rita")).await;
+    storage.request_cancel(&ann, asked.id, &first).await.expect("asks");
+    for end in [completed("1"), failed(StopReason::Cancelled)] {
+        storage.finish(&ann, batch(asked.id, []), end).await.expect("finishes");
+        assert_run(storage, &ann, &RunView::queued(&asked).ended(&completed("1"))).await;
+    }
+    let spec_kept = insert(storage, spec("rita")).await;
+    storage.request_cancel(&ann, spec_kept.id, &first).await.expect("asks");
+    for end in [failed(StopReason::Cancelled), completed("1")] {
+        storage.finish(&ann, batch(spec_kept.id, []), end).await.expect("finishes");
+        let kept = RunView { cancel: Some(first.clone()), ..RunView::queued(&spec_kept) };
+        assert_run(storage, &ann, &kept.ended(&failed(StopReason::Cancelled))).await;
     }
     // A run that has ended cannot be asked any more.
     let spec = insert(storage, spec("rita")).await;

@@ -1,7 +1,7 @@
 //! Storage in memory: for tests, benches and the `run` verb. Nothing outlives the process.
 
 use super::*;
-use crate::quota::STATE_KEY_OVERHEAD_BYTES;
+use crate::{quota::STATE_KEY_OVERHEAD_BYTES, run::StopReason};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -207,6 +207,7 @@ impl Storage for MemoryStorage {
     async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()> {
         if let Some(run) = self.tables().append(scope, batch) {
             run.view = run.view.clone().ended(&end);
+            run.view.cancel.take_if(|_| end.stop_reason != StopReason::Cancelled);
         }
         Ok(())
     }
@@ -272,6 +273,7 @@ impl Storage for MemoryStorage {
             let own = events.skip(before).take_while(|envelope| envelope.seq <= commit.seq_to);
             own.map(move |envelope| FeedEntry {
                 place: FeedPlace { position, seq: envelope.seq },
+                ends_commit: envelope.seq == commit.seq_to,
                 envelope: envelope.clone(),
             })
         });

@@ -71,7 +71,7 @@ impl Guest {
         };
         let (space, expires_at) = match checked {
             Ok(checked) => checked,
-            Err(error) => return Ok(self.answered(asked, Err(error))),
+            Err(error) => return Ok(self.answered(asked, Err(error)).await),
         };
         let call = self.begin_change(asked()).await?;
         let user_bytes_max = self.ctx.quota().state_bytes;
@@ -88,6 +88,7 @@ impl Guest {
 
     /// Records that a change begins, which is durable before it does.
     async fn begin_change(&mut self, asked: Asked) -> wasmtime::Result<Option<u64>> {
+        self.relieved().await;
         let call = self.recorder.as_ref().map(|recorder| recorder.started(asked));
         self.journal()?.before_effect().await.map_err(HostFailure::storage)?;
         Ok(call)
@@ -100,7 +101,8 @@ impl Guest {
         answer
     }
 
-    fn answered<T: bincode::Encode>(&self, asked: impl FnOnce() -> Asked, answer: T) -> T {
+    async fn answered<T: bincode::Encode>(&mut self, asked: impl FnOnce() -> Asked, answer: T) -> T {
+        self.relieved().await;
         self.record(asked, &answer);
         answer
     }
@@ -119,13 +121,13 @@ impl Host for Guest {
         let asked = || Asked::of("state.get").value(scope_word(scope)).text(&key);
         let space = match checked {
             Ok(space) => space,
-            Err(error) => return Ok(self.answered(asked, Err(error))),
+            Err(error) => return Ok(self.answered(asked, Err(error)).await),
         };
         let (storage, wanted) = (self.services.storage.clone(), key.clone());
         let entry = self.beside(async move { storage.state_get(&space, &wanted).await }).await?;
         let entry = entry.map_err(|error| unavailable(&error));
         let entry = entry.map(|entry| entry.map(|entry| Entry { value: entry.value, version: entry.version }));
-        Ok(self.answered(asked, entry))
+        Ok(self.answered(asked, entry).await)
     }
 
     async fn set(
@@ -144,7 +146,7 @@ impl Host for Guest {
         let asked = || Asked::of("state.delete").value(scope_word(scope)).text(&key);
         let space = match checked {
             Ok(space) => space,
-            Err(error) => return Ok(self.answered(asked, Err(error))),
+            Err(error) => return Ok(self.answered(asked, Err(error)).await),
         };
         let call = self.begin_change(asked()).await?;
         let storage = self.services.storage.clone();
@@ -175,12 +177,12 @@ impl Host for Guest {
         };
         let space = match checked {
             Ok(space) => space,
-            Err(error) => return Ok(self.answered(asked, Err(error))),
+            Err(error) => return Ok(self.answered(asked, Err(error)).await),
         };
         let (storage, prefix, after) = (self.services.storage.clone(), prefix.clone(), after.clone());
         let keys =
             self.beside(async move { storage.state_keys(&space, &prefix, after.as_deref(), limit).await }).await?;
-        Ok(self.answered(asked, keys.map_err(|error| unavailable(&error))))
+        Ok(self.answered(asked, keys.map_err(|error| unavailable(&error))).await)
     }
 
     async fn compare_and_swap(

@@ -32,11 +32,14 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
         store.data_mut().table.delete(Resource::<Pending>::new_own(rep))?;
         Ok(())
     })?;
-    tools.func_wrap("list", |mut store, (): ()| {
-        let guest = store.data_mut().called();
-        let tools = dispatch::list(guest);
-        guest.record(|| Asked::of("tools.list"), &tools);
-        Ok((tools,))
+    tools.func_wrap_async("list", |mut store, (): ()| {
+        Box::new(async move {
+            let guest = store.data_mut().called();
+            guest.relieved().await;
+            let tools = dispatch::list(guest);
+            guest.record(|| Asked::of("tools.list"), &tools);
+            Ok((tools,))
+        })
     })?;
     tools.func_wrap_async("call", |store, (name, arguments): (String, String)| {
         Box::new(async move { Ok((call(store, name, arguments).await?,)) })
@@ -62,6 +65,7 @@ type Called = Result<String, ToolError>;
 async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: String) -> wasmtime::Result<Called> {
     let fuel = store.get_fuel()?;
     let guest = store.data_mut().called();
+    guest.relieved().await;
     let begun = Begun::of(guest, "tools.call", &name, &arguments);
     let prepared = dispatch::prepare(guest, name, arguments, fuel);
     let call = match prepared {
@@ -93,6 +97,13 @@ impl Begun {
 
     fn number(&self) -> Option<u64> {
         self.0.as_ref().map(|(_, number)| *number)
+    }
+
+    /// Waits until there is room for the answer. Where storage fails, the record says that it is not complete.
+    async fn relieved(&self) {
+        if let Some((recorder, _)) = &self.0 {
+            let _ = recorder.relieve().await;
+        }
     }
 
     fn ends(self, called: &Called) {
@@ -127,6 +138,7 @@ fn start(
     let call = ctx.spawn(async move {
         let answer = call.run().await?;
         unused.fetch_add(lent.saturating_sub(answer.spent.fuel), Ordering::Relaxed);
+        begun.relieved().await;
         begun.ends(&answer.result);
         Ok(answer)
     });
@@ -144,6 +156,7 @@ async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>)
     let fuel = store.get_fuel()?;
     store.set_fuel(fuel.saturating_add(back))?;
     store.data_mut().add_active(answer.spent.active);
+    store.data_mut().relieved().await;
     if let Some((recorder, number)) = store.data().recorder.as_ref().zip(number) {
         recorder.observed(number);
     }

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `{"type":"subscribe","id"?,"run":RUN,"after"?:SEQ}` | `subscribed`, then the run's events after `after` |
 //! | `{"type":"subscribe_all","id"?,"after"?:CURSOR}` | `subscribed`, then all runs' events after the cursor; `"now"` begins with what comes next |
-//! | `{"type":"unsubscribe","id"?,"run"?:RUN}` | `unsubscribed`; without `run` everything is |
+//! | `{"type":"unsubscribe","id"?,"run"?:RUN}` | `unsubscribed`, after which nothing of it comes; without `run` everything is |
 //! | `{"type":"submit","id"?,"submission":{…},"idempotency_key"?}` | `accepted`; the submission is the body of `POST /v1/runs`, the key as its header |
 //! | `{"type":"cancel","id"?,"run":RUN}` | `cancelled` |
 //! | `{"type":"ping","id"?}` | `pong` |
@@ -18,6 +18,8 @@
 //! |---|---|
 //! | `{"type":"event","event":{…},"cursor"?}` | an event, the same JSON as in pages and streams; with its cursor if all runs are followed |
 //! | `{"type":"gap","run_id","from","to"}` | events of priority 3 or 4 that were left out because the client read too slowly; `GET /v1/runs/{id}/events?after=` has them |
+//! | `{"type":"removed","run_id"}` | the run was removed before its last event was read, and is not followed any more: the oldest that have finished are |
+//! | `{"type":"removed","cursor"}` | of all runs: events that stood here were removed with their runs; the cursor is that of what comes next |
 //! | `{"type":"subscribed","id","run_id"?,"ended"?,"cursor"?}` | `ended`: the run's last event is the one given as `after`, nothing comes |
 //! | `{"type":"unsubscribed","id","run_id"?}` | |
 //! | `{"type":"accepted","id","run":{…}}` | the queued run, durable; its events may come before this answer if all runs are followed. Of a submission that was sent before with the same idempotency key, its run as it stands |
@@ -37,6 +39,9 @@
 //! | 1011 | the host failed; connect again and resume |
 //! | 4400 | `invalid_json`, `invalid_frame`: not one of the frames above |
 //! | 4408 | the client did not answer pings |
+//!
+//! A client's own close frame is answered with its code; one whose code may not be sent (RFC 6455, 7.4), with 1002 and no
+//! other word.
 //!
 //! A client that does not take what it is sent is disconnected without a code. Nothing is lost by any of these: what a
 //! client has not seen is read again from its last `seq` or cursor.
@@ -89,7 +94,8 @@ pub(crate) struct WsTicket {
 /// Get a ticket for a WebSocket.
 ///
 /// For browsers, which cannot send an `Authorization` header with one. A ticket stands for the key that it was asked for
-/// with, once, within 30 seconds. A user has 16 unused ones at most.
+/// with, once, within 30 seconds. A user has 16 unused ones at most. An `Idempotency-Key` is not looked at: a ticket is not
+/// a thing that lasts, and whoever got no answer asks for another.
 #[utoipa::path(
     post, path = "/v1/ws-ticket", operation_id = "create_ws_ticket", tag = "events", security(("api_key" = [])),
     responses(
@@ -114,13 +120,15 @@ pub(crate) async fn ticket(
 /// comes back in the answer. The client sends `subscribe {run, after?}` (`after`: a `seq`), `subscribe_all {after?}` (a
 /// cursor, or `now`), `unsubscribe {run?}`, `submit {submission, idempotency_key?}` (the body of `POST /v1/runs`, and its header), `cancel {run}` and `ping`.
 /// The server sends `event {event, cursor?}`, `gap {run_id, from, to}` for events of priority 3 and 4 that a slow reader
-/// was not given, and the answers `subscribed`, `unsubscribed`, `accepted {run}`, `cancelled {run}`, `pong` and `error
+/// was not given, `removed {run_id}` for a run, or `removed {cursor}` for events of any runs, that were removed for their age
+/// before they were read, and the answers `subscribed`, `unsubscribed`, `accepted {run}`, `cancelled {run}`, `pong` and `error
 /// {problem, retry_after_s?}`. A socket follows single runs, at most 64, or all of them. Nothing it has shown is shown
 /// again, and nothing is missed, when it is resumed with the last `seq` or `cursor`.
 ///
 /// A frame that is none of these is told as an `error`, and the socket is closed: 1002 `protocol_error`, 1003
 /// `binary_frame`, 1007 `invalid_utf8`, 1009 `frame_too_large`, 4400 `invalid_json` or `invalid_frame`. It is closed with
-/// 1001 when the server goes away, 1011 when the host failed, 4408 when the client does not answer pings for 45 s. A user
+/// 1001 when the server goes away, 1011 when the host failed, 4408 when the client does not answer pings for 45 s; a close
+/// frame of the client's with a code that may not be sent is answered with 1002 and no other word. A user
 /// has at most 3 sockets.
 #[utoipa::path(
     get, path = "/v1/ws", operation_id = "open_ws", tag = "events", security(("api_key" = []), ()),

@@ -34,6 +34,8 @@ struct FeedPage<'a> {
 struct FeedEvent<'a> {
     #[serde(borrow)]
     event: Seen<'a>,
+    #[serde(default)]
+    removed_before: bool,
 }
 
 pub(super) async fn run(args: EventsArgs, json: bool) -> Result<(), Failure> {
@@ -48,8 +50,15 @@ pub(super) async fn run(args: EventsArgs, json: bool) -> Result<(), Failure> {
         let text = client.text(request).await?;
         let page: FeedPage<'_> = client.read(&text)?;
         for event in &page.events {
-            let shown = || Ok(client.read::<FeedEvent<'_>>(event.get())?.event.shown_with_run());
-            line(&if json { json_line(event.get()) } else { shown()? })?;
+            if json {
+                line(&json_line(event.get()))?;
+                continue;
+            }
+            let FeedEvent { event, removed_before } = client.read(event.get())?;
+            if removed_before {
+                note("some events that come here were removed with their runs");
+            }
+            line(&event.shown_with_run())?;
         }
         if page.events.is_empty() {
             if !json {

@@ -83,7 +83,12 @@ impl Followed<'_> {
 
     /// Prints what a frame holds. Says whether it is the last.
     fn take(&mut self, client: &Client, frame: &Frame, json: bool) -> Result<bool, Failure> {
-        let seen = frame.data.as_deref().map(|data| Ok((data, client.read::<Seen<'_>>(data)?))).transpose()?;
+        if frame.removed {
+            let told = frame.data.as_deref().unwrap_or_default();
+            if json { line(&json_line(told))? } else { note("some events that come here were removed with their runs") }
+        }
+        let data = frame.data.as_deref().filter(|_| !frame.removed);
+        let seen = data.map(|data| Ok((data, client.read::<Seen<'_>>(data)?))).transpose()?;
         match (self, seen) {
             // The server's numbers only grow; one that does not would print an event twice.
             (Self::Run(_, after), Some((data, seen))) if seen.seq > *after => {
@@ -182,6 +187,8 @@ async fn one_stream(
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Frame {
     id: Option<String>,
+    /// It says that something is missing here.
+    removed: bool,
     data: Option<String>,
 }
 
@@ -190,7 +197,8 @@ impl Frame {
         let text = std::str::from_utf8(frame).unwrap_or_default();
         let field = |name| text.lines().filter_map(move |line| line.strip_prefix(name)).map(str::trim_start);
         let data: Vec<_> = field("data:").collect();
-        Self { id: field("id:").next().map(str::to_owned), data: (!data.is_empty()).then(|| data.join("\n")) }
+        let removed = field("event:").next() == Some("removed");
+        Self { id: field("id:").next().map(str::to_owned), removed, data: (!data.is_empty()).then(|| data.join("\n")) }
     }
 }
 
@@ -263,7 +271,11 @@ mod tests {
 
     #[test]
     fn a_frame_gives_its_data_and_a_heartbeat_nothing() {
-        let frame = |id: Option<&str>, data: Option<&str>| Frame { id: id.map(Into::into), data: data.map(Into::into) };
+        let frame = |id: Option<&str>, data: Option<&str>| Frame {
+            id: id.map(Into::into),
+            removed: false,
+            data: data.map(Into::into),
+        };
         assert_eq!(Frame::parse(b"id: 1\nevent: log\ndata: {\"a\":1}\n\n"), frame(Some("1"), Some("{\"a\":1}")));
         assert_eq!(Frame::parse(b"data: {\ndata: }\n\n"), frame(None, Some("{\n}")));
         assert_eq!(Frame::parse(b"id: 1.2.ab\n\n"), frame(Some("1.2.ab"), None));

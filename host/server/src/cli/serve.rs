@@ -26,6 +26,9 @@ pub(super) fn log_to_stderr(default: &str) -> Result<(), Failure> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // A line that cannot be written, because the reader of the log is gone or its disk is full, would otherwise be told
+        // with `eprintln!`, which then panics: in whichever part of the host had something to say.
+        .log_internal_errors(false)
         .finish();
     tracing::subscriber::set_global_default(subscriber).map_err(|error| Failure::Host(error.to_string()))
 }

@@ -251,11 +251,16 @@ fn create_private(path: &Path) -> io::Result<()> {
 
 async fn update_schema(connection: &mut SqliteConnection) -> Result<(), SqliteError> {
     let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-    MIGRATIONS.run(connection).await.map_err(|error| match error {
-        MigrateError::VersionMissing(found) if found > known => SqliteError::NewerSchema { found, known },
-        MigrateError::Execute(error) => error.into(),
-        other => SqliteError::Schema(other),
-    })
+    match MIGRATIONS.run(&mut *connection).await {
+        Ok(()) => Ok(()),
+        Err(MigrateError::VersionMissing(first)) if first > known => {
+            // The error names the first step that this host does not know; the schema is the last.
+            let newest = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(connection).await;
+            Err(SqliteError::NewerSchema { found: newest.unwrap_or(first), known })
+        }
+        Err(MigrateError::Execute(error)) => Err(error.into()),
+        Err(other) => Err(SqliteError::Schema(other)),
+    }
 }
 
 /// The rows of a batch, encoded by the caller, so that the writer does not have to.
@@ -399,7 +404,7 @@ impl Storage for SqliteStorage {
     async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Result<Vec<FeedEntry>> {
         // The order of an index, and then that of each run's log: nothing has to be sorted.
         let query = sqlx::query(
-            "SELECT feed.position, runs.id, events.seq, events.at, events.payload
+            "SELECT feed.position, events.seq = feed.seq_to, runs.id, events.seq, events.at, events.payload
             FROM feed CROSS JOIN runs ON runs.number = feed.run
             CROSS JOIN events ON events.run = feed.run AND events.seq BETWEEN feed.seq_from AND feed.seq_to
             WHERE feed.user = ?1 AND feed.position >= ?2 AND (feed.position > ?2 OR events.seq > ?3)

@@ -153,6 +153,12 @@ pub(super) enum Answer {
         from: u64,
         to: u64,
     },
+    Removed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        run_id: Option<RunId>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cursor: Option<String>,
+    },
     Pong {
         id: Option<RequestId>,
     },

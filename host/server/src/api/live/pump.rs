@@ -1,7 +1,10 @@
 //! From storage to a socket's queue: what the socket follows, and how far it has been read.
 
-use super::frames;
-use crate::api::{Api, cursor};
+use super::frames::{self, Answer};
+use crate::api::{
+    Api,
+    cursor::{self, ReadTo},
+};
 use cofferdam_core::{
     emitter::{Outgoing, Outlet},
     event::Envelope,
@@ -54,6 +57,7 @@ struct FollowedRun {
 struct FollowedAll {
     subscription: u64,
     after: FeedPlace,
+    read: ReadTo,
     live_from: FeedPlace,
     due: bool,
 }
@@ -78,7 +82,7 @@ struct Due {
 #[derive(Clone, Copy)]
 enum From {
     Run(RunId, u64),
-    All(FeedPlace),
+    All(FeedPlace, ReadTo),
 }
 
 impl Subscriptions {
@@ -105,20 +109,21 @@ impl Subscriptions {
     }
 
     /// Follows all runs.
-    pub fn add_all(&self, after: FeedPlace, live_from: FeedPlace) -> Result<(), Refused> {
+    pub fn add_all(&self, (after, read): (FeedPlace, ReadTo), live_from: FeedPlace) -> Result<(), Refused> {
         let mut followed = self.followed();
         if followed.all.is_some() || !followed.runs.is_empty() {
             return Err(Refused::Already);
         }
         followed.next += 1;
         let subscription = followed.next;
-        followed.all = Some(FollowedAll { subscription, after, live_from, due: true });
+        followed.all = Some(FollowedAll { subscription, after, read, live_from, due: true });
         self.changed.notify_one();
         Ok(())
     }
 
-    /// Follows a run, or everything, no longer. What is on its way already still comes.
-    pub fn remove(&self, run: Option<RunId>) {
+    /// Follows a run, or everything, no longer. Says whether what waits of it for the socket is to go, too: a run is not let
+    /// go of by itself where all are followed.
+    pub fn remove(&self, run: Option<RunId>) -> bool {
         let mut followed = self.followed();
         match run {
             Some(run) => followed.runs.retain(|other| other.run != run),
@@ -127,6 +132,12 @@ impl Subscriptions {
                 followed.all = None;
             }
         }
+        followed.all.is_none()
+    }
+
+    /// Whether the run of a subscription is known to have ended.
+    fn has_ended(&self, subscription: u64) -> bool {
+        self.followed().runs.iter().any(|run| run.subscription == subscription && run.ended)
     }
 
     /// Whether a subscription is still there: while something is read for it, the client may take it back.
@@ -162,7 +173,7 @@ impl Subscriptions {
         let mut followed = self.followed();
         if let Some(all) = followed.all.as_ref().filter(|all| all.due) {
             let catching_up = all.after < all.live_from;
-            return Some(Due { subscription: all.subscription, catching_up, from: From::All(all.after) });
+            return Some(Due { subscription: all.subscription, catching_up, from: From::All(all.after, all.read) });
         }
         let turn = followed.runs.iter().position(|run| run.due)?;
         followed.runs.rotate_left(turn);
@@ -188,9 +199,10 @@ impl Subscriptions {
         });
     }
 
-    fn read_all(&self, subscription: u64, last: Option<FeedPlace>) {
+    fn read_all(&self, subscription: u64, last: Option<FeedPlace>, read: ReadTo) {
         let mut followed = self.followed();
         if let Some(all) = followed.all.as_mut().filter(|all| all.subscription == subscription) {
+            all.read = read;
             match last {
                 Some(place) => all.after = place,
                 None => all.due = false,
@@ -218,7 +230,9 @@ pub(super) async fn pump(
         outlet.readable(due.catching_up).await;
         let read = match due.from {
             From::Run(run, after) => read_run(api, scope, subscriptions, outlet, due.subscription, run, after).await,
-            From::All(after) => read_all(api, scope, subscriptions, outlet, due.subscription, after).await,
+            From::All(after, read) => {
+                read_all(api, scope, subscriptions, outlet, due.subscription, (after, read)).await
+            }
         };
         if let Err(error) = read {
             return error;
@@ -235,8 +249,19 @@ async fn read_run(
     run: RunId,
     after: u64,
 ) -> Result<(), StorageError> {
-    let page = api.runtime.storage().events(scope, run, after, PAGE).await?;
+    let storage = api.runtime.storage();
+    let page = storage.events(scope, run, after, PAGE).await?;
+    // A run that ended and has no more may have been removed before a slow reader was there.
+    let removed = page.is_empty() && subscriptions.has_ended(subscription) && storage.run(scope, run).await?.is_none();
     if !subscriptions.holds(subscription) {
+        return Ok(());
+    }
+    if removed {
+        let told = Answer::Removed { run_id: Some(run), cursor: None }.text();
+        // Of priority 1: it is not left out, and waits for room.
+        if outlet.offer(Outgoing { run, seq: after, priority: 1, text: told }) {
+            subscriptions.read_run(subscription, None, true);
+        }
         return Ok(());
     }
     let (mut last, mut terminal) = (None, false);
@@ -258,7 +283,7 @@ async fn read_all(
     subscriptions: &Subscriptions,
     outlet: &Outlet,
     subscription: u64,
-    after: FeedPlace,
+    (after, mut read): (FeedPlace, ReadTo),
 ) -> Result<(), StorageError> {
     let page = api.runtime.storage().feed(scope, after, PAGE).await?;
     if !subscriptions.holds(subscription) {
@@ -266,13 +291,23 @@ async fn read_all(
     }
     let mut last = None;
     for entry in &page {
+        if read.misses_before(entry) {
+            let before = ReadTo::before(entry);
+            let told = Answer::Removed { run_id: None, cursor: Some(cursor::of(scope, before)) }.text();
+            let Envelope { run_id: run, seq, .. } = entry.envelope;
+            if !outlet.offer(Outgoing { run, seq, priority: 1, text: told }) {
+                last = last.or(Some(after));
+                break;
+            }
+            read = ReadTo::place(before);
+        }
         if !outlet.offer(outgoing(&entry.envelope, Some(&cursor::of(scope, entry.place)))) {
             last = last.or(Some(after));
             break;
         }
-        last = Some(entry.place);
+        (last, read) = (Some(entry.place), ReadTo::entry(entry));
     }
-    subscriptions.read_all(subscription, last);
+    subscriptions.read_all(subscription, last, read);
     Ok(())
 }
 

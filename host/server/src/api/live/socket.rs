@@ -200,14 +200,18 @@ impl Socket {
             Request::Subscribe { run, after } => self.subscribe(id, &run, after, subscriptions).await,
             Request::SubscribeAll { after } => {
                 let live_from = self.api.runtime.storage().feed_end(&self.scope).await?;
-                let after = cursor::start(&self.api, &self.scope, after.as_deref(), "after").await?;
-                subscriptions.add_all(after, live_from)?;
-                let cursor = Some(cursor::of(&self.scope, after));
+                let start = cursor::start(&self.api, &self.scope, after.as_deref(), "after").await?;
+                let cursor = Some(cursor::of(&self.scope, start.0));
+                subscriptions.add_all(start, live_from)?;
+                // Of runs that had ended, and were followed one by one, something may be waiting still.
+                self.outlet.forget(None);
                 Ok(Answer::Subscribed { id, run_id: None, ended: None, cursor }.text())
             }
             Request::Unsubscribe { run } => {
                 let run_id = run.map(|run| run.parse::<RunId>()).transpose().map_err(|_| Problem::no_such_run())?;
-                subscriptions.remove(run_id);
+                if subscriptions.remove(run_id) {
+                    self.outlet.forget(run_id);
+                }
                 Ok(Answer::Unsubscribed { id, run_id }.text())
             }
             Request::Submit { submission, idempotency_key } => {
@@ -243,6 +247,8 @@ impl Socket {
             return Err(Problem::cursor_ahead("after"));
         }
         let over = ended && after == last;
+        // Of an earlier subscription to a run that has ended since, something may be waiting still.
+        self.outlet.forget(Some(run));
         if !over {
             subscriptions.add(run, after, last, ended, following);
         }

@@ -51,7 +51,8 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct EventsQuery {
-    /// Only events after this one: a `seq`, or a page's `next_after`. From the first if not said.
+    /// Only events after this one: a `seq`, or a page's `next_after`. From the first if not said. A number of another run
+    /// cannot be told from one of this run, unless it is beyond its last event.
     #[param(value_type = Option<u64>)]
     after: Option<String>,
     /// How many on a page: 1 to 1,000, 100 if not said. A stream has all of them.
@@ -96,7 +97,8 @@ pub(crate) struct EventBody {
 ///
 /// With `Accept: text/event-stream` the events come as they happen: `id` is the event's `seq`, `event` its type, `data`
 /// the event itself. The stream ends after the run's last event, and answers 204 if that was seen already. It is
-/// resumed with `Last-Event-ID` or `after`. Without that header the answer is a page.
+/// resumed with `Last-Event-ID` or `after`. A stream that ends otherwise broke off; if the run was removed meanwhile, which
+/// happens to the oldest that have finished, resuming answers 404 `unknown_run`. Without that header the answer is a page.
 #[utoipa::path(
     get, path = "/v1/runs/{id}/events", operation_id = "get_run_events", tag = "runs", security(("api_key" = [])),
     params(
@@ -121,31 +123,39 @@ pub(crate) async fn get(
     Params(query): Params<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let after = query.after.as_deref().map_or(Ok(0), |text| cursor(text, "after"))?;
+    let after = query.after.as_deref().map_or(Ok(0), |text| cursor(text, "after", A_SEQ))?;
     let limit = page_size(query.limit, EVENTS_PAGE, EVENTS_PAGE_MAX)?;
     if !wants_stream(&headers) {
         let run = own_run(&api, &scope, &id).await?;
         return Ok(Json(page(&api, &scope, &run, after, limit).await?).into_response());
     }
-    let (after, field) = match last_event_id(&headers) {
-        Some(seen) => (cursor(seen, "Last-Event-ID")?, "Last-Event-ID"),
+    let (after, field) = match last_event_id(&headers)? {
+        Some(seen) => (cursor(seen, "Last-Event-ID", A_SEQ)?, "Last-Event-ID"),
         None => (after, "after"),
     };
     stream(api, scope, &id, after, field).await
 }
 
 /// The last event that a client of a stream has seen. One that has seen nothing yet may send the header empty.
-pub(super) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
-    let seen = headers.get(LAST_EVENT_ID).filter(|seen| !seen.is_empty())?;
-    Some(seen.to_str().unwrap_or("?"))
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut all = headers.get_all(LAST_EVENT_ID).iter();
+    let (seen, another) = (all.next(), all.next());
+    if another.is_some() {
+        // Which of them is meant, nobody knows: each would be a different place to begin.
+        return Err(Problem::invalid_cursor("Last-Event-ID", "said once"));
+    }
+    Ok(seen.filter(|seen| !seen.is_empty()).map(|seen| seen.to_str().unwrap_or("?")))
 }
 
-/// A place in a run's log, as it was given out.
-fn cursor(text: &str, field: &'static str) -> Result<u64, Problem> {
+/// What a place in a run's log is.
+const A_SEQ: &str = "the seq of an event, or 0";
+
+/// A place in a run's log, or in its record, as it was given out.
+pub(super) fn cursor(text: &str, field: &'static str, rule: &'static str) -> Result<u64, Problem> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     // Storage counts in signed numbers.
     let seq = text.parse::<i64>().ok().filter(|_| digits).and_then(|seq| u64::try_from(seq).ok());
-    seq.ok_or_else(|| Problem::invalid_cursor(field, "the seq of an event, or 0"))
+    seq.ok_or_else(|| Problem::invalid_cursor(field, rule))
 }
 
 /// Whether the client asks for a stream, in so many words; `*/*` gets a page.
@@ -155,25 +165,70 @@ pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
     ranges.any(|range| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// Refuses a place beyond the run's last event. Asked only where nothing was found after the place.
-async fn not_ahead(api: &Api, scope: &Scope, run: RunId, after: u64, field: &'static str) -> Result<(), Problem> {
-    let known = after == 0 || after <= api.runtime.storage().log_end(scope, run).await?;
-    if known { Ok(()) } else { Err(Problem::cursor_ahead(field)) }
+/// Refuses a place beyond the run's last event, and a run that was removed since it was found. Asked only where nothing
+/// was found after the place.
+async fn not_ahead(
+    api: &Api,
+    scope: &Scope,
+    (run, ended): (RunId, bool),
+    after: u64,
+    field: &'static str,
+) -> Result<(), Problem> {
+    if after == 0 && !ended {
+        return Ok(());
+    }
+    let storage = api.runtime.storage();
+    let last = storage.log_end(scope, run).await?;
+    // A run that has ended has an event.
+    if (last == 0 || after > last) && storage.run(scope, run).await?.is_none() {
+        return Err(Problem::no_such_run());
+    }
+    if after > last { Err(Problem::cursor_ahead(field)) } else { Ok(()) }
 }
 
 async fn page(api: &Api, scope: &Scope, run: &RunView, after: u64, limit: u32) -> Result<EventPage, Problem> {
     // The run was read before its events: if it had ended by then, they are all there.
     let events = api.runtime.storage().events(scope, run.id, after, limit).await?;
+    let ended = run.status.is_terminal();
     if events.is_empty() {
-        not_ahead(api, scope, run.id, after, "after").await?;
+        not_ahead(api, scope, (run.id, ended), after, "after").await?;
     }
     let next_after = match events.last() {
         Some(last) if last.event.is_terminal() => None,
         Some(last) => Some(last.seq),
-        None if run.status.is_terminal() => None,
+        None if ended => None,
         None => Some(after),
     };
     Ok(EventPage { events, next_after })
+}
+
+/// Why a stream is at its end and has not had its last event. The client sees a connection that broke off, and resumes.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BrokenOff {
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Whoever resumes is told that there is no such run.
+    #[error("the run was removed before its last event was read")]
+    Removed,
+}
+
+impl BrokenOff {
+    /// For whoever runs the host. That a run was removed is nothing that went wrong.
+    pub fn log(&self) {
+        if let Self::Storage(error) = self {
+            tracing::error!(error = %error, source = ?error.source, "a stream broke off");
+        }
+    }
+}
+
+impl From<BrokenOff> for Problem {
+    fn from(broken: BrokenOff) -> Self {
+        match broken {
+            BrokenOff::Storage(error) => error.into(),
+            BrokenOff::Removed => Self::no_such_run(),
+        }
+    }
 }
 
 async fn stream(api: Arc<Api>, scope: Scope, id: &str, after: u64, field: &'static str) -> Result<Response, Problem> {
@@ -185,7 +240,7 @@ async fn stream(api: Arc<Api>, scope: Scope, id: &str, after: u64, field: &'stat
     let mut live = Live { api, scope, run, after, following, ended, over: false };
     let first = live.read().await?;
     if first.is_empty() {
-        not_ahead(&live.api, &live.scope, run, after, field).await?;
+        not_ahead(&live.api, &live.scope, (run, ended), after, field).await?;
         if live.over {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
@@ -197,7 +252,7 @@ async fn stream(api: Arc<Api>, scope: Scope, id: &str, after: u64, field: &'stat
 }
 
 /// The answer that is a stream of server-sent events.
-pub(super) fn streamed(chunks: impl Stream<Item = Result<Bytes, StorageError>> + Send + 'static) -> Response {
+pub(super) fn streamed(chunks: impl Stream<Item = Result<Bytes, BrokenOff>> + Send + 'static) -> Response {
     let mut response = Body::from_stream(chunks).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -221,7 +276,7 @@ struct Live {
 
 impl Live {
     /// The next frames; none when the stream is over.
-    async fn next(&mut self) -> Option<Result<Bytes, StorageError>> {
+    async fn next(&mut self) -> Option<Result<Bytes, BrokenOff>> {
         loop {
             if self.over {
                 return None;
@@ -229,9 +284,8 @@ impl Live {
             match self.read().await {
                 Ok(frames) if frames.is_empty() => {}
                 Ok(frames) => return Some(Ok(frames)),
-                // The client sees a connection that broke off, and resumes.
                 Err(error) => {
-                    tracing::error!(run = %self.run, error = %error, source = ?error.source, "a stream broke off");
+                    error.log();
                     self.over = true;
                     return Some(Err(error));
                 }
@@ -255,7 +309,7 @@ impl Live {
     }
 
     /// The frames of what storage has; empty if there is nothing new.
-    async fn read(&mut self) -> Result<Bytes, StorageError> {
+    async fn read(&mut self) -> Result<Bytes, BrokenOff> {
         let events = self.api.runtime.storage().events(&self.scope, self.run, self.after, STREAM_PAGE).await?;
         let mut frames = String::new();
         for envelope in &events {
@@ -264,8 +318,15 @@ impl Live {
         }
         self.over = match events.last() {
             Some(last) => Event::is_terminal(&last.event),
-            // A cursor past the end of a run that has ended.
-            None => self.ended,
+            // All of it was read; or a slow reader was not there yet when the run was removed.
+            None if self.ended => {
+                let there = self.api.runtime.storage().run(&self.scope, self.run).await?;
+                if there.is_none() {
+                    return Err(BrokenOff::Removed);
+                }
+                true
+            }
+            None => false,
         };
         Ok(frames.into())
     }
@@ -291,12 +352,12 @@ mod tests {
     #[test]
     fn a_cursor_is_a_plain_number() {
         for (text, read) in [("0", Some(0)), ("17", Some(17)), ("9223372036854775807", Some(i64::MAX as u64))] {
-            assert_eq!(cursor(text, "after").ok(), read, "{text}");
+            assert_eq!(cursor(text, "after", A_SEQ).ok(), read, "{text}");
         }
         for text in
             ["", "-1", "+1", "1.0", " 1", "1 ", "0x1", "9223372036854775808", "99999999999999999999999", "abc", "١"]
         {
-            assert!(cursor(text, "after").is_err(), "{text}");
+            assert!(cursor(text, "after", A_SEQ).is_err(), "{text}");
         }
     }
 

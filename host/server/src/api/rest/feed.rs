@@ -3,13 +3,15 @@
 
 use super::{
     events::{
-        EVENTS_PAGE, EVENTS_PAGE_MAX, EventBody, HEARTBEAT, STREAM_PAGE, frame, last_event_id, streamed, wants_stream,
+        BrokenOff, EVENTS_PAGE, EVENTS_PAGE_MAX, EventBody, HEARTBEAT, STREAM_PAGE, frame, last_event_id, streamed,
+        wants_stream,
     },
     page_size,
 };
 use crate::{
     api::{
-        Api, Params, cursor,
+        Api, Params,
+        cursor::{self, ReadTo},
         problem::{Problem, ProblemBody},
     },
     auth::Me,
@@ -26,7 +28,7 @@ use cofferdam_core::{
     event::Envelope,
     identity::Scope,
     journal::FollowingUser,
-    storage::{FeedPlace, StorageError},
+    storage::{FeedEntry, FeedPlace},
 };
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -60,6 +62,10 @@ pub(crate) struct FeedPage {
 pub(crate) struct FeedEvent {
     /// What to give as `after` to go on behind it. Take it as it is.
     cursor: String,
+    /// `true`: events between the one before, or the cursor that was given, and this one were removed with their runs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    removed_before: bool,
     /// What happened.
     #[schema(value_type = EventBody)]
     event: Envelope,
@@ -68,8 +74,10 @@ pub(crate) struct FeedEvent {
 /// Read the events of all of your runs.
 ///
 /// With `Accept: text/event-stream` the events come as they happen: `id` is the event's cursor, `event` its type, `data`
-/// the event itself; the first frame has an `id` only, where the stream begins. The stream has no end; it is resumed with `Last-Event-ID` or `after`, also after a restart of the
-/// host. Without that header the answer is a page.
+/// the event itself; the first frame has an `id` only, where the stream begins. The stream has no end; it is resumed with
+/// `Last-Event-ID` or `after`, also after a restart of the host. The oldest runs that have finished are removed in time, and
+/// their events with them: where that took some which a client had not read, a frame with `event: removed` stands in their
+/// place, with the cursor of what comes next. Without that header the answer is a page.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "get_events", tag = "events", security(("api_key" = [])),
     params(
@@ -93,17 +101,18 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     let limit = page_size(query.limit, EVENTS_PAGE, EVENTS_PAGE_MAX)?;
     if !wants_stream(&headers) {
-        let after = cursor::start(&api, &scope, query.after.as_deref(), "after").await?;
+        let (after, mut read) = cursor::start(&api, &scope, query.after.as_deref(), "after").await?;
         let entries = api.runtime.storage().feed(&scope, after, limit).await?;
         let next = entries.last().map_or(after, |entry| entry.place);
-        let event = |entry: cofferdam_core::storage::FeedEntry| FeedEvent {
-            cursor: cursor::of(&scope, entry.place),
-            event: entry.envelope,
+        let event = |entry: FeedEntry| {
+            let removed_before = read.misses_before(&entry);
+            read = ReadTo::entry(&entry);
+            FeedEvent { cursor: cursor::of(&scope, entry.place), removed_before, event: entry.envelope }
         };
         let next_after = cursor::of(&scope, next);
         return Ok(Json(FeedPage { events: entries.into_iter().map(event).collect(), next_after }).into_response());
     }
-    let after = match last_event_id(&headers) {
+    let (after, read) = match last_event_id(&headers)? {
         Some(seen) => cursor::start(&api, &scope, Some(seen), "Last-Event-ID").await?,
         None => cursor::start(&api, &scope, query.after.as_deref(), "after").await?,
     };
@@ -111,7 +120,7 @@ pub(crate) async fn get(
     let following = api.runtime.journal().follow_user(&scope);
     // Where it begins, so that a client that has seen no event yet resumes there, too.
     let start = Bytes::from(format!("id: {}\n\n", cursor::of(&scope, after)));
-    let live = LiveFeed { api, scope, after, following, over: false };
+    let live = LiveFeed { api, scope, after, read, following, over: false };
     let rest = stream::unfold(live, |mut live| async move { Some((live.next().await?, live)) });
     Ok(streamed(stream::once(async { Ok(start) }).chain(rest)))
 }
@@ -122,6 +131,7 @@ struct LiveFeed {
     api: Arc<Api>,
     scope: Scope,
     after: FeedPlace,
+    read: ReadTo,
     following: FollowingUser,
     /// Nothing more will come.
     over: bool,
@@ -129,14 +139,13 @@ struct LiveFeed {
 
 impl LiveFeed {
     /// The next frames; none when the stream is over.
-    async fn next(&mut self) -> Option<Result<Bytes, StorageError>> {
+    async fn next(&mut self) -> Option<Result<Bytes, BrokenOff>> {
         while !self.over {
             match self.read().await {
                 Ok(frames) if frames.is_empty() => {}
                 Ok(frames) => return Some(Ok(frames)),
-                // The client sees a connection that broke off, and resumes.
                 Err(error) => {
-                    tracing::error!(error = %error, source = ?error.source, "a stream broke off");
+                    error.log();
                     self.over = true;
                     return Some(Err(error));
                 }
@@ -155,10 +164,17 @@ impl LiveFeed {
         None
     }
 
-    async fn read(&mut self) -> Result<Bytes, StorageError> {
+    async fn read(&mut self) -> Result<Bytes, BrokenOff> {
         let entries = self.api.runtime.storage().feed(&self.scope, self.after, STREAM_PAGE).await?;
         let mut frames = String::new();
         for entry in &entries {
+            if self.read.misses_before(entry) {
+                let before = cursor::of(&self.scope, ReadTo::before(entry));
+                frames.push_str(&format!(
+                    "id: {before}\nevent: removed\ndata: {{\"type\":\"removed\",\"cursor\":\"{before}\"}}\n\n"
+                ));
+            }
+            self.read = ReadTo::entry(entry);
             frame(&mut frames, cursor::of(&self.scope, entry.place), &entry.envelope);
             self.after = entry.place;
         }

@@ -1,6 +1,6 @@
 //! The record of a run's calls to the host, a page at a time: what its agent learned from outside.
 
-use super::runs::own_run;
+use super::{events::cursor, runs::own_run};
 use crate::{
     api::{
         Api, Params, Segments,
@@ -100,17 +100,18 @@ pub(crate) async fn get(
     Segments(id): Segments<String>,
     Params(query): Params<JournalQuery>,
 ) -> Result<Json<JournalPage>, Problem> {
-    let after = match query.after.as_deref() {
-        None => 0,
-        Some(text) => {
-            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            let number = text.parse().ok().filter(|_| digits);
-            number.ok_or_else(|| Problem::invalid_cursor("after", "the next_after of a page, or 0"))?
-        }
-    };
+    let after = query.after.as_deref().map_or(Ok(0), |text| cursor(text, "after", "the next_after of a page, or 0"))?;
     // The run was read before its record: if it had ended by then, all of it is there.
     let run = own_run(&api, &scope, &id).await?;
-    let chunks = api.runtime.storage().record(&scope, run.id, after).await?;
+    let storage = api.runtime.storage();
+    let chunks = storage.record(&scope, run.id, after).await?;
+    if let (true, Some(before)) = (chunks.is_empty(), after.checked_sub(1)) {
+        // Chunks are numbered without holes: a place at which there is none is beyond the last.
+        if storage.record(&scope, run.id, before).await?.is_empty() {
+            own_run(&api, &scope, &id).await?;
+            return Err(Problem::cursor_ahead("after"));
+        }
+    }
     let next_after = match chunks.last() {
         Some(last) => Some(last.number),
         None => Some(after).filter(|_| !run.status.is_terminal()),

@@ -5,6 +5,7 @@ use crate::{
     api::{
         Api, Params, Segments, ThisRequest,
         body::{Held, JsonBody, JsonRequest, Object},
+        cursor,
         idempotency::{self, Key},
         problem::{Problem, ProblemBody},
     },
@@ -388,7 +389,7 @@ fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
 pub(crate) struct RunsQuery {
     /// How many: 1 to 100, 50 if not said.
     limit: Option<u32>,
-    /// Where the last page ended: its `next_after`.
+    /// Where the last page ended: its `next_after`, as it was. It works also when the run there has been removed.
     after: Option<String>,
     /// Only runs that stand so.
     status: Option<String>,
@@ -426,8 +427,9 @@ pub(crate) async fn list(
     let asked = RunQuery {
         before: match query.after.as_deref() {
             None => None,
-            Some(cursor) => {
-                Some(cursor.parse().map_err(|_| Problem::invalid_cursor("after", "the next_after of a page"))?)
+            Some(text) => {
+                let before = cursor::parse_run(&scope, text);
+                Some(before.ok_or_else(|| Problem::invalid_cursor("after", "the next_after of a page, as it was"))?)
             }
         },
         status: match query.status.as_deref() {
@@ -445,7 +447,7 @@ pub(crate) async fn list(
     let mut runs = api.runtime.storage().runs(&scope, &asked).await?;
     let more = runs.len() > limit as usize;
     runs.truncate(limit as usize);
-    let next_after = runs.last().filter(|_| more).map(|run| run.id.to_string());
+    let next_after = runs.last().filter(|_| more).map(|run| cursor::of_run(&scope, run.id));
     Ok(Answer(RunPage { runs: runs.into_iter().map(|run| Run::of(&api, run)).collect(), next_after }))
 }
 
@@ -476,8 +478,8 @@ pub(crate) async fn get(
 ///
 /// That it was asked to stop, and with which key, is durable before the answer: the run then ends as cancelled, also
 /// where the host is stopped or dies before it does. Answers 200 with the run if it has ended by then, as it usually
-/// has, and 202 if it still has to. Asking again changes nothing: the first who asked stands. A run that had ended before
-/// answers 409 `already_ended`.
+/// has, and 202 if it still has to. Asking again changes nothing: the first who asked stands. A run that had come to its
+/// end before answers 409 `already_ended`, and nothing is kept of the request.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/cancel", operation_id = "cancel_run", tag = "runs", security(("api_key" = [])),
     params(("id" = String, Path, description = "The run")),
@@ -506,15 +508,16 @@ pub(in crate::api) async fn stop(api: &Api, scope: &Scope, id: &str, by: &KeyId)
         return Err(already_ended(&before));
     }
     let after = api.runtime.cancel(scope, before.id, by).await?.ok_or_else(Problem::no_such_run)?;
-    match (after.status.is_terminal(), &after.cancel) {
-        // It ended between the look and the request.
-        (true, None) => Err(already_ended(&after)),
-        _ => Ok(Run::of(api, after)),
-    }
+    // Without one it came to its end between the look and the request.
+    if after.cancel.is_some() { Ok(Run::of(api, after)) } else { Err(already_ended(&after)) }
 }
 
 fn already_ended(run: &RunView) -> Problem {
-    let detail = format!("the run has ended already: {}", run.status.as_str());
+    let detail = if run.status.is_terminal() {
+        format!("the run has ended already: {}", run.status.as_str())
+    } else {
+        "the run has come to its end already, which is being stored".to_owned()
+    };
     Problem::http(StatusCode::CONFLICT, "already_ended", detail).hint("GET /v1/runs/{id} reads it")
 }
 

@@ -182,9 +182,9 @@ impl<'r> Columns<'r> {
     }
 
     pub(super) fn feed_entry(&mut self) -> Result<FeedEntry, SqliteError> {
-        let (position, run_id) = (self.unsigned()?, self.parsed()?);
+        let (position, ends_commit, run_id) = (self.unsigned()?, self.take::<bool>()?, self.parsed()?);
         let envelope = self.envelope(run_id)?;
-        Ok(FeedEntry { place: FeedPlace { position, seq: envelope.seq }, envelope })
+        Ok(FeedEntry { place: FeedPlace { position, seq: envelope.seq }, ends_commit, envelope })
     }
 
     pub(super) fn state_entry(&mut self) -> Result<StateEntry, SqliteError> {

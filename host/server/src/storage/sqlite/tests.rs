@@ -163,7 +163,7 @@ async fn a_database_of_a_newer_schema_is_refused() {
     open(&place).await.close().await;
     let mut connection = SqliteConnectOptions::new().filename(&place.path).connect().await.expect("connects");
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-        VALUES (9999, 'from the future', TRUE, x'00', 0)";
+        VALUES (9998, 'from the future', TRUE, x'00', 0), (9999, 'and from beyond', TRUE, x'00', 0)";
     sqlx::query(newer).execute(&mut connection).await.expect("writes");
     connection.close().await.expect("closes");
     let error = SqliteStorage::open(&place.path).await.map(drop).expect_err("it is newer");
