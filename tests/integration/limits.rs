@@ -195,7 +195,7 @@ fn a_burst_of_failing_runs_is_stopped_after_the_first_of_them() {
         let server = Server::start_with(Quota { failures_in_a_row: 3, runs_at_once: 2, ..Quota::default() }).await;
         let ann = server.trusted().await;
         let body = json!({"agent": "hostile", "input": {"scenario": "trap"}});
-        let slow = json!({"agent": "hostile", "input": {"scenario": "sleep_long", "ms": 1_000}});
+        let slow = json!({"agent": "hostile", "input": {"scenario": "sleep_long"}});
         // Two hold both slots until all of the burst was taken.
         let held = [ann.submit(&slow).await, ann.submit(&slow).await];
         let mut burst = Vec::new();
@@ -203,6 +203,7 @@ fn a_burst_of_failing_runs_is_stopped_after_the_first_of_them() {
             burst.push(ann.submit(&body).await);
         }
         for id in held {
+            ann.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await;
             ann.ended(&id).await;
         }
         let mut trapped = 0;

@@ -247,7 +247,7 @@ async fn is_met(server: &Server, name: &str) {
 async fn weight_is_met(server: &Server) {
     let (ann, bob) = (server.trusted().await, server.trusted().await);
     set(server, &bob, &json!({"cpu_weight": 10})).await;
-    let burn = json!({"agent": "hostile", "input": {"scenario": "burn", "rounds": 500_000_000}});
+    let burn = json!({"agent": "hostile", "input": {"scenario": "burn", "rounds": 200_000_000}});
     let (mut anns, mut bobs) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         bobs.push(bob.submit(&burn).await);
