@@ -21,6 +21,7 @@ pub mod quota;
 pub mod record;
 pub mod run;
 pub mod storage;
+pub mod usage;
 
 pub use context::UserExecutionContext;
 pub use json::Json;

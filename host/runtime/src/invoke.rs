@@ -155,8 +155,14 @@ impl RunTask {
             Ok(()) => invoke(services, about, &ctx, &journal, &memory).await,
             Err(error) => (Err(host_error(&error)), Spent::default()),
         };
-        let end =
-            Ending { started: Some(started), started_at: Some(started_at), spent, peak_bytes: memory.peak_bytes() };
+        let end = Ending {
+            started: Some(started),
+            started_at: Some(started_at),
+            spent,
+            peak_bytes: memory.peak_bytes(),
+            memory_byte_seconds: memory.byte_seconds(),
+            tool_calls: ctx.tool_calls(),
+        };
         let end = end.close(&journal, result).await;
         if is_the_agents_own(end.stop_reason, &ctx, &memory, spent) {
             let failures_max = ctx.quota().failures_in_a_row;
@@ -237,12 +243,15 @@ pub struct Ending {
     pub started_at: Option<Timestamp>,
     pub spent: Spent,
     pub peak_bytes: u64,
+    pub memory_byte_seconds: u64,
+    pub tool_calls: u64,
 }
 
 impl Ending {
     /// Of a run of which nothing was executed by this process.
     pub fn never_ran(started_at: Option<Timestamp>) -> Self {
-        Self { started: None, started_at, spent: Spent::default(), peak_bytes: 0 }
+        let (peak_bytes, memory_byte_seconds, tool_calls) = (0, 0, 0);
+        Self { started: None, started_at, spent: Spent::default(), peak_bytes, memory_byte_seconds, tool_calls }
     }
 
     /// Makes the end durable, with the run's one terminal event.
@@ -254,6 +263,8 @@ impl Ending {
             active_ms: millis(self.spent.active),
             host_calls: self.spent.host_calls,
             events: journal.seal(),
+            tool_calls: self.tool_calls,
+            memory_byte_seconds: self.memory_byte_seconds,
         };
         let (stop_reason, output, error, event) = match result {
             Ok(output) => {
