@@ -42,4 +42,5 @@ mod sockets;
 mod storage;
 mod tools;
 mod uploads;
+mod usage;
 mod wat;

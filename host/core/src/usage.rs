@@ -3,7 +3,7 @@
 use crate::run::{RunEnd, StopReason, Usage};
 use jiff::Timestamp;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// How many days of usage are kept, the day under way included: a year can be compared with the one before its last month.
 pub const USAGE_DAYS_KEPT: i64 = 400;
@@ -44,6 +44,17 @@ impl Day {
     #[must_use]
     pub const fn from_number(number: i64) -> Self {
         Self(number)
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let midnight = self.0.checked_mul(DAY_US).and_then(|us| Timestamp::from_microsecond(us).ok());
+        match midnight.map(|midnight| midnight.to_string()).as_deref().and_then(|text| text.split('T').next()) {
+            Some(date) => f.write_str(date),
+            // Of no calendar.
+            None => write!(f, "day {}", self.0),
+        }
     }
 }
 
@@ -113,6 +124,8 @@ mod tests {
         let day = |text: &str| Day::of(text.parse().expect("a time"));
         assert_eq!(day("1970-01-01T00:00:00Z").number(), 0);
         assert_eq!(day("2026-11-24T23:59:59.999999Z"), day("2026-11-25T00:00:00Z").before(1));
+        assert_eq!(day("2026-11-24T12:00:00Z").to_string(), "2026-11-24");
+        assert_eq!(Day::from_number(i64::MAX).to_string(), format!("day {}", i64::MAX));
         assert_eq!(day("1969-12-31T23:59:59Z").number(), -1);
     }
 

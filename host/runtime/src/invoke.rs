@@ -25,7 +25,10 @@ use cofferdam_core::{
 };
 use jiff::Timestamp;
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -37,6 +40,7 @@ pub struct RunTask {
     pub id: RunId,
     pub view: RunView,
     pub stop: StopSignal,
+    pub executing: Arc<AtomicBool>,
 }
 
 impl Drop for RunTask {
@@ -143,6 +147,7 @@ impl RunTask {
     pub async fn execute(&self, _slot: &Slot, spec: Arc<RunSpec>, about: &PluginVersion) -> RunView {
         let services = &self.runtime.0.services;
         let (started, started_at) = (Instant::now(), clock::now());
+        self.executing.store(true, Ordering::Relaxed);
         let granted = services.grants.get(&self.scope, &spec.agent).await;
         let permissions = granted.map(|granted| Effective::of(&about.needs, &granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
@@ -163,6 +168,7 @@ impl RunTask {
             memory_byte_seconds: memory.byte_seconds(),
             tool_calls: ctx.tool_calls(),
         };
+        self.runtime.0.recent.ended(&spec.user, spent.active, started.elapsed(), Instant::now());
         let end = end.close(&journal, result).await;
         if is_the_agents_own(end.stop_reason, &ctx, &memory, spent) {
             let failures_max = ctx.quota().failures_in_a_row;

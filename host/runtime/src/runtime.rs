@@ -10,6 +10,7 @@ use crate::{
     invoke::RunTask,
     meter::{HostMemory, half_of_machine},
     plugin::{Linkers, Plugins},
+    recent::RecentActivity,
     registry::Registry,
     retention::Retention,
     scratch::Scratches,
@@ -253,10 +254,25 @@ impl Accepted {
     }
 }
 
+/// What a user has under way.
+#[derive(Debug, Clone, Copy)]
+pub struct UnderWay {
+    /// Runs that have a slot.
+    pub runs_executing: u32,
+    /// Runs that wait for one.
+    pub runs_queued: u32,
+    /// Memory that their sandboxes hold, in bytes.
+    pub memory_bytes: u64,
+    /// What the user's runs that ended in the last minute took in it, in hundredths of one processor.
+    pub cpu_percent: f64,
+}
+
 /// A run that is queued or executing in this process.
 #[derive(Debug, Clone)]
 pub(crate) struct Live {
     user: UserId,
+    /// Whether it has left the queue.
+    executing: Arc<AtomicBool>,
     pub stop: StopSignal,
     pub ended: watch::Receiver<Option<RunView>>,
 }
@@ -272,6 +288,7 @@ pub(crate) struct Inner {
     pub admission: Admission,
     pub backoff: Backoff,
     pub retention: Retention,
+    pub recent: RecentActivity,
     data_dir: PathBuf,
     disk_free_bytes_min: u64,
     taking: InFlight,
@@ -319,6 +336,7 @@ impl Runtime {
             retention: Retention::new(services.storage.clone(), &config.quota),
             admission: Admission::new(config.quota, config.runs_live_max, config.runs_queued_max),
             backoff: Backoff::default(),
+            recent: RecentActivity::new(Instant::now()),
             data_dir: config.data_dir,
             disk_free_bytes_min: config.disk_free_bytes_min,
             taking: InFlight::default(),
@@ -400,6 +418,22 @@ impl Runtime {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.0.services.memory.bytes()
+    }
+
+    /// What the user has under way now. Looks at every run that is queued or executing on the host, of which there are
+    /// some ten thousand at most.
+    #[must_use]
+    pub fn under_way(&self, scope: &Scope) -> UnderWay {
+        let (mut executing, mut queued) = (0, 0);
+        for live in self.live().values().filter(|live| live.user == *scope.user()) {
+            *(if live.executing.load(Ordering::Relaxed) { &mut executing } else { &mut queued }) += 1;
+        }
+        UnderWay {
+            runs_executing: executing,
+            runs_queued: queued,
+            memory_bytes: self.0.services.memory.user_bytes(scope.user()),
+            cpu_percent: self.0.recent.cpu_percent(scope.user(), Instant::now()),
+        }
     }
 
     /// Plugins that are loaded now, and what their machine code and data hold together, in bytes.
@@ -561,10 +595,10 @@ impl Runtime {
 
     /// Makes a run known as live, until the task is dropped.
     pub(crate) fn enter(&self, scope: Scope, view: RunView, ended: watch::Receiver<Option<RunView>>) -> RunTask {
-        let stop = StopSignal::default();
-        let live = Live { user: view.user.clone(), stop: stop.clone(), ended };
+        let (stop, executing) = (StopSignal::default(), Arc::new(AtomicBool::new(false)));
+        let live = Live { user: view.user.clone(), executing: executing.clone(), stop: stop.clone(), ended };
         self.live().insert(view.id, live);
-        RunTask { runtime: self.clone(), scope, id: view.id, view, stop }
+        RunTask { runtime: self.clone(), scope, id: view.id, view, stop, executing }
     }
 
     /// A run of the user's that is queued or executing in this process.

@@ -18,6 +18,7 @@ mod plugin;
 mod run;
 mod runs;
 mod serve;
+mod usage;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -30,7 +31,7 @@ Exit codes:
 Environment:
   COFFERDAM_URL        the server, for every verb that talks to one
   COFFERDAM_API_KEY    your key
-  COFFERDAM_ADMIN_KEY  an operator's key, for plugin push, grant and key
+  COFFERDAM_ADMIN_KEY  an operator's key, for plugin push, grant, key and the usage of others
   COFFERDAM_LOG        what `serve` and `run` log: error, warn, info, debug";
 
 /// Run untrusted agents, each in a sandbox of its own.
@@ -62,6 +63,8 @@ enum Verb {
     Grant(grant::GrantArgs),
     /// Make API keys.
     Key(key::KeyArgs),
+    /// Show what a user has, and has taken.
+    Usage(usage::UsageArgs),
     /// Files of your workspace on the server.
     Files(files::FilesArgs),
     /// Compile one component under limits. The server starts this by itself.
@@ -101,6 +104,7 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Events(args) => within_tokio(events::run(args, json)),
         Verb::Grant(args) => within_tokio(grant::run(args, json)),
         Verb::Key(args) => within_tokio(key::run(args, json)),
+        Verb::Usage(args) => within_tokio(usage::run(args, json)),
         Verb::Files(args) => within_tokio(files::run(args, json)),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     live,
-    rest::{events, feed, files, grants, journal, keys, plugins, runs},
+    rest::{events, feed, files, grants, journal, keys, plugins, runs, usage},
 };
 use axum::{http::header, response::IntoResponse};
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use utoipa::{
         plugins::push, plugins::list, plugins::get,
         grants::get, grants::put,
         keys::create,
+        usage::own, usage::get,
         files::list, files::get, files::put, files::remove,
     ),
     components(schemas(events::EventBody)),
@@ -38,6 +39,7 @@ use utoipa::{
         (name = "plugins", description = "Agents and tool plugins"),
         (name = "grants", description = "What a plugin may do for a user"),
         (name = "keys", description = "API keys"),
+        (name = "usage", description = "What a user has, and has taken"),
         (name = "files", description = "The user's workspace"),
     ),
 )]
