@@ -31,6 +31,7 @@ mod journal;
 mod kept;
 mod leftovers;
 mod limits;
+mod metrics;
 mod plugins;
 mod readme;
 mod recovery;

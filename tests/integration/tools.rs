@@ -269,7 +269,7 @@ fn a_tool_calls_no_tools_so_no_run_waits_for_itself() {
         // What an agent that names it gets is an answer at once, not a wait.
         let ann = server.trusted().await;
         let answer = ann.probe(&json!({"do": "call", "name": "circle.again"})).await;
-        assert_eq!(answer["error"]["kind"], "unknown_tool", "{answer}");
+        assert_eq!(answer["error"]["kind"], "denied", "{answer}");
     });
 }
 

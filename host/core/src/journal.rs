@@ -14,6 +14,7 @@ use crate::{
     event::{Envelope, Event},
     identity::Scope,
     ids::{RunId, UserId},
+    latency::{Latencies, LatencyCounts},
     record::{Asked, Record, RecordChunk},
     run::RunEnd,
     storage::{RunBatch, Storage, StorageError, UnfinishedRun},
@@ -60,6 +61,8 @@ struct Shared {
     user_followers: Followers<UserId, u64>,
     waiting: Mutex<Vec<RunJournal>>,
     wake: Notify,
+    /// From when an event was recorded until it was durable and its followers were told.
+    event_latency: Latencies,
 }
 
 /// The journal of one run.
@@ -130,9 +133,16 @@ impl Journal {
             user_followers: Followers::default(),
             waiting: Mutex::new(Vec::new()),
             wake: Notify::new(),
+            event_latency: Latencies::default(),
         });
         spawn_writer(&shared);
         Self(shared)
+    }
+
+    /// How long events took from being recorded to being durable and told, since the start.
+    #[must_use]
+    pub fn event_latency(&self) -> LatencyCounts {
+        self.0.event_latency.counts()
     }
 
     /// Begins the log of an admitted run with its `agent_started`.
@@ -409,6 +419,12 @@ impl RunJournal {
                 });
                 // After the run's own followers: whoever follows both asks each run for its news at a user's.
                 shared.user_followers.tell(self.0.scope.user(), |commits| *commits += 1);
+                let now = clock::now();
+                for envelope in &batch.events {
+                    // A clock that was set back makes no event early.
+                    let waited = Duration::try_from(now.duration_since(envelope.at)).unwrap_or_default();
+                    shared.event_latency.took(waited);
+                }
             }
             return;
         }

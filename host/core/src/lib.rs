@@ -16,6 +16,7 @@ pub mod identity;
 pub mod ids;
 pub mod journal;
 pub mod json;
+pub mod latency;
 pub mod memory;
 pub mod quota;
 pub mod record;

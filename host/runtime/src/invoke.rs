@@ -6,6 +6,7 @@
 use crate::{
     artifact::ArtifactError,
     compile::CompileError,
+    counts::Counts,
     meter::{Refusal, RunMemory},
     runtime::Runtime,
     sandbox::{self, Sandbox, Spent, Stop},
@@ -117,7 +118,7 @@ impl RunTask {
 
     async fn never_started(&self, stop: Stop, ending: &watch::Sender<Option<RunView>>) {
         let journal = self.runtime.journal().reopen(self.scope.clone(), &UnfinishedRun::queued(&self.view));
-        let end = Ending::never_ran(None).close(&journal, Err(stop)).await;
+        let end = Ending::never_ran(None).close(&self.runtime.0.services.counts, &journal, Err(stop)).await;
         ending.send_replace(Some(self.ended(&end)));
     }
 
@@ -139,7 +140,7 @@ impl RunTask {
         let Some(run) = unfinished.into_iter().find(|run| run.id == self.id) else { return };
         let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
         let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
-        let end = Ending::never_ran(run.started_at).close(&journal, Err(stop)).await;
+        let end = Ending::never_ran(run.started_at).close(&services.counts, &journal, Err(stop)).await;
         ending.send_replace(Some(self.ended(&end)));
     }
 
@@ -148,6 +149,9 @@ impl RunTask {
         let services = &self.runtime.0.services;
         let (started, started_at) = (Instant::now(), clock::now());
         self.executing.store(true, Ordering::Relaxed);
+        // A clock that was set back makes no run early.
+        let waited = Duration::try_from(started_at.duration_since(spec.created_at)).unwrap_or_default();
+        services.counts.queue_wait.took(waited);
         let granted = services.grants.get(&self.scope, &spec.agent).await;
         let permissions = granted.map(|granted| Effective::of(&about.needs, &granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
@@ -169,7 +173,7 @@ impl RunTask {
             tool_calls: ctx.tool_calls(),
         };
         self.runtime.0.recent.ended(&spec.user, spent.active, started.elapsed(), Instant::now());
-        let end = end.close(&journal, result).await;
+        let end = end.close(&services.counts, &journal, result).await;
         if is_the_agents_own(end.stop_reason, &ctx, &memory, spent) {
             let failures_max = ctx.quota().failures_in_a_row;
             self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
@@ -261,7 +265,7 @@ impl Ending {
     }
 
     /// Makes the end durable, with the run's one terminal event.
-    pub async fn close(self, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
+    pub async fn close(self, counts: &Counts, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
         let usage = Usage {
             fuel: self.spent.fuel,
             memory_peak_bytes: self.peak_bytes,
@@ -288,6 +292,10 @@ impl Ending {
         };
         let end = RunEnd { stop_reason, output, error, usage, started_at: self.started_at, finished_at: clock::now() };
         journal.close(event, end.clone()).await;
+        counts.ended(&end);
+        if let Some(started) = self.started {
+            counts.run_duration.took(started.elapsed());
+        }
         end
     }
 }

@@ -6,6 +6,7 @@ mod backoff;
 mod bindings;
 mod cancel;
 pub mod compile;
+mod counts;
 mod disk;
 mod dispatch;
 pub mod engine;
@@ -30,6 +31,7 @@ mod tree;
 mod wasi;
 mod workspace;
 
+pub use counts::Counts;
 pub use gate::GateError;
 pub use local::{LocalError, LocalOptions, run_local};
 pub use registry::{PushError, Pushed, Registry};

@@ -4,6 +4,7 @@ use crate::{
     artifact::Artifacts,
     backoff::{BackingOff, Backoff},
     compile::{Compiler, WORKER_BASE_BYTES},
+    counts::Counts,
     disk,
     engine::Engine,
     guest_threads::GuestThreads,
@@ -311,7 +312,8 @@ impl Runtime {
         let memory =
             Arc::new(HostMemory::new(config.memory_bytes_max, config.quota.memory_bytes_per_user, WORKER_BASE_BYTES));
         let loaded_bytes_max = config.memory_bytes_max / LOADED_PART;
-        let compiler = Compiler::new(&config.compile_worker, memory.clone());
+        let counts = Arc::<Counts>::default();
+        let compiler = Compiler::new(&config.compile_worker, memory.clone()).counted_by(counts.clone());
         let artifacts = Artifacts::open(&config.data_dir, compiler).map_err(StartError::DataDir)?;
         let known = storage.plugins(Operator::host()).await?;
         let services = Arc::new(Services {
@@ -327,6 +329,7 @@ impl Runtime {
             seeds: Seeds::from_system().map_err(StartError::Random)?,
             host_panics: AtomicU64::new(0),
             sandboxes_open: AtomicU64::new(0),
+            counts,
             engine,
             storage,
         });
@@ -436,6 +439,18 @@ impl Runtime {
         }
     }
 
+    /// Memory that all sandboxes may hold, in bytes.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> u64 {
+        self.0.services.memory.bytes_max()
+    }
+
+    /// What was counted since the start, of all users together.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.0.services.counts
+    }
+
     /// Plugins that are loaded now, and what their machine code and data hold together, in bytes.
     #[must_use]
     pub fn plugins_loaded(&self) -> (usize, u64) {
@@ -492,6 +507,7 @@ impl Runtime {
             let made = matches!(created, Ok(Creation::Made));
             let _ = answer.send(created);
             if made {
+                task.runtime.0.services.counts.accepted();
                 let runtime = task.runtime.clone();
                 runtime.spawn_run(async move { task.queue(place, Some(Arc::new(spec)), about, ending).await });
             }
@@ -515,6 +531,7 @@ impl Runtime {
         let place = self.0.admission.enqueue(scope.user())?;
         let slot = self.0.admission.try_admit(place).map_err(|_| Refused::UserQueueFull(0))?;
         self.storage().insert_run(scope, &spec, None).await.map_err(AcceptError::Storage)?;
+        self.0.services.counts.accepted();
         let (_ending, ended) = watch::channel(None);
         let task = self.enter(scope.clone(), RunView::queued(&spec), ended);
         Ok(task.execute(&slot, Arc::new(spec), &about).await)

@@ -1,7 +1,7 @@
 //! The description of the API (OpenAPI 3.1), made from the code of its routes.
 
 use super::{
-    live,
+    health, live,
     rest::{events, feed, files, grants, journal, keys, plugins, runs, usage},
 };
 use axum::{http::header, response::IntoResponse};
@@ -28,7 +28,7 @@ use utoipa::{
         plugins::push, plugins::list, plugins::get,
         grants::get, grants::put,
         keys::create,
-        usage::own, usage::get,
+        usage::own, usage::get, health::get,
         files::list, files::get, files::put, files::remove,
     ),
     components(schemas(events::EventBody)),
@@ -39,6 +39,7 @@ use utoipa::{
         (name = "plugins", description = "Agents and tool plugins"),
         (name = "grants", description = "What a plugin may do for a user"),
         (name = "keys", description = "API keys"),
+        (name = "health", description = "How the host is doing"),
         (name = "usage", description = "What a user has, and has taken"),
         (name = "files", description = "The user's workspace"),
     ),

@@ -38,7 +38,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
 use state::{SetState, StateKey};
-use std::{error::Error, fs, io, path::Path, time::Duration};
+use std::{error::Error, fs, io, path::Path, sync::Arc, time::Duration};
+pub(crate) use writer::Commits;
 use writer::Writer;
 use writes::Row;
 
@@ -184,6 +185,11 @@ impl SqliteStorage {
     /// How many commits there were since it was opened, failed ones included.
     #[must_use]
     pub fn commits(&self) -> u64 {
+        self.writer.commits().latency.counts().count()
+    }
+
+    /// What was committed since it was opened.
+    pub(crate) fn committed(&self) -> &Arc<Commits> {
         self.writer.commits()
     }
 
