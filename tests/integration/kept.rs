@@ -2,7 +2,7 @@
 //! host since must bring it up to date and read all of it.
 
 use crate::server::{Server, User, guest, run};
-use cofferdam_core::quota::Quota;
+use cofferdam_core::{identity::Operator, quota::Quota, run::StopReason, usage::Day};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, sqlite::SqliteConnectOptions};
@@ -44,6 +44,16 @@ fn a_database_of_the_first_schema_is_brought_up_to_date_and_read_to_the_last_rec
         assert_eq!(first["created_at"], "2026-11-24T22:10:07.543986Z");
         let failed = ann.get("/v1/runs/run_01a20f9bf07073b78f7b02652913f8bb").await.is(StatusCode::OK);
         assert_eq!(failed["error"], json!({"code": "no_luck", "message": "not today"}));
+
+        // What ran before usage was kept by day is counted as far as it is known.
+        let (day, scope) = (
+            Day::of("2026-11-24T22:10:07Z".parse().expect("a time")),
+            Operator::host().on_behalf_of(&"ann".parse().expect("a user")),
+        );
+        let usage = server.app.runtime().storage().usage(&scope, day, day).await.expect("read");
+        assert_eq!((usage.runs, usage.tool_calls, usage.memory_byte_seconds), (4, 0, 0));
+        assert_eq!(usage.runs_by_stop_reason[&StopReason::Completed], 2);
+        assert!(usage.fuel > 94_013, "{usage:?}");
 
         let events = ann.events("run_01a20f9bf05270eca7db2c347ecab6f7").await;
         let told: Vec<_> =

@@ -15,6 +15,7 @@ use cofferdam_core::{
         ApiKey, FeedEntry, FeedPlace, History, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry,
         StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun,
     },
+    usage::{Day, UsageSum},
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
@@ -93,6 +94,18 @@ impl Storage for Odd {
     }
     async fn history(&self, scope: &Scope) -> Kept<History> {
         self.inner.history(scope).await
+    }
+    async fn usage(&self, scope: &Scope, first: Day, last: Day) -> Kept<UsageSum> {
+        self.inner.usage(scope, first, last).await
+    }
+    async fn oldest_usage(&self, operator: Operator) -> Kept<Option<Day>> {
+        self.inner.oldest_usage(operator).await
+    }
+    async fn prune_usage(&self, operator: Operator, before: Day) -> Kept<()> {
+        self.inner.prune_usage(operator, before).await
+    }
+    async fn state_bytes(&self, scope: &Scope) -> Kept<u64> {
+        self.inner.state_bytes(scope).await
     }
     async fn oldest_finishes(
         &self,

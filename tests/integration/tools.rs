@@ -2,7 +2,7 @@
 
 use crate::{
     server::{Server, User, config, guest, run, shared},
-    wat::{counting_tools, tool_saying, tools_with_schemas},
+    wat::{counting_tools, tool_calling_itself, tool_needing_tools, tool_saying, tools_with_schemas},
 };
 use cofferdam_core::{
     identity::Operator,
@@ -249,5 +249,48 @@ fn a_tool_of_its_callers_own_name_has_no_scratch_and_no_record() {
         assert_eq!(run["output"][1]["ok"], 0, "the tool has its caller's directory: {run}");
         assert_eq!(run["output"][2]["ok"], "mine", "{run}");
         app.shutdown().await;
+    });
+}
+
+#[test]
+fn a_tool_calls_no_tools_so_no_run_waits_for_itself() {
+    run(async {
+        let server = shared().await;
+        // Calling itself for ever, and around a circle, begin with calling a tool at all.
+        let problem = server.operator.push("circle", tool_calling_itself("circle")).await.problem(422, "wrong_world");
+        let detail = problem["detail"].as_str().expect("a detail");
+        assert!(detail.contains("a tool calls no other tools, nor itself; let the agent call both"), "{problem}");
+        let problem = server.operator.push("circle", tool_needing_tools()).await.problem(422, "invalid_description");
+        assert!(
+            problem["detail"].as_str().is_some_and(|detail| detail.contains("needs.tools must be empty")),
+            "{problem}"
+        );
+
+        // What an agent that names it gets is an answer at once, not a wait.
+        let ann = server.trusted().await;
+        let answer = ann.probe(&json!({"do": "call", "name": "circle.again"})).await;
+        assert_eq!(answer["error"]["kind"], "denied", "{answer}");
+    });
+}
+
+#[test]
+fn runs_whose_tools_wait_for_sandboxes_come_to_their_end_however_many_wait() {
+    run(async {
+        // As many runs as a user has at once, each with as many calls under way as it may have, of which a few have a
+        // sandbox: a call that waits holds nothing that another of them waits for.
+        let ann = shared().await.trusted().await;
+        let convert = json!({"name": "units.convert", "args": {"value": 1.0, "from": "km", "to": "m"}});
+        let many = json!({"do": "parallel", "calls": vec![convert; 32]});
+        let mut runs = Vec::new();
+        for _ in 0..6 {
+            let (ann, many) = (ann.clone(), many.clone());
+            runs.push(tokio::spawn(async move { ann.finish(&json!({"agent": "probe", "input": many})).await }));
+        }
+        for run in runs {
+            let run = run.await.expect("finished");
+            let answers = run["output"].as_array().unwrap_or_else(|| panic!("{run}"));
+            assert!(answers.len() == 32 && answers.iter().all(|answer| answer["ok"].is_object()), "{run}");
+            assert_eq!(run["usage"]["tool_calls"], 32, "{run}");
+        }
     });
 }

@@ -17,7 +17,8 @@ const WORLDS: &str = "package test:worlds;
     world agent { include cofferdam:agent/agent@0.1.0; import wasi:cli/exit@0.2.0; }
     world tool {
         include cofferdam:agent/tool@0.1.0; import wasi:cli/exit@0.2.0; import wasi:filesystem/preopens@0.2.0;
-    }";
+    }
+    world calling-tool { include tool; import cofferdam:agent/tools@0.1.0; }";
 
 /// A component of one of the worlds, `agent` or `tool`, around a core module.
 pub fn component(world: &str, core_wat: &str) -> Vec<u8> {
@@ -67,6 +68,30 @@ pub fn tool_saying(tool: &str, body: &str) -> Vec<u8> {
     tool_plugin(tool, 1, "{}", &answer)
 }
 
+/// A tool plugin whose tool `again` calls itself: of no world that a host offers.
+pub fn tool_calling_itself(own_name: &str) -> Vec<u8> {
+    let full = format!("{own_name}.again");
+    let import = r#"(import "cofferdam:agent/tools@0.1.0" "call" (func $call (param i32 i32 i32 i32 i32)))"#;
+    let data = format!(r#"(data (i32.const 3000) "{full}") (data (i32.const 3100) "{{}}")"#);
+    let call = format!(
+        "(call $call (i32.const 3000) (i32.const {}) (i32.const 3100) (i32.const 2) (i32.const 2000)) (i32.const 2000)",
+        full.len()
+    );
+    Tools { world: "calling-tool", imports: import.into(), data, ..Tools::default() }.plugin("again", 1, "{}", &call)
+}
+
+/// A tool plugin that asks to be granted all tools, and imports none.
+pub fn tool_needing_tools() -> Vec<u8> {
+    let declares = "(call $at (i32.const 1056) (i32.const 1200) (i32.const 1))
+                    (call $at (i32.const 1200) (i32.const 3000) (i32.const 1))";
+    Tools { declares, data: r#"(data (i32.const 3000) "*")"#.into(), ..Tools::default() }.plugin(
+        "tool",
+        1,
+        "{}",
+        "(unreachable)",
+    )
+}
+
 /// A tool plugin with so many tools, each with a schema of so many bytes.
 pub fn tools_with_schemas(tools: usize, schema_bytes: usize, salt: &str) -> Vec<u8> {
     let title = "t".repeat(schema_bytes - r#"{\"title\":\"\"}"#.len() - salt.len());
@@ -75,32 +100,55 @@ pub fn tools_with_schemas(tools: usize, schema_bytes: usize, salt: &str) -> Vec<
 
 /// A tool plugin with so many tools, of which all after the first have a number in their name.
 fn tool_plugin(tool: &str, tools: usize, schema: &str, call: &str) -> Vec<u8> {
-    // The texts from 8192 on, the list of tools from 512 KiB on.
-    let (texts, list, schema_at) = (8_192, 512 << 10, 8_192 + 4_096);
-    let mut names = String::from("x1");
-    let mut entries = String::new();
-    for n in 0..tools {
-        let name = if n == 0 { tool.to_owned() } else { format!("{tool}{n}") };
-        let (at, entry) = (texts + names.len(), list + 24 * n);
-        names.push_str(&name);
-        entries.push_str(&format!(
-            "(call $at (i32.const {entry}) (i32.const {at}) (i32.const {}))
+    Tools::default().plugin(tool, tools, schema, call)
+}
+
+/// What a tool plugin has beside what they all have.
+struct Tools {
+    world: &'static str,
+    imports: String,
+    data: String,
+    /// What it says more of itself.
+    declares: &'static str,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self { world: "tool", imports: String::new(), data: String::new(), declares: "" }
+    }
+}
+
+impl Tools {
+    fn plugin(&self, tool: &str, tools: usize, schema: &str, call: &str) -> Vec<u8> {
+        let Self { world, imports, data, declares } = self;
+        // The texts from 8192 on, the list of tools from 512 KiB on.
+        let (texts, list, schema_at) = (8_192, 512 << 10, 8_192 + 4_096);
+        let mut names = String::from("x1");
+        let mut entries = String::new();
+        for n in 0..tools {
+            let name = if n == 0 { tool.to_owned() } else { format!("{tool}{n}") };
+            let (at, entry) = (texts + names.len(), list + 24 * n);
+            names.push_str(&name);
+            entries.push_str(&format!(
+                "(call $at (i32.const {entry}) (i32.const {at}) (i32.const {}))
              (call $at (i32.const {}) (i32.const {texts}) (i32.const 1))
              (call $at (i32.const {}) (i32.const {schema_at}) (i32.const {}))",
-            name.len(),
-            entry + 8,
-            entry + 16,
-            schema.len()
-        ));
-    }
-    assert!(names.len() <= 4_096, "the names fit before the schema");
-    component(
-        "tool",
-        &format!(
-            r#"(module
+                name.len(),
+                entry + 8,
+                entry + 16,
+                schema.len()
+            ));
+        }
+        assert!(names.len() <= 4_096, "the names fit before the schema");
+        component(
+            world,
+            &format!(
+                r#"(module
+              {imports}
               (import "wasi:filesystem/preopens@0.2.0" "get-directories" (func $directories (param i32)))
               (memory (export "memory") 16)
               (global $free (mut i32) (i32.const 655360))
+              {data}
               (data (i32.const {texts}) "{names}")
               (data (i32.const {schema_at}) "{schema}")
               (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
@@ -116,12 +164,14 @@ fn tool_plugin(tool: &str, tools: usize, schema: &str, call: &str) -> Vec<u8> {
                 (call $at (i32.const 1040) (i32.const {texts}) (i32.const 1))
                 (call $at (i32.const 1048) (i32.const {list}) (i32.const {tools}))
                 {entries}
+                {declares}
                 (i32.const 1024))
               (func (export "call") (param i32 i32 i32 i32) (result i32) {call}))"#,
-            version = texts + 1,
-            schema = schema.replace('"', r#"\22"#),
-        ),
-    )
+                version = texts + 1,
+                schema = schema.replace('"', r#"\22"#),
+            ),
+        )
+    }
 }
 
 /// An agent that needs all tools, and says how many it is shown, as a text of two digits.

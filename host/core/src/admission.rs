@@ -102,6 +102,17 @@ pub enum Pressure {
     Processors,
 }
 
+impl Pressure {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Processors => "processors",
+        }
+    }
+}
+
 /// What a run costs its user's place in the line, beside the time that it takes on a processor, in nanoseconds: about what
 /// the host does for it.
 const RUN_COST_NS: u64 = 100_000;

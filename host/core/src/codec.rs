@@ -4,7 +4,27 @@
 use bincode::{Decode, Encode, config};
 
 /// The format written today. A reader meets it as the first byte.
-const VERSION: u8 = 1;
+///
+/// | format | since then |
+/// |--:|---|
+/// | 1 | |
+/// | 2 | a run's usage has its tool calls and its memory over time |
+const VERSION: u8 = 2;
+
+/// The first format, from which on all can be read.
+const VERSION_MIN: u8 = 1;
+
+/// The format of the bytes that are being read, for the types that were something else in an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format(u8);
+
+impl Format {
+    /// Whether a run's usage has its tool calls and its memory over time.
+    #[must_use]
+    pub const fn counts_tools_and_memory_time(self) -> bool {
+        self.0 >= 2
+    }
+}
 
 /// Bytes that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +34,7 @@ pub enum CodecError {
     Empty,
     /// Written by a version of Cofferdam that this one does not know.
     #[error(
-        "the stored record has format {0}, this host reads format {VERSION}; use the Cofferdam that wrote it, or newer"
+        "the stored record has format {0}, this host reads formats up to {VERSION}; use the Cofferdam that wrote it, or newer"
     )]
     UnknownVersion(u8),
     /// Damaged.
@@ -57,8 +77,9 @@ pub fn append(value: &impl Encode, bytes: &mut Vec<u8>) -> Result<(), CodecError
 ///
 /// # Errors
 /// When the bytes are not of a format that this host reads, are cut short, or go on after their end.
-pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (value, rest) = decode_first(body(bytes)?)?;
+pub fn decode<T: Decode<Format>>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (format, body) = body(bytes)?;
+    let (value, rest) = decode_first(format, body)?;
     if rest.is_empty() { Ok(value) } else { Err(CodecError::Damaged("there are bytes after its end".into())) }
 }
 
@@ -66,11 +87,11 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
 ///
 /// # Errors
 /// When the bytes are not of a format that this host reads, or are cut short within a value.
-pub fn decode_all<T: Decode<()>>(bytes: &[u8]) -> Result<Vec<T>, CodecError> {
-    let mut rest = body(bytes)?;
+pub fn decode_all<T: Decode<Format>>(bytes: &[u8]) -> Result<Vec<T>, CodecError> {
+    let (format, mut rest) = body(bytes)?;
     let mut values = Vec::new();
     while !rest.is_empty() {
-        let (value, after) = decode_first(rest)?;
+        let (value, after) = decode_first(format, rest)?;
         // A type without bytes would go on for ever.
         if after.len() == rest.len() {
             return Err(CodecError::Damaged("a value has no bytes".into()));
@@ -81,14 +102,16 @@ pub fn decode_all<T: Decode<()>>(bytes: &[u8]) -> Result<Vec<T>, CodecError> {
     Ok(values)
 }
 
-fn body(bytes: &[u8]) -> Result<&[u8], CodecError> {
+fn body(bytes: &[u8]) -> Result<(Format, &[u8]), CodecError> {
     let (version, body) = bytes.split_first().ok_or(CodecError::Empty)?;
-    if *version == VERSION { Ok(body) } else { Err(CodecError::UnknownVersion(*version)) }
+    let known = (VERSION_MIN..=VERSION).contains(version);
+    if known { Ok((Format(*version), body)) } else { Err(CodecError::UnknownVersion(*version)) }
 }
 
-fn decode_first<T: Decode<()>>(bytes: &[u8]) -> Result<(T, &[u8]), CodecError> {
+fn decode_first<T: Decode<Format>>(format: Format, bytes: &[u8]) -> Result<(T, &[u8]), CodecError> {
     // The bound keeps a damaged length from asking for memory that the record cannot hold.
-    let (value, read) = bincode::decode_from_slice(bytes, config::standard().with_limit::<{ 16 << 20 }>())
+    let bounded = config::standard().with_limit::<{ 16 << 20 }>();
+    let (value, read) = bincode::decode_from_slice_with_context(bytes, bounded, format)
         .map_err(|e| CodecError::Damaged(e.to_string()))?;
     Ok((value, bytes.get(read..).unwrap_or_default()))
 }
@@ -96,16 +119,35 @@ fn decode_first<T: Decode<()>>(bytes: &[u8]) -> Result<(T, &[u8]), CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Event;
+    use crate::{event::Event, run::Usage};
     use proptest::prelude::*;
 
     proptest! {
         #[test]
         fn damaged_bytes_are_an_error_never_a_panic(bytes: Vec<u8>) {
             let _ = decode::<Event>(&bytes);
-            let mut tagged = vec![VERSION];
-            tagged.extend(bytes);
-            let _ = decode::<Event>(&tagged);
+            for version in VERSION_MIN..=VERSION {
+                let mut tagged = vec![version];
+                tagged.extend(&bytes);
+                let _ = decode::<Event>(&tagged);
+            }
+        }
+
+        #[test]
+        fn an_end_of_the_first_format_is_read(output_bytes: u64, figures: [u64; 6]) {
+            let [fuel, memory_peak_bytes, wall_ms, active_ms, host_calls, events] = figures;
+            let usage =
+                Usage { fuel, memory_peak_bytes, wall_ms, active_ms, host_calls, events, ..Usage::default() };
+            let mut first = vec![VERSION_MIN];
+            // The variant's number, its size, and the figures that there were then.
+            let _ = append(&(4_u32, output_bytes), &mut first);
+            let _ = append(&figures, &mut first);
+            let read: Event = decode(&first).expect("decodes");
+            prop_assert_eq!(&read, &Event::AgentCompleted { output_bytes, usage });
+            let again: Event = decode(&encode(&read).expect("encodes")).expect("decodes");
+            prop_assert_eq!(again, read);
+            first[0] = VERSION;
+            prop_assert!(decode::<Event>(&first).is_err(), "a newer one that is cut short");
         }
 
         #[test]

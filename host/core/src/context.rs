@@ -577,6 +577,12 @@ impl UserExecutionContext {
         Ok(place)
     }
 
+    /// Tool calls of the run's guests so far.
+    #[must_use]
+    pub fn tool_calls(&self) -> u64 {
+        self.spent.tool_calls.taken.load(Ordering::Relaxed)
+    }
+
     /// Takes one event of so many bytes from the budget.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ pub const ARGUMENTS_SHOWN_BYTES_MAX: usize = 4 << 10;
 
 /// Something that happened in a run.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
+#[bincode(decode_context = "crate::codec::Format")]
 pub enum Event {
     /// The run was admitted and begins. Always the first event of an admitted run.
     AgentStarted {

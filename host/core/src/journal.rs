@@ -14,6 +14,7 @@ use crate::{
     event::{Envelope, Event},
     identity::Scope,
     ids::{RunId, UserId},
+    latency::{Latencies, LatencyCounts},
     quota::HOST_CALL_BYTES_MAX,
     record::{Asked, Record, RecordChunk},
     run::RunEnd,
@@ -64,6 +65,8 @@ struct Shared {
     waiting: Mutex<Vec<RunJournal>>,
     wake: Notify,
     panics: AtomicU64,
+    /// From when an event was recorded until it was durable and its followers were told.
+    event_latency: Latencies,
 }
 
 /// The journal of one run.
@@ -138,9 +141,16 @@ impl Journal {
             waiting: Mutex::new(Vec::new()),
             wake: Notify::new(),
             panics: AtomicU64::new(0),
+            event_latency: Latencies::default(),
         });
         spawn_writer(&shared);
         Self(shared)
+    }
+
+    /// How long events took from being recorded to being durable and told, since the start.
+    #[must_use]
+    pub fn event_latency(&self) -> LatencyCounts {
+        self.0.event_latency.counts()
     }
 
     /// Begins the log of an admitted run with its `agent_started`.
@@ -465,6 +475,11 @@ impl Taken<'_> {
             });
             // After the run's own followers: whoever follows both asks each run for its news at a user's.
             shared.user_followers.tell(scope.user(), |commits| *commits += 1);
+            let now = clock::now();
+            for envelope in &self.batch.events {
+                // A clock that was set back makes no event early.
+                shared.event_latency.took(Duration::try_from(now.duration_since(envelope.at)).unwrap_or_default());
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod ids;
 pub mod journal;
 pub mod json;
+pub mod latency;
 pub mod memory;
 pub mod quota;
 pub mod record;
@@ -25,6 +26,7 @@ pub mod run;
 pub mod storage;
 pub mod turns;
 pub mod unwind;
+pub mod usage;
 
 pub use context::UserExecutionContext;
 pub use json::Json;

@@ -8,9 +8,10 @@ use crate::{
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 /// How many users without a live run are remembered before they are looked through.
@@ -213,14 +214,47 @@ pub struct RunMemory {
     user: Arc<UserMemory>,
     host: Arc<HostMemory>,
     peak_bytes: AtomicU64,
+    over_time: Mutex<OverTime>,
     /// The last refusal.
     refused: AtomicU8,
 }
 
+/// Bytes, added up over the time for which they are held: exact, at the price of one look at the clock each time that
+/// their number changes. The lock is held for these few instructions only, and hardly ever by two at once.
+#[derive(Debug)]
+struct OverTime {
+    bytes: u64,
+    since: Instant,
+    /// Wide enough for all memory there is over centuries.
+    byte_us: u128,
+}
+
+impl OverTime {
+    fn pass(&mut self) {
+        let now = Instant::now();
+        let us = now.saturating_duration_since(self.since).as_micros();
+        self.byte_us = self.byte_us.saturating_add(us.saturating_mul(self.bytes.into()));
+        self.since = now;
+    }
+}
+
 impl RunMemory {
-    const fn new(bytes_max: u64, quota: LiveQuota, user: Arc<UserMemory>, host: Arc<HostMemory>) -> Self {
+    fn new(bytes_max: u64, quota: LiveQuota, user: Arc<UserMemory>, host: Arc<HostMemory>) -> Self {
         let (peak_bytes, refused) = (AtomicU64::new(0), AtomicU8::new(Refusal::NONE));
-        Self { bytes_max, floor: 0, quota, run: Pool(AtomicU64::new(0)), user, host, peak_bytes, refused }
+        let over_time = Mutex::new(OverTime { bytes: 0, since: Instant::now(), byte_us: 0 });
+        Self { bytes_max, floor: 0, quota, run: Pool::default(), user, host, peak_bytes, over_time, refused }
+    }
+
+    /// What was held so far, over the time for which it was: bytes times seconds, rounded down.
+    #[must_use]
+    pub fn byte_seconds(&self) -> u64 {
+        let mut over_time = self.over_time();
+        over_time.pass();
+        u64::try_from(over_time.byte_us / 1_000_000).unwrap_or(u64::MAX)
+    }
+
+    fn over_time(&self) -> MutexGuard<'_, OverTime> {
+        self.over_time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The most that was held at once, in bytes.
@@ -280,6 +314,9 @@ impl RunMemory {
         match self.try_take(bytes) {
             Ok(total) => {
                 self.peak_bytes.fetch_max(total, Ordering::Relaxed);
+                let mut over_time = self.over_time();
+                over_time.pass();
+                over_time.bytes = over_time.bytes.saturating_add(bytes);
                 true
             }
             Err(refusal) => {
@@ -339,6 +376,11 @@ impl RunMemory {
 
     /// Gives back what was taken.
     pub fn give_back(&self, bytes: u64) {
+        {
+            let mut over_time = self.over_time();
+            over_time.pass();
+            over_time.bytes = over_time.bytes.saturating_sub(bytes);
+        }
         let before = self.run.give_back(bytes);
         self.give_back_shared(before.saturating_sub(self.floor).min(bytes));
     }
@@ -393,6 +435,25 @@ mod tests {
 
     fn quota(memory_bytes_per_user: u64) -> LiveQuota {
         LiveQuota::fixed(Quota { memory_bytes_per_user, runs_at_once: 1, ..Quota::ceiling() })
+    }
+
+    #[test]
+    fn memory_over_time_is_what_was_held_times_how_long() {
+        let host = Arc::new(HostMemory::new(u64::MAX, 0));
+        let run = host.run(&user("ann"), 10 << 20, quota(u64::MAX));
+        let begun = Instant::now();
+        let held = run.hold(8 << 20).expect("room");
+        assert!(run.hold(8 << 20).is_none(), "what is refused is not held");
+        assert_eq!(host.bytes_of(&user("ann")), 8 << 20);
+        let inside = Instant::now();
+        while inside.elapsed().as_millis() < 20 {}
+        let least = inside.elapsed();
+        drop(held);
+        let most = begun.elapsed();
+        let area = |time: std::time::Duration| time.as_micros() * (8 << 20) / 1_000_000;
+        let taken = run.byte_seconds();
+        assert!((area(least)..=area(most)).contains(&u128::from(taken)), "{least:?} {taken} {most:?}");
+        assert_eq!((run.byte_seconds(), host.bytes_of(&user("ann"))), (taken, 0), "nothing is held any more");
     }
 
     #[test]

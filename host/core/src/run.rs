@@ -2,10 +2,12 @@
 
 use crate::{
     Json,
+    codec::Format,
     fault::Fault,
     ids::{Digest, KeyId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     quota::RunLimits,
 };
+use bincode::{Decode, de::Decoder, error::DecodeError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -135,7 +137,9 @@ impl RunStatus {
 }
 
 /// Why a run ended. Every run has exactly one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, bincode::Encode, bincode::Decode,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// The agent returned an output.
@@ -240,7 +244,7 @@ impl StopReason {
 }
 
 /// What a run took. Reported however it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, bincode::Encode)]
 pub struct Usage {
     /// Fuel: about one unit per WebAssembly instruction.
     pub fuel: u64,
@@ -254,7 +258,32 @@ pub struct Usage {
     pub host_calls: u64,
     /// Events recorded, the first and the last included.
     pub events: u64,
+    /// Tool calls made, as they count against the run's limit: one that was not permitted is none.
+    pub tool_calls: u64,
+    /// Bytes that counted against the run's memory limit, times the seconds for which they did, rounded down.
+    pub memory_byte_seconds: u64,
 }
+
+impl Decode<Format> for Usage {
+    fn decode<D: Decoder<Context = Format>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let mut usage = Self {
+            fuel: u64::decode(decoder)?,
+            memory_peak_bytes: u64::decode(decoder)?,
+            wall_ms: u64::decode(decoder)?,
+            active_ms: u64::decode(decoder)?,
+            host_calls: u64::decode(decoder)?,
+            events: u64::decode(decoder)?,
+            ..Self::default()
+        };
+        if decoder.context().counts_tools_and_memory_time() {
+            usage.tool_calls = u64::decode(decoder)?;
+            usage.memory_byte_seconds = u64::decode(decoder)?;
+        }
+        Ok(usage)
+    }
+}
+
+bincode::impl_borrow_decode_with_context!(Usage, Format);
 
 /// That somebody asked a run to stop. The first who asks stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

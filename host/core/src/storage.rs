@@ -12,6 +12,7 @@ use crate::{
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
     run::{CancelRequest, Priority, RunEnd, RunSpec, RunStatus, RunView, Usage},
+    usage::{Day, UsageSum},
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -338,6 +339,20 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Removes those of the user's oldest runs that had finished before; looks at [`PRUNED_AT_ONCE_MAX`] of them.
     async fn prune_before(&self, operator: Operator, user: &UserId, before: Timestamp) -> Result<()>;
+
+    /// What the user's runs took that ended on these days, the last one included. What they were is of no account: runs
+    /// that were removed count as before.
+    async fn usage(&self, scope: &Scope, first: Day, last: Day) -> Result<UsageSum>;
+
+    /// The first day of which anybody's usage is kept; none if there is none.
+    async fn oldest_usage(&self, operator: Operator) -> Result<Option<Day>>;
+
+    /// Forgets the usage of days before this one, of whichever user, the oldest first;
+    /// [`USAGE_DAYS_PRUNED_AT_ONCE_MAX`](crate::usage::USAGE_DAYS_PRUNED_AT_ONCE_MAX) at most.
+    async fn prune_usage(&self, operator: Operator, before: Day) -> Result<()>;
+
+    /// What the user's state takes of its quota, in bytes.
+    async fn state_bytes(&self, scope: &Scope) -> Result<u64>;
 
     /// A value of the user's state; none if it is absent or has vanished.
     async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>>;

@@ -5,6 +5,7 @@
 //! whatever becomes of it, the host reads either an artifact or a reason. There is no other way to compile.
 
 use crate::{
+    counts::Counts,
     engine::compile_engine,
     gate::Shape,
     meter::{HostMemory, Reserved},
@@ -119,6 +120,7 @@ pub struct Compiler {
     memory: Arc<HostMemory>,
     places: Semaphore,
     users: Mutex<HashMap<UserId, Weak<Queue>>>,
+    counts: Arc<Counts>,
 }
 
 /// One user's compiles. Only the first of them stands in the host's queue or has a place, so that whoever pushes a hundred
@@ -169,7 +171,14 @@ impl Compiler {
     /// That starts `worker compile-worker`, within this memory.
     #[must_use]
     pub fn new(worker: &Path, memory: Arc<HostMemory>) -> Self {
-        Self { worker: worker.to_owned(), memory, places: Semaphore::new(WORKERS_MAX), users: Mutex::default() }
+        let (places, counts) = (Semaphore::new(WORKERS_MAX), Arc::default());
+        Self { worker: worker.to_owned(), memory, places, users: Mutex::default(), counts }
+    }
+
+    /// With what comes of it counted here.
+    #[must_use]
+    pub fn counted_by(self, counts: Arc<Counts>) -> Self {
+        Self { counts, ..self }
     }
 
     /// Compiles a component for a user. Whoever drops this ends the worker with it.
@@ -177,6 +186,12 @@ impl Compiler {
     /// # Errors
     /// When it is not valid, or compiling it meets a limit, or the host has no room, or the worker cannot be run.
     pub async fn compile(&self, user: &UserId, shape: Shape, component: &[u8]) -> Result<Compiled, CompileError> {
+        let compiled = self.compile_uncounted(user, shape, component).await;
+        self.counts.compiled(&compiled);
+        compiled
+    }
+
+    async fn compile_uncounted(&self, user: &UserId, shape: Shape, component: &[u8]) -> Result<Compiled, CompileError> {
         let _place = self.place(user).await?;
         let bytes = memory_bytes(shape, self.memory.compiling_bytes_max());
         let memory = self.room(bytes, ROOM_WAIT).await?;

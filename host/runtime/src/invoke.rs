@@ -6,6 +6,7 @@
 use crate::{
     artifact::ArtifactError,
     compile::CompileError,
+    counts::Counts,
     meter::{Refusal, RunMemory},
     runtime::Runtime,
     sandbox::{self, Sandbox, Spent, Stop},
@@ -128,7 +129,9 @@ impl RunTask {
 
     async fn never_started(&self, stop: Stop, ending: &watch::Sender<Option<RunView>>) {
         let journal = self.runtime.journal().reopen(self.scope.clone(), &UnfinishedRun::queued(&self.view));
-        let end = Ending::never_ran(None).close(&journal, self.settled(Err(stop)).await).await;
+        let end = Ending::never_ran(None)
+            .close(&self.runtime.0.services.counts, &journal, self.settled(Err(stop)).await)
+            .await;
         ending.send_replace(Some(self.ended(&end)));
     }
 
@@ -150,7 +153,8 @@ impl RunTask {
         let Some(run) = unfinished.into_iter().find(|run| run.id == self.id) else { return };
         let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
         let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
-        let end = Ending::never_ran(run.started_at).close(&journal, self.settled(Err(stop)).await).await;
+        let end =
+            Ending::never_ran(run.started_at).close(&services.counts, &journal, self.settled(Err(stop)).await).await;
         ending.send_replace(Some(self.ended(&end)));
     }
 
@@ -158,6 +162,9 @@ impl RunTask {
     pub async fn execute(&self, slot: &Slot, spec: Arc<RunSpec>, about: &PluginVersion) -> RunView {
         let services = &self.runtime.0.services;
         let (started, started_at) = (Instant::now(), clock::now());
+        // A clock that was set back makes no run early.
+        let waited = Duration::try_from(started_at.duration_since(spec.created_at)).unwrap_or_default();
+        services.counts.queue_wait.took(waited);
         let granted = services.grants.get(&self.scope, &spec.agent).await;
         let permissions = granted.map(|granted| Effective::of(&about.needs, &granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
@@ -171,10 +178,17 @@ impl RunTask {
             Err(error) => (Err(host_error(&error)), Spent::default()),
         };
         let result = self.settled(result).await;
-        let end =
-            Ending { started: Some(started), started_at: Some(started_at), spent, peak_bytes: memory.peak_bytes() };
+        let end = Ending {
+            started: Some(started),
+            started_at: Some(started_at),
+            spent,
+            peak_bytes: memory.peak_bytes(),
+            memory_byte_seconds: memory.byte_seconds(),
+            tool_calls: ctx.tool_calls(),
+        };
         slot.used(spent.fuel, spent.active);
-        let end = end.close(&journal, result).await;
+        self.runtime.0.recent.ended(&spec.user, spent.active, started.elapsed(), Instant::now());
+        let end = end.close(&services.counts, &journal, result).await;
         if is_the_agents_own(end.stop_reason, &ctx, memory, spent) {
             let failures_max = ctx.quota().failures_in_a_row;
             self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
@@ -245,16 +259,19 @@ pub struct Ending {
     pub started_at: Option<Timestamp>,
     pub spent: Spent,
     pub peak_bytes: u64,
+    pub memory_byte_seconds: u64,
+    pub tool_calls: u64,
 }
 
 impl Ending {
     /// Of a run of which nothing was executed by this process.
     pub fn never_ran(started_at: Option<Timestamp>) -> Self {
-        Self { started: None, started_at, spent: Spent::default(), peak_bytes: 0 }
+        let (peak_bytes, memory_byte_seconds, tool_calls) = (0, 0, 0);
+        Self { started: None, started_at, spent: Spent::default(), peak_bytes, memory_byte_seconds, tool_calls }
     }
 
     /// Makes the end durable, with the run's one terminal event.
-    pub async fn close(self, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
+    pub async fn close(self, counts: &Counts, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
         let usage = Usage {
             fuel: self.spent.fuel,
             memory_peak_bytes: self.peak_bytes,
@@ -262,6 +279,8 @@ impl Ending {
             active_ms: millis(self.spent.active),
             host_calls: self.spent.host_calls,
             events: journal.seal(),
+            tool_calls: self.tool_calls,
+            memory_byte_seconds: self.memory_byte_seconds,
         };
         let (stop_reason, output, error, event) = match result {
             Ok(output) => {
@@ -279,6 +298,10 @@ impl Ending {
         };
         let end = RunEnd { stop_reason, output, error, usage, started_at: self.started_at, finished_at: clock::now() };
         journal.close(event, end.clone()).await;
+        counts.ended(&end);
+        if let Some(started) = self.started {
+            counts.run_duration.took(started.elapsed());
+        }
         end
     }
 }

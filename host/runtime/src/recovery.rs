@@ -69,7 +69,7 @@ impl Runtime {
 
     async fn end(&self, run: &UnfinishedRun, stop: Stop) {
         let journal = self.journal().reopen(Operator::host().on_behalf_of(&run.user), run);
-        Ending::never_ran(run.started_at).close(&journal, Err(stop)).await;
+        Ending::never_ran(run.started_at).close(&self.0.services.counts, &journal, Err(stop)).await;
     }
 
     async fn resume(&self, run: UnfinishedRun) {

@@ -479,6 +479,13 @@ fn check(engine: &wasmtime::Engine, component: &Component) -> Result<PluginKind,
         }
         (true, true, true) => return Err(PushError::WrongWorld("it exports both \"run\" and \"call\"".into())),
     };
+    // Said before the linker says it, and better: a tool that called tools could wait for a sandbox that only the callers
+    // above it hold, or call itself for ever.
+    if kind == PluginKind::Tool && component_type.imports(engine).any(|(name, _)| name.starts_with(TOOLS)) {
+        return Err(PushError::WrongWorld(format!(
+            "it is a tool plugin and imports {TOOLS}: a tool calls no other tools, nor itself; let the agent call both, and hand the answer of one to the other"
+        )));
+    }
     let too_many = |what: String, max| Err(PushError::TooManyResources { what, max });
     match component.resources_required() {
         None => return Err(PushError::WrongWorld("it imports core modules".into())),
@@ -501,13 +508,16 @@ fn check(engine: &wasmtime::Engine, component: &Component) -> Result<PluginKind,
     Ok(kind)
 }
 
+/// The interface that only agents may import.
+const TOOLS: &str = "cofferdam:agent/tools@0.1.0";
+
 /// Whether an import has a name that the host knows. Whether it also has the right type is for the linker to say.
 fn is_offered(name: &str) -> bool {
     const OFFERED: [&str; 23] = [
         "cofferdam:agent/types@0.1.0",
         "cofferdam:agent/context@0.1.0",
         "cofferdam:agent/events@0.1.0",
-        "cofferdam:agent/tools@0.1.0",
+        TOOLS,
         "cofferdam:agent/state@0.1.0",
         "cofferdam:agent/agents@0.1.0",
         "cofferdam:agent/tool-plugins@0.1.0",

@@ -1,4 +1,5 @@
-//! Keeps what users' finished runs take within the quota: the oldest go first, and no run that has not ended.
+//! Keeps what users' finished runs take within the quota: the oldest go first, and no run that has not ended. What runs
+//! took is forgotten by day, long after.
 
 use cofferdam_core::{
     clock,
@@ -6,6 +7,7 @@ use cofferdam_core::{
     ids::UserId,
     quota::Quotas,
     storage::{History, Storage, StorageError},
+    usage::{Day, USAGE_DAYS_KEPT},
 };
 use jiff::{Timestamp, ToSpan as _};
 use std::{
@@ -129,6 +131,16 @@ impl Shared {
     }
 }
 
+/// Forgets the usage of days that are too long ago. Removing runs does not change what they took.
+async fn forget_usage(storage: &dyn Storage) -> Result<(), StorageError> {
+    let operator = Operator::host();
+    let first_kept = Day::of(clock::now()).before(USAGE_DAYS_KEPT - 1);
+    while storage.oldest_usage(operator).await?.is_some_and(|oldest| oldest < first_kept) {
+        storage.prune_usage(operator, first_kept).await?;
+    }
+    Ok(())
+}
+
 async fn work(shared: Arc<Shared>) {
     let mut aged = Instant::now();
     loop {
@@ -149,6 +161,9 @@ async fn work(shared: Arc<Shared>) {
         if let Err(error) = shared.prune_all(changed).await {
             shared.changed.fetch_or(changed, Ordering::AcqRel);
             tracing::error!(%error, source = ?error.source, "old runs could not be removed; trying again");
+        }
+        if let Err(error) = forget_usage(&*shared.storage).await {
+            tracing::error!(%error, source = ?error.source, "the usage of old days could not be removed; trying again");
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     artifact::Artifacts,
     backoff::{BackingOff, Backoff},
     compile::{Compiler, WORKER_BASE_BYTES},
+    counts::Counts,
     disk,
     engine::{EPOCH_TICK, Engine},
     guest_threads::{self, GuestThreads},
@@ -11,6 +12,7 @@ use crate::{
     meter::{HostMemory, half_of_machine},
     plugin::{Linkers, Plugins},
     pressure::{self, MemoryMark},
+    recent::RecentActivity,
     registry::Registry,
     retention::Retention,
     scratch::Scratches,
@@ -19,7 +21,7 @@ use crate::{
 };
 use cofferdam_core::{
     Json,
-    admission::{Admission, Refused, Standing, Want},
+    admission::{Admission, Pressure, Refused, Standing, Want},
     clock,
     context::{ContextState, ContextStatus, StopCause, StopSignal},
     fault::Fault,
@@ -264,6 +266,25 @@ impl Accepted {
     }
 }
 
+/// What a user has under way.
+#[derive(Debug, Clone, Copy)]
+pub struct UnderWay {
+    /// Runs that have a slot.
+    pub runs_executing: u32,
+    /// Runs that wait for one.
+    pub runs_queued: u32,
+    /// Runs that may execute at once as things are.
+    pub runs_at_once: u32,
+    /// Why these are not as many as the quota has, if they are not.
+    pub narrowed_by: Option<Pressure>,
+    /// Fuel that is left of this minute's.
+    pub fuel_left_of_minute: u64,
+    /// Memory that their sandboxes hold, in bytes.
+    pub memory_bytes: u64,
+    /// What the user's runs that ended in the last minute took in it, in hundredths of one processor.
+    pub cpu_percent: f64,
+}
+
 /// A run that is queued or executing in this process.
 #[derive(Debug, Clone)]
 pub(crate) struct Live {
@@ -286,6 +307,7 @@ pub(crate) struct Inner {
     _watching: AbortOnDropHandle<()>,
     pub backoff: Backoff,
     pub retention: Retention,
+    pub recent: RecentActivity,
     data_dir: PathBuf,
     disk_free_bytes_min: u64,
     taking: InFlight,
@@ -308,7 +330,8 @@ impl Runtime {
         let linkers = Linkers::new(engine.wasmtime()).map_err(StartError::Engine)?;
         let memory = Arc::new(HostMemory::new(config.memory_bytes_max, WORKER_BASE_BYTES));
         let loaded_bytes_max = config.memory_bytes_max / LOADED_PART;
-        let compiler = Compiler::new(&config.compile_worker, memory.clone());
+        let counts = Arc::<Counts>::default();
+        let compiler = Compiler::new(&config.compile_worker, memory.clone()).counted_by(counts.clone());
         let artifacts = Artifacts::open(&config.data_dir, compiler).map_err(StartError::DataDir)?;
         let known = storage.plugins(Operator::host()).await?;
         let (tiers, users) = storage.quotas(Operator::host()).await?;
@@ -329,6 +352,7 @@ impl Runtime {
             seeds: Seeds::from_system().map_err(StartError::Random)?,
             host_panics: AtomicU64::new(0),
             sandboxes_open: AtomicU64::new(0),
+            counts,
             engine,
             storage,
         });
@@ -345,6 +369,7 @@ impl Runtime {
             _watching: AbortOnDropHandle::new(tokio::spawn(pressure::watch(Arc::downgrade(&services)))),
             admission,
             backoff: Backoff::default(),
+            recent: RecentActivity::new(Instant::now()),
             data_dir: config.data_dir,
             disk_free_bytes_min: config.disk_free_bytes_min,
             taking: InFlight::default(),
@@ -440,6 +465,33 @@ impl Runtime {
         self.0.services.memory_mark()
     }
 
+    /// What the user has under way now.
+    #[must_use]
+    pub fn under_way(&self, scope: &Scope) -> UnderWay {
+        let standing = self.standing(scope.user());
+        UnderWay {
+            runs_executing: standing.running,
+            runs_queued: standing.queued,
+            runs_at_once: standing.at_once,
+            narrowed_by: standing.narrowed_by,
+            fuel_left_of_minute: standing.fuel_left,
+            memory_bytes: self.0.services.memory.bytes_of(scope.user()),
+            cpu_percent: self.0.recent.cpu_percent(scope.user(), Instant::now()),
+        }
+    }
+
+    /// Memory that all sandboxes may hold, in bytes.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> u64 {
+        self.0.services.memory.bytes_max()
+    }
+
+    /// What was counted since the start, of all users together.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.0.services.counts
+    }
+
     /// Plugins that are loaded now, and what their machine code and data hold together, in bytes.
     #[must_use]
     pub fn plugins_loaded(&self) -> (usize, u64) {
@@ -496,6 +548,7 @@ impl Runtime {
             let made = matches!(created, Ok(Creation::Made));
             let _ = answer.send(created);
             if made {
+                task.runtime.0.services.counts.accepted();
                 let runtime = task.runtime.clone();
                 runtime.spawn_run(async move { task.queue(place, Some(Arc::new(spec)), about, ending).await });
             }
@@ -519,6 +572,7 @@ impl Runtime {
         let place = self.0.admission.enqueue(scope.user(), want(&spec))?;
         let slot = self.0.admission.try_admit(place).map_err(|_| Refused::UserQueueFull(0))?;
         self.storage().insert_run(scope, &spec, None).await.map_err(AcceptError::Storage)?;
+        self.0.services.counts.accepted();
         let (_ending, ended) = watch::channel(None);
         let task = self.enter(scope.clone(), RunView::queued(&spec), ended);
         Ok(task.execute(&slot, Arc::new(spec), &about).await)

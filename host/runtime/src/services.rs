@@ -1,8 +1,8 @@
 //! What every sandbox of the host shares: the engine, storage, plugins, grants, files.
 
 use crate::{
-    engine::Engine, guest_threads::GuestThreads, meter::HostMemory, plugin::Plugins, scratch::Scratches,
-    workspace::Workspaces,
+    counts::Counts, engine::Engine, guest_threads::GuestThreads, meter::HostMemory, plugin::Plugins,
+    scratch::Scratches, workspace::Workspaces,
 };
 use chacha20::{
     ChaCha20Rng,
@@ -59,6 +59,8 @@ pub struct Services {
     pub host_panics: AtomicU64,
     /// Stores that exist now: those of runs, of their tools, and of plugins that are being described.
     pub sandboxes_open: AtomicU64,
+    /// What was counted since the start.
+    pub counts: Arc<Counts>,
 }
 
 /// Where the seeds of guests' random numbers come from: a generator that the operating system's numbers have seeded once,

@@ -162,6 +162,18 @@ pub enum At {
 }
 
 impl Tree {
+    /// What it holds: bytes and entries. A tree that nobody has used yet is not made for the question.
+    ///
+    /// # Errors
+    /// When it cannot be counted.
+    pub fn held_now(&self) -> Result<(u64, u64), FileError> {
+        if lock(&self.held).is_none() && self.path.as_ref().is_none_or(|path| !path.exists()) {
+            return Ok((0, 0));
+        }
+        let (held, _) = self.held()?;
+        Ok(held.as_ref().map_or((0, 0), |held| (held.bytes, held.entries)))
+    }
+
     /// The open directory and what it holds, counted if it was not yet.
     fn held(&self) -> Result<(MutexGuard<'_, Option<Held>>, Dir), FileError> {
         let mut held = lock(&self.held);

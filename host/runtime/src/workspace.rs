@@ -258,6 +258,14 @@ impl Workspace {
         self.turn(move |tree| tree.list(&path)).await
     }
 
+    /// What all of it takes of the user's quota: bytes and entries.
+    ///
+    /// # Errors
+    /// When it cannot be counted.
+    pub async fn held(&self) -> Result<(u64, u64), FileError> {
+        self.turn(Tree::held_now).await
+    }
+
     /// A part of a file, at most 4 MiB of it.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 use crate::{
     auth::{self, Authentication, HostSecret, Tickets},
     config::SocketTimes,
+    storage::Commits,
+    watch::Watch,
 };
 use axum::{
     Router,
@@ -35,8 +37,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 mod body;
 mod cursor;
+mod exposition;
+mod health;
 mod idempotency;
 mod live;
+mod measures;
+mod metrics;
 mod openapi;
 pub mod problem;
 pub mod rest;
@@ -64,6 +70,10 @@ pub(crate) struct Api {
     pub closing: CancellationToken,
     /// Requests that ended in a panic of the host. Must stay 0.
     pub panics: Arc<AtomicU64>,
+    pub measures: measures::Measures,
+    pub watch: Watch,
+    /// What the database has committed, if it is ours.
+    pub commits: Option<Arc<Commits>>,
 }
 
 impl Api {
@@ -72,6 +82,7 @@ impl Api {
         host_secret: HostSecret,
         closing: CancellationToken,
         socket_times: SocketTimes,
+        commits: Option<Arc<Commits>>,
     ) -> Self {
         Self {
             authentication: Authentication::new(runtime.storage().clone()),
@@ -85,6 +96,9 @@ impl Api {
             socket_times,
             closing,
             panics: Arc::default(),
+            measures: measures::Measures::default(),
+            watch: Watch::default(),
+            commits,
         }
     }
 }
@@ -95,8 +109,10 @@ pub(crate) fn public(api: Arc<Api>) -> Router {
         // Only on routes that exist: what does not exist needs no key to be told so.
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::authenticate))
         .merge(live::routes().route_layer(middleware::from_fn_with_state(api.clone(), auth::authenticate_socket)))
+        .route("/v1/health", get(health::get))
         .route("/openapi.json", get(openapi::serve));
-    hardened(routes, &api.panics).with_state(api)
+    let measure = middleware::from_fn_with_state(api.clone(), measures::measure);
+    hardened(routes, &api.panics).layer(measure).with_state(api)
 }
 
 /// What the platform asks about the host itself, on a listener of its own.
@@ -104,6 +120,7 @@ pub(crate) fn admin(api: Arc<Api>) -> Router {
     let routes = Router::new()
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(readiness))
+        .route("/metrics", get(metrics::serve))
         .route("/streams", get(streams));
     hardened(routes, &api.panics).with_state(api)
 }

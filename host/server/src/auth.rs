@@ -168,7 +168,8 @@ impl Authentication {
         Self { storage, known: Mutex::default() }
     }
 
-    async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Problem> {
+    /// Whose key a request has.
+    pub async fn identify(&self, headers: &HeaderMap) -> Result<Identity, Problem> {
         let digest = bearer(headers).ok_or_else(Problem::unauthenticated)?.digest();
         if let Some(identity) = self.known().get(&digest) {
             return Ok(identity.clone());

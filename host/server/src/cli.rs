@@ -19,6 +19,7 @@ mod quota;
 mod run;
 mod runs;
 mod serve;
+mod usage;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -31,7 +32,7 @@ Exit codes:
 Environment:
   COFFERDAM_URL        the server, for every verb that talks to one
   COFFERDAM_API_KEY    your key
-  COFFERDAM_ADMIN_KEY  an operator's key, for plugin push, grant, quota, tier and key
+  COFFERDAM_ADMIN_KEY  an operator's key, for plugin push, grant, quota, tier, key and the usage of others
   COFFERDAM_LOG        what `serve` and `run` log: error, warn, info, debug";
 
 /// Run untrusted agents, each in a sandbox of its own.
@@ -67,6 +68,8 @@ enum Verb {
     Tier(quota::TierArgs),
     /// Make API keys.
     Key(key::KeyArgs),
+    /// Show what a user has, and has taken.
+    Usage(usage::UsageArgs),
     /// Files of your workspace on the server.
     Files(files::FilesArgs),
     /// Compile one component under limits. The server starts this by itself.
@@ -108,6 +111,7 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Quota(args) => within_tokio(quota::run_quota(args, json)),
         Verb::Tier(args) => within_tokio(quota::run_tier(args, json)),
         Verb::Key(args) => within_tokio(key::run(args, json)),
+        Verb::Usage(args) => within_tokio(usage::run(args, json)),
         Verb::Files(args) => within_tokio(files::run(args, json)),
     }
 }

@@ -33,6 +33,7 @@ pub mod config;
 mod data_dir;
 mod listener;
 pub mod storage;
+mod watch;
 
 /// How long connections may take to end by themselves once the runs have.
 const CLOSE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -101,9 +102,7 @@ impl App {
         let storage = SqliteStorage::open(&path).await;
         let storage = storage.map_err(|source: StorageError| StartError::Database { path, source: source.source })?;
         let storage = Arc::new(storage);
-        let mut app = Self::over(config, data_dir, storage.clone()).await?;
-        app.database = Some(storage);
-        Ok(app)
+        Self::over(config, data_dir, storage.clone(), Some(storage)).await
     }
 
     /// Starts a server over a storage of the caller's.
@@ -112,10 +111,15 @@ impl App {
     /// When any part of it does not start.
     pub async fn start_over(config: Config, storage: Arc<dyn Storage>) -> Result<Self, StartError> {
         let data_dir = DataDir::open(config.data_dir.as_deref())?;
-        Self::over(config, data_dir, storage).await
+        Self::over(config, data_dir, storage, None).await
     }
 
-    async fn over(config: Config, data_dir: DataDir, storage: Arc<dyn Storage>) -> Result<Self, StartError> {
+    async fn over(
+        config: Config,
+        data_dir: DataDir,
+        storage: Arc<dyn Storage>,
+        database: Option<Arc<SqliteStorage>>,
+    ) -> Result<Self, StartError> {
         // Bound first: an address that is taken must not leave anything behind.
         let (listener, address) = bind(config.listen, "--listen").await?;
         let (admin_listener, admin_address) = bind(config.admin_listen, "--admin-listen").await?;
@@ -131,14 +135,16 @@ impl App {
         let ending =
             Ending { closing: CancellationToken::new(), aborting: CancellationToken::new(), tasks: TaskTracker::new() };
         let closing = ending.closing.clone();
-        let api = Arc::new(api::Api::new(runtime.clone(), host_secret, closing, config.socket_times));
+        let commits = database.as_ref().map(|database| database.committed().clone());
+        let api = Arc::new(api::Api::new(runtime.clone(), host_secret, closing, config.socket_times, commits));
+        ending.tasks.spawn(watch::watch(api.clone(), ending.closing.clone()));
         ending.tasks.spawn(listener::serve(listener, api::public(api.clone()), ending.clone()));
         ending.tasks.spawn(listener::serve(admin_listener, api::admin(api.clone()), ending.clone()));
         Ok(Self {
             address,
             admin_address,
             runtime,
-            database: None,
+            database,
             dev_keys,
             admin_key_file,
             panics: api.panics.clone(),

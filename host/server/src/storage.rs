@@ -2,4 +2,5 @@
 
 pub mod sqlite;
 
+pub(crate) use sqlite::Commits;
 pub use sqlite::{SqliteError, SqliteStorage};

@@ -10,6 +10,7 @@ use crate::{
     quota::Quota,
     run::{CancelRequest, RunSpec, RunStatus, RunView, StopReason, Usage},
     storage::*,
+    usage::{Day, UsageSum},
 };
 use std::sync::atomic::AtomicBool;
 
@@ -85,6 +86,18 @@ impl Storage for Moody {
     }
     async fn history(&self, scope: &Scope) -> Kept<History> {
         self.storage.history(scope).await
+    }
+    async fn usage(&self, scope: &Scope, first: Day, last: Day) -> Kept<UsageSum> {
+        self.storage.usage(scope, first, last).await
+    }
+    async fn oldest_usage(&self, operator: Operator) -> Kept<Option<Day>> {
+        self.storage.oldest_usage(operator).await
+    }
+    async fn prune_usage(&self, operator: Operator, before: Day) -> Kept<()> {
+        self.storage.prune_usage(operator, before).await
+    }
+    async fn state_bytes(&self, scope: &Scope) -> Kept<u64> {
+        self.storage.state_bytes(scope).await
     }
     async fn oldest_finishes(
         &self,

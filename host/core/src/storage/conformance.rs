@@ -21,6 +21,7 @@ use crate::{
 use std::sync::Arc;
 
 mod once;
+mod usage;
 
 /// What [`check`] has left in a storage, and has to be there after it was closed and opened again.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +35,7 @@ pub struct Kept {
     identity: Option<Identity>,
     keys: u64,
     earlier: Option<Earlier>,
+    usage: UsageSum,
 }
 
 /// Checks all promises of [`Storage`] on a storage that is empty, and says what it has left there.
@@ -60,6 +62,7 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     grants_replace_each_other(storage).await;
     keys_are_found_by_their_secret(storage).await;
     once::check(storage).await;
+    usage::check(storage).await;
     the_first_who_asks_for_a_cancel_stands(storage).await;
     kept(storage).await
 }
@@ -104,6 +107,7 @@ async fn kept(storage: &dyn Storage) -> Kept {
         identity: storage.authenticate(Digest::of(b"kim's secret")).await.expect("reads"),
         keys: storage.keys_count(operator).await.expect("counts"),
         earlier: storage.earlier(&self::scope("otto"), Creating::Run, Digest::of(b"kept")).await.expect("reads"),
+        usage: usage::of_all_days(storage, &self::scope("udo")).await,
     }
 }
 
@@ -295,7 +299,7 @@ async fn quotas_are_kept_as_they_were_set_last(storage: &dyn Storage) {
 async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {
     let ann = scope("rita");
     let spec = insert(storage, spec("rita")).await;
-    let usage = Usage { fuel: u64::MAX, memory_peak_bytes: 1, wall_ms: 2, active_ms: 3, host_calls: 4, events: 5 };
+    let usage = completed("1").usage;
     let failure = ToolFailure { code: "denied".into(), message: "no".into() };
     let written: Vec<_> = [
         Event::started(&spec.agent, &spec.digest),
@@ -948,7 +952,16 @@ fn completed(output: &str) -> RunEnd {
         stop_reason: StopReason::Completed,
         output: Some(json(output)),
         error: None,
-        usage: Usage { fuel: u64::MAX, memory_peak_bytes: 1, wall_ms: 2, active_ms: 3, host_calls: 4, events: 5 },
+        usage: Usage {
+            fuel: u64::MAX,
+            memory_peak_bytes: 1,
+            wall_ms: 2,
+            active_ms: 3,
+            host_calls: 4,
+            events: 5,
+            tool_calls: 6,
+            memory_byte_seconds: 7,
+        },
         started_at: Some(at(11)),
         finished_at: at(1000),
     }

@@ -1,7 +1,7 @@
 //! Storage in memory: for tests, benches and the `run` verb. Nothing outlives the process.
 
 use super::*;
-use crate::{quota::STATE_KEY_OVERHEAD_BYTES, run::StopReason};
+use crate::{quota::STATE_KEY_OVERHEAD_BYTES, run::StopReason, usage::USAGE_DAYS_PRUNED_AT_ONCE_MAX};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -25,6 +25,8 @@ struct Tables {
     user_quotas: BTreeMap<UserId, UserQuota>,
     keys: HashMap<Digest, ApiKey>,
     once: HashMap<(UserId, Creating, Digest), Record>,
+    /// By day first: the order in which they are forgotten.
+    usage: BTreeMap<(Day, UserId), UsageSum>,
 }
 
 /// What is remembered of a request that made something once.
@@ -205,9 +207,12 @@ impl Storage for MemoryStorage {
     }
 
     async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()> {
-        if let Some(run) = self.tables().append(scope, batch) {
+        let mut tables = self.tables();
+        if let Some(run) = tables.append(scope, batch) {
             run.view = run.view.clone().ended(&end);
             run.view.cancel.take_if(|_| end.stop_reason != StopReason::Cancelled);
+            let day = (Day::of(end.finished_at), scope.user().clone());
+            tables.usage.entry(day).or_default().add(&UsageSum::of(&end));
         }
         Ok(())
     }
@@ -358,6 +363,36 @@ impl Storage for MemoryStorage {
             tables.runs.remove(&id);
         }
         Ok(())
+    }
+
+    async fn usage(&self, scope: &Scope, first: Day, last: Day) -> Result<UsageSum> {
+        let mut sum = UsageSum::default();
+        let days = self.tables();
+        for ((day, user), of_day) in &days.usage {
+            if user == scope.user() && (first..=last).contains(day) {
+                sum.add(of_day);
+            }
+        }
+        Ok(sum)
+    }
+
+    async fn oldest_usage(&self, _operator: Operator) -> Result<Option<Day>> {
+        Ok(self.tables().usage.keys().next().map(|(day, _)| *day))
+    }
+
+    async fn prune_usage(&self, _operator: Operator, before: Day) -> Result<()> {
+        let mut tables = self.tables();
+        for _ in 0..USAGE_DAYS_PRUNED_AT_ONCE_MAX {
+            match tables.usage.first_entry().filter(|oldest| oldest.key().0 < before) {
+                Some(oldest) => drop(oldest.remove()),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn state_bytes(&self, scope: &Scope) -> Result<u64> {
+        Ok(self.tables().state_bytes.get(scope.user()).copied().unwrap_or(0))
     }
 
     async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>> {

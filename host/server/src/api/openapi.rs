@@ -1,8 +1,8 @@
 //! The description of the API (OpenAPI 3.1), made from the code of its routes.
 
 use super::{
-    live,
-    rest::{events, feed, files, grants, journal, keys, plugins, quotas, runs},
+    health, live,
+    rest::{events, feed, files, grants, journal, keys, plugins, quotas, runs, usage},
 };
 use axum::{http::header, response::IntoResponse};
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use utoipa::{
         grants::get, grants::put,
         quotas::get, quotas::put, quotas::get_tier, quotas::put_tier,
         keys::create,
+        usage::own, usage::get, health::get,
         files::list, files::get, files::put, files::remove,
     ),
     components(schemas(events::EventBody, quotas::QuotaBody)),
@@ -40,6 +41,8 @@ use utoipa::{
         (name = "grants", description = "What a plugin may do for a user"),
         (name = "quotas", description = "What users and tiers may take"),
         (name = "keys", description = "API keys"),
+        (name = "health", description = "How the host is doing"),
+        (name = "usage", description = "What a user has, and has taken"),
         (name = "files", description = "The user's workspace"),
     ),
 )]

@@ -69,6 +69,10 @@ pub(crate) struct Problem {
     retry_after_s: Option<u32>,
 }
 
+/// The code of the problem that an answer is, for whoever counts answers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProblemCode(pub &'static str);
+
 /// The status of a failure: from who is to blame, except where HTTP has a word of its own.
 const fn status(fault: Fault, code: &str) -> StatusCode {
     match code.as_bytes() {
@@ -210,8 +214,9 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, retry_after_s) = (self.status, self.retry_after_s);
+        let (status, retry_after_s, code) = (self.status, self.retry_after_s, ProblemCode(self.code));
         let mut response = (status, Json(self.body())).into_response();
+        response.extensions_mut().insert(code);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if status == StatusCode::UNAUTHORIZED {

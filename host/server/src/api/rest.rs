@@ -6,7 +6,11 @@ use axum::{
     extract::DefaultBodyLimit,
     routing::{get, post},
 };
-use cofferdam_core::ids::{PluginName, UserId};
+use cofferdam_core::{
+    fault::Fault,
+    identity::{Identity, Role, Scope},
+    ids::{PluginName, UserId},
+};
 use std::sync::Arc;
 
 pub mod events;
@@ -18,6 +22,7 @@ pub mod keys;
 pub mod plugins;
 pub mod quotas;
 pub mod runs;
+pub mod usage;
 
 /// Every route that needs a key.
 pub(crate) fn routes() -> Router<Arc<Api>> {
@@ -35,11 +40,26 @@ pub(crate) fn routes() -> Router<Arc<Api>> {
         .route("/v1/users/{id}/grants/{plugin}", get(grants::get).put(grants::put))
         .route("/v1/users/{id}/quota", get(quotas::get).put(quotas::put))
         .route("/v1/tiers/{name}", get(quotas::get_tier).put(quotas::put_tier))
+        .route("/v1/users/{id}/usage", get(usage::get))
+        .route("/v1/usage", get(usage::own))
         .route("/v1/keys", post(keys::create))
         .route("/v1/files", get(files::list))
         .route("/v1/files/{*path}", get(files::get).put(files::put).delete(files::remove))
         // Bodies are read by `api::body` only, which has limits for each route; axum's own would come before them.
         .layer(DefaultBodyLimit::disable())
+}
+
+/// The right to read what is about a user: an operator's for anyone, a user's for themself. To a user, all others look
+/// alike, there or not.
+fn scope_about(caller: &Identity, id: &str) -> Result<Scope, Problem> {
+    match caller.role() {
+        Role::Operator => {
+            let user: UserId = id.parse().map_err(|error| Problem::invalid_id(&error, "id"))?;
+            Ok(caller.operator()?.on_behalf_of(&user))
+        }
+        Role::User if caller.user().as_str() == id => Ok(caller.scope()?),
+        Role::User => Err(Problem::new(Fault::Absent, "unknown_user", "you can read what is about yourself only")),
+    }
 }
 
 /// The name of a plugin in a path.

@@ -28,6 +28,7 @@ use cofferdam_core::{
         ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, PluginVersion, Result, RunBatch, RunQuery,
         StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun,
     },
+    usage::{Day, UsageSum},
 };
 use jiff::Timestamp;
 use once::Create;
@@ -38,7 +39,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
 use state::{SetState, StateKey};
-use std::{error::Error, fs, io, path::Path, time::Duration};
+use std::{error::Error, fs, io, path::Path, sync::Arc, time::Duration};
+pub(crate) use writer::Commits;
 use writer::Writer;
 use writes::Row;
 
@@ -184,6 +186,11 @@ impl SqliteStorage {
     /// How many commits there were since it was opened, failed ones included.
     #[must_use]
     pub fn commits(&self) -> u64 {
+        self.writer.commits().latency.counts().count()
+    }
+
+    /// What was committed since it was opened.
+    pub(crate) fn committed(&self) -> &Arc<Commits> {
         self.writer.commits()
     }
 
@@ -310,8 +317,9 @@ impl Storage for SqliteStorage {
 
     async fn finish(&self, scope: &Scope, mut batch: RunBatch, end: RunEnd) -> Result<()> {
         let doing = "keep the end of a run";
-        let mut rows = batch_rows(scope, &mut batch, 1).map_err(while_doing(doing))?;
+        let mut rows = batch_rows(scope, &mut batch, 2).map_err(while_doing(doing))?;
         rows.push(Row::end(scope, &batch, &end));
+        rows.push(Row::usage(scope, batch.run, &end.usage));
         self.write(doing, rows).await
     }
 
@@ -480,6 +488,41 @@ impl Storage for SqliteStorage {
 
     async fn prune_before(&self, _operator: Operator, user: &UserId, before: Timestamp) -> Result<()> {
         self.write("remove old runs", vec![Row::prune_age(user, before)]).await
+    }
+
+    async fn usage(&self, scope: &Scope, first: Day, last: Day) -> Result<UsageSum> {
+        let doing = "read what a user's runs took";
+        let days = |sql: &'static str| {
+            sqlx::query(sql).bind(scope.user().as_str().to_owned()).bind(first.number()).bind(last.number())
+        };
+        let sums = days(
+            "SELECT runs, fuel, active_ms, memory_byte_seconds, events, tool_calls, host_calls FROM usage_days
+            WHERE user = ?1 AND day BETWEEN ?2 AND ?3",
+        );
+        let ends = days("SELECT stop_reason, runs FROM usage_ends WHERE user = ?1 AND day BETWEEN ?2 AND ?3");
+        let mut sum = UsageSum::default();
+        let sums = self.readers.all(sums, |columns| columns.usage()).await.map_err(while_doing(doing))?;
+        let ends = self.readers.all(ends, |columns| columns.ends()).await.map_err(while_doing(doing))?;
+        for part in sums.iter().chain(&ends) {
+            sum.add(part);
+        }
+        Ok(sum)
+    }
+
+    async fn oldest_usage(&self, _operator: Operator) -> Result<Option<Day>> {
+        let query = sqlx::query("SELECT day FROM usage_days ORDER BY day LIMIT 1");
+        let day = self.readers.first(query, |columns| Ok(Day::from_number(columns.take()?))).await;
+        day.map_err(while_doing("read of which day usage is kept"))
+    }
+
+    async fn prune_usage(&self, _operator: Operator, before: Day) -> Result<()> {
+        self.write("forget the usage of old days", vec![Row::usage_sweep(before)]).await
+    }
+
+    async fn state_bytes(&self, scope: &Scope) -> Result<u64> {
+        let query = sqlx::query("SELECT bytes FROM state_users WHERE user = ?1").bind(scope.user().as_str().to_owned());
+        let bytes = self.readers.first(query, |columns| columns.unsigned()).await;
+        Ok(bytes.map_err(while_doing("read what a user's state takes"))?.unwrap_or(0))
     }
 
     async fn state_get(&self, space: &StateSpace, key: &str) -> Result<Option<StateEntry>> {

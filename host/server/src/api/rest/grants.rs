@@ -3,7 +3,7 @@
 use super::{
     plugin_name,
     plugins::{PermissionsBody, known_plugin},
-    user_id,
+    scope_about, user_id,
 };
 use crate::{
     api::{
@@ -14,7 +14,7 @@ use crate::{
     auth::{Caller, OperatorKey},
 };
 use axum::{Json, extract::State};
-use cofferdam_core::{fault::Fault, grant::Permissions, identity::Role};
+use cofferdam_core::grant::Permissions;
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -51,12 +51,7 @@ pub(crate) async fn get(
     Caller(caller): Caller,
     Segments((id, plugin)): Segments<(String, String)>,
 ) -> Result<Json<Permissions>, Problem> {
-    let scope = match caller.role() {
-        Role::Operator => caller.operator()?.on_behalf_of(&user_id(&id)?),
-        Role::User if caller.user().as_str() == id => caller.scope()?,
-        // The same for every user but oneself, there or not.
-        Role::User => return Err(Problem::new(Fault::Absent, "unknown_user", "you can read your own grants only")),
-    };
+    let scope = scope_about(&caller, &id)?;
     let plugin = plugin_name(&plugin)?;
     known_plugin(&api, &plugin)?;
     Ok(Json(api.runtime.grant(&scope, &plugin).await?.unwrap_or_default()))

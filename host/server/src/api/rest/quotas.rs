@@ -1,6 +1,6 @@
 //! Quotas: what users and tiers may take.
 
-use super::user_id;
+use super::{scope_about, user_id};
 use crate::{
     api::{
         Api, Segments,
@@ -17,7 +17,6 @@ use axum::{
 };
 use cofferdam_core::{
     fault::Fault,
-    identity::Role,
     ids::{Digest, TierName, UserId},
     quota::{Document, Quota, QuotaEdit, UserQuota},
 };
@@ -140,12 +139,7 @@ pub(crate) async fn get(
     Caller(caller): Caller,
     Segments(id): Segments<String>,
 ) -> Result<Response, Problem> {
-    let user = match caller.role() {
-        Role::Operator => user_id(&id)?,
-        Role::User if caller.user().as_str() == id => caller.user().clone(),
-        // The same for every user but oneself, there or not.
-        Role::User => return Err(Problem::new(Fault::Absent, "unknown_user", "you can read your own quota only")),
-    };
+    let user = scope_about(&caller, &id)?.user().clone();
     let (set, effective) = api.runtime.user_quota(&user);
     Ok(answer(&UserQuotaBody { user, set, effective }))
 }

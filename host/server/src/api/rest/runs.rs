@@ -179,6 +179,10 @@ pub(crate) struct UsageBody {
     host_calls: u64,
     /// Events recorded.
     events: u64,
+    /// Tool calls made, as they count against the run's limit.
+    tool_calls: u64,
+    /// Bytes that counted against the run's memory limit, times the seconds for which they did.
+    memory_byte_seconds: u64,
 }
 
 fn words(words: impl IntoIterator<Item = &'static str>) -> ObjectBuilder {

@@ -11,6 +11,7 @@ use cofferdam_core::{
     record::RecordChunk,
     run::{CancelRequest, Priority, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
     storage::{FeedEntry, FeedPlace, StateEntry, UnfinishedRun},
+    usage::UsageSum,
 };
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -21,8 +22,10 @@ use std::{error::Error, str::FromStr};
 macro_rules! view_columns {
     () => {
         "id, agent, digest, user, thread_id, priority, status, stop_reason, error_code, error_message, used_fuel,
-        used_memory_peak_bytes, used_wall_ms, used_active_ms, used_host_calls, used_events, created_at, started_at,
-        finished_at, (SELECT asked_by FROM cancels WHERE run = number), (SELECT asked_at FROM cancels WHERE run = number)"
+        used_memory_peak_bytes, used_wall_ms, used_active_ms, used_host_calls, used_events,
+        coalesce((SELECT tool_calls FROM history WHERE history.user = runs.user AND run = number), 0),
+        coalesce((SELECT memory_byte_seconds FROM history WHERE history.user = runs.user AND run = number), 0),
+        created_at, started_at, finished_at, (SELECT asked_by FROM cancels WHERE run = number), (SELECT asked_at FROM cancels WHERE run = number)"
     };
 }
 pub(super) use view_columns;
@@ -124,6 +127,8 @@ impl<'r> Columns<'r> {
                 active_ms: self.unsigned()?,
                 host_calls: self.unsigned()?,
                 events: self.unsigned()?,
+                tool_calls: self.unsigned()?,
+                memory_byte_seconds: self.unsigned()?,
             },
             created_at: self.time()?,
             started_at: self.time_if_there()?,
@@ -185,6 +190,26 @@ impl<'r> Columns<'r> {
         let (position, ends_commit, run_id) = (self.unsigned()?, self.take::<bool>()?, self.parsed()?);
         let envelope = self.envelope(run_id)?;
         Ok(FeedEntry { place: FeedPlace { position, seq: envelope.seq }, ends_commit, envelope })
+    }
+
+    /// Of a day: what its runs took together, without why they ended.
+    pub(super) fn usage(&mut self) -> Result<UsageSum, SqliteError> {
+        Ok(UsageSum {
+            runs: self.unsigned()?,
+            fuel: self.unsigned()?,
+            active_ms: self.unsigned()?,
+            memory_byte_seconds: self.unsigned()?,
+            events: self.unsigned()?,
+            tool_calls: self.unsigned()?,
+            host_calls: self.unsigned()?,
+            ..UsageSum::default()
+        })
+    }
+
+    /// Of a day: how many runs ended so.
+    pub(super) fn ends(&mut self) -> Result<UsageSum, SqliteError> {
+        let reason = StopReason::from_word(self.take()?).ok_or_else(|| unreadable("the stop reason is unknown"))?;
+        Ok(UsageSum { runs_by_stop_reason: [(reason, self.unsigned()?)].into(), ..UsageSum::default() })
     }
 
     pub(super) fn state_entry(&mut self) -> Result<StateEntry, SqliteError> {

@@ -11,7 +11,7 @@ use super::{
     state::{SetState, StateKey},
     writes::{ROW_COLUMNS, Row},
 };
-use cofferdam_core::{idempotency::Creation, ids::UserId, storage::StateRefused};
+use cofferdam_core::{idempotency::Creation, ids::UserId, latency::Latencies, storage::StateRefused};
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, SqlSafeStr as _, SqlStr,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection},
@@ -23,6 +23,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Instant,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,7 +47,16 @@ const COMMIT_ROWS_MAX: usize = 256;
 /// The way to the writer. The thread ends when this is dropped.
 pub(super) struct Writer {
     queue: mpsc::Sender<Write>,
-    commits: Arc<AtomicU64>,
+    commits: Arc<Commits>,
+}
+
+/// What was committed since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Commits {
+    /// How long commits took, failed ones included.
+    pub latency: Latencies,
+    /// How many failed.
+    pub failed: AtomicU64,
 }
 
 /// What somebody wants written, and who waits for it.
@@ -89,7 +99,7 @@ impl Writer {
     pub(super) fn start(options: SqliteConnectOptions, connection: SqliteConnection) -> Result<Self, SqliteError> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(SqliteError::Thread)?;
         let (sender, queue) = mpsc::channel(WRITES_QUEUED_MAX);
-        let commits = Arc::<AtomicU64>::default();
+        let commits = Arc::<Commits>::default();
         let inserts = INSERT_ROWS.map(insert_statement);
         let file = File { options, connection: Some(connection), inserts, commits: commits.clone() };
         thread::Builder::new()
@@ -99,9 +109,9 @@ impl Writer {
         Ok(Self { queue: sender, commits })
     }
 
-    /// How many commits there were.
-    pub(super) fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
+    /// What was committed.
+    pub(super) const fn commits(&self) -> &Arc<Commits> {
+        &self.commits
     }
 
     /// Writes these rows, all or none.
@@ -288,7 +298,7 @@ struct File {
     /// None after an error that says nothing about the state of the connection.
     connection: Option<SqliteConnection>,
     inserts: [SqlStr; INSERT_ROWS.len()],
-    commits: Arc<AtomicU64>,
+    commits: Arc<Commits>,
 }
 
 /// An `INSERT` of this many rows.
@@ -305,9 +315,11 @@ impl File {
             None => connect_to_write(&self.options).await?,
         };
         let connection = self.connection.insert(connection);
+        let begun = Instant::now();
         let done = write(connection, &self.inserts, batch).await;
-        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.commits.latency.took(begun.elapsed());
         if done.is_err() {
+            self.commits.failed.fetch_add(1, Ordering::Relaxed);
             // One `INSERT` that failed has left nothing behind, but several may have left a transaction open, and other
             // errors anything. A new connection is cheap beside the error.
             if let Some(connection) = self.connection.take() {

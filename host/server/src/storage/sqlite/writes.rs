@@ -14,8 +14,9 @@ use cofferdam_core::{
     ids::{PluginName, RunId, SessionId, TierName, UserId},
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
-    run::{CancelRequest, Priority, RunEnd, RunSpec, RunStatus},
+    run::{CancelRequest, Priority, RunEnd, RunSpec, RunStatus, Usage},
     storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
+    usage::{Day, USAGE_DAYS_PRUNED_AT_ONCE_MAX},
 };
 use jiff::Timestamp;
 use sqlx::{Arguments as _, sqlite::SqliteArguments};
@@ -146,6 +147,17 @@ impl Row {
             end.error.as_ref().map(|error| error.message.as_str()).into(),
             end.output.as_ref().map(Json::as_str).into(),
         ])
+    }
+
+    /// The rest of what a run took; stands behind its end.
+    pub(super) fn usage(scope: &Scope, run: RunId, usage: &Usage) -> Self {
+        let (kind, run) = (Value::Word("usage"), run.to_string().into());
+        Self(vec![kind, scope.user().as_str().into(), run, usage.tool_calls.into(), usage.memory_byte_seconds.into()])
+    }
+
+    pub(super) fn usage_sweep(before: Day) -> Self {
+        let at_once = Value::Number(USAGE_DAYS_PRUNED_AT_ONCE_MAX.into());
+        Self(vec![Value::Word("usage_sweep"), Value::Null, Value::Null, Value::Number(before.number()), at_once])
     }
 
     pub(super) fn cancel(scope: &Scope, run: RunId, request: &CancelRequest) -> Self {
