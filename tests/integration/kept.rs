@@ -81,6 +81,15 @@ fn a_database_of_the_first_schema_is_brought_up_to_date_and_read_to_the_last_rec
         let cut_off = ann.events("run_01a20f9bf13c734380f56a428040aa32").await;
         assert_eq!(cut_off.iter().map(|event| event["seq"].clone()).collect::<Vec<_>>(), [1, 2, 3, 4]);
 
+        // That host kept no record of calls, and it says so; a run that never began has none to miss.
+        let entries =
+            async |id: &str| ann.get(&format!("/v1/runs/{id}/journal")).await.is(StatusCode::OK)["entries"].clone();
+        for id in ["run_01a20f9bf05270eca7db2c347ecab6f7", "run_01a20f9bf13c734380f56a428040aa32"] {
+            let why = "the host that executed this run kept no record yet";
+            assert_eq!(entries(id).await, json!([{"kind": "incomplete", "why": why}]));
+        }
+        assert_eq!(entries(runs[0]["id"].as_str().expect("an id")).await, json!([]));
+
         let plugins = olga.get("/v1/plugins").await.is(StatusCode::OK);
         let names: Vec<_> =
             plugins["plugins"].as_array().expect("plugins").iter().map(|plugin| &plugin["name"]).collect();
