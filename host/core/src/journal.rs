@@ -409,7 +409,7 @@ impl RunJournal {
             let mut batch = taken.batch.clone();
             batch.events.push(last.clone());
             match self.0.shared.storage.finish(&self.0.scope, batch, end.clone()).await {
-                Ok(()) => return taken.saved(Some(last.seq)),
+                Ok(()) => return taken.saved(Some(&last)),
                 Err(error) => {
                     drop((taken, one_at_a_time));
                     tracing::error!(run = %self.0.run, error = %error, source = ?error.source, "the end of a run is not saved yet; trying again");
@@ -460,7 +460,7 @@ struct Taken<'a> {
 
 impl Taken<'_> {
     /// It is durable, together with the last event if there is one: tells followers.
-    fn saved(mut self, last: Option<u64>) {
+    fn saved(mut self, last: Option<&Envelope>) {
         self.saved = true;
         let RunLog { shared, scope, run, .. } = &*self.journal.0;
         {
@@ -468,7 +468,7 @@ impl Taken<'_> {
             log.effects_saved |= self.batch.effects;
             log.calls.begun_saved = self.begun;
         }
-        if let Some(seq) = last.or(self.batch.last_seq()) {
+        if let Some(seq) = last.map(|last| last.seq).or(self.batch.last_seq()) {
             shared.followers.tell(run, |now| {
                 now.seq = now.seq.max(seq);
                 now.ended |= last.is_some();
@@ -476,7 +476,7 @@ impl Taken<'_> {
             // After the run's own followers: whoever follows both asks each run for its news at a user's.
             shared.user_followers.tell(scope.user(), |commits| *commits += 1);
             let now = clock::now();
-            for envelope in &self.batch.events {
+            for envelope in self.batch.events.iter().chain(last) {
                 // A clock that was set back makes no event early.
                 shared.event_latency.took(Duration::try_from(now.duration_since(envelope.at)).unwrap_or_default());
             }
