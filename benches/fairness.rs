@@ -265,10 +265,13 @@ async fn one_against_fifty(server: &Server) {
     row("what is lost of the runs a second", ratio[1], "%", Some(20.0));
 }
 
-/// Gives a user a weight. Says whether this server can.
+/// Gives a user a weight, by a tier that has it.
 async fn weigh(server: &Server, user: &User, weight: u32) -> bool {
-    let path = format!("/v1/users/{}/quota", user.name);
-    server.operator.send(Method::PUT, &path, Some(&json!({"cpu_weight": weight}))).await.status.is_success()
+    let tier = format!("weight-{weight}");
+    let (of_tier, of_user) = (format!("/v1/tiers/{tier}"), format!("/v1/users/{}/quota", user.name));
+    let made = server.operator.send(Method::PUT, &of_tier, Some(&json!({"cpu_weight": weight}))).await;
+    let put = server.operator.send(Method::PUT, &of_user, Some(&json!({"tier": tier}))).await;
+    made.status.is_success() && put.status.is_success()
 }
 
 /// The CPU time of two users of weights 100 and 300 whose guests spin, in milliseconds, over the server.

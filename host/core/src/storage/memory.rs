@@ -27,6 +27,9 @@ struct Tables {
     once: HashMap<(UserId, Creating, Digest), Record>,
     /// By day first: the order in which they are forgotten.
     usage: BTreeMap<(Day, UserId), UsageSum>,
+    /// What finished runs take, but for those that nobody has weighed yet: whoever ends a run does not wait for it.
+    histories: HashMap<UserId, History>,
+    unweighed: Vec<RunId>,
 }
 
 /// What is remembered of a request that made something once.
@@ -86,6 +89,24 @@ impl MemoryStorage {
 }
 
 impl Tables {
+    /// Adds what was not weighed yet to its user's history.
+    fn weigh(&mut self) {
+        for id in std::mem::take(&mut self.unweighed) {
+            let Some(run) = self.runs.get(&id) else { continue };
+            let have = self.histories.entry(run.spec.user.clone()).or_default();
+            *have = History { runs: have.runs + 1, bytes: have.bytes + run.bytes() };
+        }
+    }
+
+    /// Removes a finished run.
+    fn remove(&mut self, id: RunId) {
+        self.weigh();
+        let Some(run) = self.runs.remove(&id) else { return };
+        if let Some(have) = self.histories.get_mut(&run.spec.user) {
+            *have = History { runs: have.runs.saturating_sub(1), bytes: have.bytes.saturating_sub(run.bytes()) };
+        }
+    }
+
     fn run(&self, scope: &Scope, id: RunId) -> Option<&Run> {
         self.runs.get(&id).filter(|run| run.spec.user == *scope.user())
     }
@@ -208,11 +229,13 @@ impl Storage for MemoryStorage {
 
     async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()> {
         let mut tables = self.tables();
+        let id = batch.run;
         if let Some(run) = tables.append(scope, batch) {
             run.view = run.view.clone().ended(&end);
             run.view.cancel.take_if(|_| end.stop_reason != StopReason::Cancelled);
             let day = (Day::of(end.finished_at), scope.user().clone());
             tables.usage.entry(day).or_default().add(&UsageSum::of(&end));
+            tables.unweighed.push(id);
         }
         Ok(())
     }
@@ -317,9 +340,9 @@ impl Storage for MemoryStorage {
     }
 
     async fn history(&self, scope: &Scope) -> Result<History> {
-        let tables = self.tables();
-        let finished = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.finished_at().is_some());
-        Ok(finished.fold(History::default(), |sum, run| History { runs: sum.runs + 1, bytes: sum.bytes + run.bytes() }))
+        let mut tables = self.tables();
+        tables.weigh();
+        Ok(tables.histories.get(scope.user()).copied().unwrap_or_default())
     }
 
     async fn oldest_finishes(
@@ -340,16 +363,17 @@ impl Storage for MemoryStorage {
 
     async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Result<()> {
         let mut have = self.history(&operator.on_behalf_of(user)).await?;
-        let mut removed = 0;
-        self.tables().runs.retain(|_, run| {
-            let over = have.runs > keep.runs || have.bytes > keep.bytes;
-            let stays = run.spec.user != *user || run.finished_at().is_none() || !over || removed == PRUNED_AT_ONCE_MAX;
-            if !stays {
-                removed += 1;
-                have = History { runs: have.runs - 1, bytes: have.bytes - run.bytes() };
+        let mut tables = self.tables();
+        let finished = tables.runs.iter().filter(|(_, run)| run.spec.user == *user && run.finished_at().is_some());
+        let mut gone = Vec::new();
+        for (id, run) in finished.take(PRUNED_AT_ONCE_MAX as usize) {
+            if have.runs <= keep.runs && have.bytes <= keep.bytes {
+                break;
             }
-            stays
-        });
+            have = History { runs: have.runs - 1, bytes: have.bytes - run.bytes() };
+            gone.push(*id);
+        }
+        gone.into_iter().for_each(|id| tables.remove(id));
         Ok(())
     }
 
@@ -359,9 +383,7 @@ impl Storage for MemoryStorage {
         let finished =
             finished.filter_map(|(id, run)| Some((*id, run.finished_at()?))).take(PRUNED_AT_ONCE_MAX as usize);
         let old: Vec<_> = finished.filter(|(_, at)| *at < before).map(|(id, _)| id).collect();
-        for id in old {
-            tables.runs.remove(&id);
-        }
+        old.into_iter().for_each(|id| tables.remove(id));
         Ok(())
     }
 

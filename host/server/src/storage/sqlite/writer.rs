@@ -34,9 +34,16 @@ const WRITES_QUEUED_MAX: usize = 1024;
 /// How many writes share a commit. Many more would make the first of them wait for the last.
 const COMMIT_WRITES_MAX: usize = 128;
 
-/// How many bytes share a commit, about: the largest run has an input of 4 MiB, and no small write should wait for more
-/// than a few of those. A single write may be larger.
-const COMMIT_BYTES_MAX: usize = 16 << 20;
+/// How many bytes share a commit, about: some milliseconds of a disk, which is what a small write waits for the others. A
+/// single write may be larger, and is then by itself.
+const COMMIT_BYTES_MAX: usize = 512 << 10;
+
+/// The largest write that is small, in bytes. These go first, so that one user's floods of events and records do not stand
+/// before everybody's next run.
+const SMALL_BYTES_MAX: usize = 32 << 10;
+
+/// How many commits a write lets others go first.
+const PASSED_OVER_MAX: u32 = 8;
 
 /// How many rows an `INSERT` takes. Those that are not used are null, so a few sizes do, each prepared once.
 const INSERT_ROWS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, COMMIT_ROWS_MAX];
@@ -63,6 +70,8 @@ pub(crate) struct Commits {
 struct Write {
     bytes: usize,
     change: Change,
+    /// Commits since it came in which others were written before it.
+    passed_over: u32,
 }
 
 enum Change {
@@ -139,7 +148,7 @@ impl Writer {
     /// Waits until all that was asked for is written and the file is closed.
     pub(super) async fn close(&self) {
         let (reply, closed) = oneshot::channel();
-        if self.queue.send(Write { bytes: 0, change: Change::Close(reply) }).await.is_ok() {
+        if self.queue.send(Write { bytes: 0, change: Change::Close(reply), passed_over: 0 }).await.is_ok() {
             // An error means that the thread has ended, and with it the connection.
             let _ = closed.await;
         }
@@ -148,7 +157,7 @@ impl Writer {
     async fn ask<T>(&self, bytes: usize, change: impl FnOnce(Pending<T>) -> Change) -> Reply<T> {
         let closed = || Arc::new(SqliteError::Closed);
         let (reply, answer) = oneshot::channel();
-        let write = Write { bytes, change: change(Pending { outcome: None, reply }) };
+        let write = Write { bytes, change: change(Pending { outcome: None, reply }), passed_over: 0 };
         self.queue.send(write).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
@@ -165,19 +174,19 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>) {
                 None => break,
             }
         }
+        while waiting.len() < WRITES_QUEUED_MAX
+            && let Ok(write) = queue.try_recv()
+        {
+            waiting.push_back(write);
+        }
+        if let Some(reply) = take_close(&mut waiting) {
+            queue.close();
+            closed = Some(reply);
+        }
         let mut batch = Batch::default();
-        while let Some(write) = waiting.pop_front().or_else(|| queue.try_recv().ok()) {
-            match batch.take(write) {
-                Taken::Yes => {}
-                Taken::NoRoom(write) => {
-                    waiting.push_front(write);
-                    break;
-                }
-                Taken::Close(reply) => {
-                    queue.close();
-                    closed = Some(reply);
-                }
-            }
+        batch.fill(&mut waiting);
+        if batch.writes.is_empty() {
+            continue;
         }
         let committed = file.commit(&mut batch).await.map_err(Arc::new);
         for write in batch.writes.into_iter().rev() {
@@ -202,17 +211,38 @@ struct Batch {
     rows: usize,
 }
 
-enum Taken {
-    Yes,
-    NoRoom(Write),
-    Close(oneshot::Sender<()>),
+/// Takes the wish to close out of what waits.
+fn take_close(waiting: &mut VecDeque<Write>) -> Option<oneshot::Sender<()>> {
+    let at = waiting.iter().position(|write| matches!(write.change, Change::Close(_)))?;
+    match waiting.remove(at)?.change {
+        Change::Close(reply) => Some(reply),
+        _ => None,
+    }
 }
 
 impl Batch {
-    fn take(&mut self, write: Write) -> Taken {
-        if let Change::Close(reply) = write.change {
-            return Taken::Close(reply);
+    /// Takes what is to be written next: what has let others go first for too long, then what is small, then what has room
+    /// beside it; all in the order in which it came. Writes that wait at the same time are of callers that do not wait for
+    /// one another, so any order of them is one in which they could have come.
+    fn fill(&mut self, waiting: &mut VecDeque<Write>) {
+        let overdue = waiting.iter().position(|write| write.passed_over >= PASSED_OVER_MAX);
+        if let Some(write) = overdue.and_then(|at| waiting.remove(at)) {
+            waiting.extend(self.take(write));
         }
+        for bytes_max in [SMALL_BYTES_MAX, usize::MAX] {
+            for _ in 0..waiting.len() {
+                let Some(write) = waiting.pop_front() else { break };
+                let left = if write.bytes <= bytes_max { self.take(write) } else { Some(write) };
+                waiting.extend(left);
+            }
+        }
+        for write in waiting {
+            write.passed_over += 1;
+        }
+    }
+
+    /// Takes a write, or gives it back if there is no room for it.
+    fn take(&mut self, write: Write) -> Option<Write> {
         let rows = write.rows();
         let room = self.writes.len() < COMMIT_WRITES_MAX
             && self.bytes + write.bytes <= COMMIT_BYTES_MAX
@@ -222,12 +252,12 @@ impl Batch {
             // And for something that is created once, there is one per key.
             && write.create().is_none_or(|new| self.writes.iter().filter_map(Write::create).all(|w| !w.is_again(new)));
         if !(self.writes.is_empty() || room && decided) {
-            return Taken::NoRoom(write);
+            return Some(write);
         }
         self.bytes += write.bytes;
         self.rows += rows;
         self.writes.push(write);
-        Taken::Yes
+        None
     }
 }
 
