@@ -56,9 +56,8 @@ impl Run {
     fn bytes(&self) -> u64 {
         let texts = [Some(&self.spec.metadata), Some(&self.spec.input), self.view.output.as_ref()];
         let texts: usize = texts.into_iter().flatten().map(|text| text.as_str().len()).sum();
-        // As long as they are in storage that keeps bytes; an event that cannot be encoded does not exist.
-        let events = self.events.iter().map(|e| crate::codec::encode(&e.event).map_or(0, |bytes| bytes.len() as u64));
-        let events: u64 = events.map(|bytes| bytes + EVENT_OVERHEAD_BYTES).sum();
+        let events = self.events.iter().map(|envelope| envelope.event.bytes() as u64 + EVENT_OVERHEAD_BYTES);
+        let events: u64 = events.sum();
         let record: usize = self.record.iter().map(|chunk| chunk.bytes.len()).sum();
         RUN_OVERHEAD_BYTES + texts as u64 + events + record as u64
     }
