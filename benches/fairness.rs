@@ -16,6 +16,8 @@
     reason = "a benchmark fails loudly, and prints"
 )]
 
+mod figures;
+
 #[path = "../tests/integration/server.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod server;
@@ -25,6 +27,7 @@ use cofferdam_core::{
     run::Priority,
     turns::{Turns, WEIGHT_DEFAULT},
 };
+use figures::{percentile, row};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use server::{Server, User, config, guest, run, started};
@@ -53,20 +56,6 @@ const LIVE_USERS: usize = 1_000;
 const SMALL_RUNS: usize = 500;
 /// Turns that are timed at once.
 const TURNS: u32 = 200_000;
-
-/// One figure: what was measured, and what it must not be over.
-fn row(what: &str, value: f64, unit: &str, most: Option<f64>) {
-    let target = most.map_or_else(String::new, |most| format!("(at most {most:.1})"));
-    println!("{what:<70} {value:>10.2} {unit:<5} {target}");
-    assert!(most.is_none_or(|most| value <= most), "{what}: {value:.2} {unit} is too much");
-}
-
-/// The value that so many of a hundred do not exceed, in milliseconds.
-fn percentile(times: &mut [Duration], of_hundred: usize) -> f64 {
-    times.sort_unstable();
-    let at = (times.len() * of_hundred).div_ceil(100).clamp(1, times.len()) - 1;
-    times[at].as_secs_f64() * 1e3
-}
 
 /// Memory of this process that is its own, in bytes: a page that several mappings share counts once.
 fn own_bytes() -> u64 {

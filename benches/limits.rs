@@ -15,11 +15,14 @@
     reason = "a benchmark fails loudly, and prints"
 )]
 
+mod figures;
+
 use cofferdam_core::quota::Quota;
 use cofferdam_server::{
     App,
     config::{Config, SocketTimes},
 };
+use figures::{percentile, row};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
@@ -133,19 +136,6 @@ impl Server {
     }
 }
 
-/// One figure: what was measured, and what it must not be over.
-fn row(what: &str, value: f64, unit: &str, most: f64) {
-    println!("{what:<66} {value:>10.1} {unit:<4} (at most {most:.0})");
-    assert!(value <= most, "{what}: {value:.1} {unit} is over {most:.0}");
-}
-
-/// The value that so many of a hundred do not exceed, in milliseconds.
-fn percentile(times: &mut [Duration], of_hundred: usize) -> f64 {
-    times.sort_unstable();
-    let at = (times.len() * of_hundred).div_ceil(100).clamp(1, times.len()) - 1;
-    times[at].as_secs_f64() * 1e3
-}
-
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
@@ -169,7 +159,7 @@ async fn cancels(server: &Server) {
             assert_eq!(ended["stop_reason"], "cancelled", "{ended}");
         }
         println!("cancel to stopped, {scenario}: p50 {:.1} ms", percentile(&mut times, 50));
-        row(&format!("cancel to stopped, {scenario}, p99 of {CANCELS}"), percentile(&mut times, 99), "ms", 50.0);
+        row(&format!("cancel to stopped, {scenario}, p99 of {CANCELS}"), percentile(&mut times, 99), "ms", Some(50.0));
     }
 }
 
@@ -227,10 +217,10 @@ async fn uploads(server: Arc<Server>) {
     let (alone_p99, beside_p99) = (percentile(&mut alone, 99), percentile(&mut beside, 99));
     println!("upload of a 580 KB agent, alone: p50 {:.0} ms, p99 {alone_p99:.0} ms", percentile(&mut alone, 50));
     println!("upload beside bombs: p50 {:.0} ms, p99 {beside_p99:.0} ms", percentile(&mut beside, 50));
-    row("upload beside bombs against alone, p99", beside_p99 / alone_p99, "x", 3.0);
+    row("upload beside bombs against alone, p99", beside_p99 / alone_p99, "x", Some(3.0));
     let grown = after.saturating_sub(before.0) as f64 / 1024.0;
     println!("resident memory before {BOMBS} bombs: {} MiB, after: {} MiB", before.0 >> 10, after >> 10);
-    row("growth of the host's resident memory over the bombs", grown, "MiB", 16.0);
+    row("growth of the host's resident memory over the bombs", grown, "MiB", Some(16.0));
 }
 
 fn main() {

@@ -15,11 +15,14 @@
     reason = "a benchmark fails loudly, and prints"
 )]
 
+mod figures;
+
 #[path = "../tests/integration/server.rs"]
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 mod server;
 
 use cofferdam_core::quota::Quota;
+use figures::{percentile, row};
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -49,20 +52,6 @@ const IDLE_SOCKETS: usize = 2_000;
 const ACTIVE_SOCKETS: usize = 200;
 /// As many as a user may have.
 const SOCKETS_PER_USER: usize = 3;
-
-/// One figure: what was measured, and what it must not be over.
-fn row(what: &str, value: f64, unit: &str, most: Option<f64>) {
-    let target = most.map_or_else(String::new, |most| format!("(at most {most:.0})"));
-    println!("{what:<70} {value:>10.2} {unit:<5} {target}");
-    assert!(most.is_none_or(|most| value <= most), "{what}: {value:.2} {unit} is too much");
-}
-
-/// The value that so many of a hundred do not exceed, in milliseconds.
-fn percentile(times: &mut [Duration], of_hundred: usize) -> f64 {
-    times.sort_unstable();
-    let at = (times.len() * of_hundred).div_ceil(100).clamp(1, times.len()) - 1;
-    times[at].as_secs_f64() * 1e3
-}
 
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -113,7 +113,7 @@ impl RunTask {
             Some(view) => view,
             None => return self.panicked(&ending).await,
         };
-        ending.send_replace(Some(view));
+        self.tell(&ending, view);
     }
 
     /// What the run comes to, once nobody can cancel it any more. A cancel that is durable by then goes before everything.
@@ -132,7 +132,14 @@ impl RunTask {
         let end = Ending::never_ran(None)
             .close(&self.runtime.0.services.counts, &journal, self.settled(Err(stop)).await)
             .await;
-        ending.send_replace(Some(self.ended(&end)));
+        self.tell(ending, self.ended(&end));
+    }
+
+    /// Tells whoever waits for the end. By then nothing is left of the run but what was stored, and so it is read from
+    /// here on.
+    fn tell(&self, ending: &watch::Sender<Option<RunView>>, view: RunView) {
+        self.runtime.live().remove(&self.id);
+        ending.send_replace(Some(view));
     }
 
     /// The run as it has ended.
@@ -155,7 +162,7 @@ impl RunTask {
         let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
         let end =
             Ending::never_ran(run.started_at).close(&services.counts, &journal, self.settled(Err(stop)).await).await;
-        ending.send_replace(Some(self.ended(&end)));
+        self.tell(ending, self.ended(&end));
     }
 
     /// The spine: grant, context, journal, sandbox, journal.

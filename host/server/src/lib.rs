@@ -26,6 +26,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+mod answer;
 pub mod api;
 pub mod auth;
 pub mod cli;

@@ -1,8 +1,9 @@
 //! The connections: accepts them, bounds how many there are and how slow they may be, and ends them when told.
 
+use crate::answer::Answer;
 use axum::{
     Router,
-    body::{Body, Bytes, HttpBody},
+    body::{Bytes, HttpBody},
     http::{HeaderValue, header},
 };
 use futures_util::TryFutureExt as _;
@@ -214,32 +215,6 @@ impl Drop for Request {
     }
 }
 
-/// An answer: its request is under way until it is sent, or nobody wants it any more.
-struct Answer {
-    body: Body,
-    _request: Request,
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// The body of a request, which says whether all of it was read.
 struct Sent {
     body: Incoming,
@@ -328,7 +303,7 @@ async fn connection(socket: TcpStream, routes: Router, ending: &Ending, client: 
             if !over.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            response.map(|body| Answer { body, _request: begun })
+            response.map(|body| Answer::holding(body, begun))
         })
     });
     let mut connection = http1::Builder::new()

@@ -4,17 +4,12 @@ use super::{
     body::{BodyRoom, ROOM_BYTES},
     problem::Problem,
 };
-use axum::{
-    body::{Body, Bytes, HttpBody},
-    http::StatusCode,
-    response::Response,
-};
+use crate::answer::Answer;
+use axum::{body::Body, http::StatusCode, response::Response};
 use cofferdam_core::ids::UserId;
 use std::{
     collections::HashMap,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
-    task::{Context, Poll},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -86,32 +81,6 @@ impl UnderWay {
 
     /// Keeps the request under way until its answer has been read, and by whoever else has a part in it.
     pub fn until_read(self: Arc<Self>, response: Response) -> Response {
-        response.map(|body| Body::new(Answer { body, _under_way: self }))
-    }
-}
-
-/// An answer on its way to the client.
-struct Answer {
-    body: Body,
-    _under_way: Arc<UnderWay>,
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
+        response.map(|body| Body::new(Answer::holding(body, self)))
     }
 }
