@@ -36,6 +36,7 @@ mod plugins;
 mod quotas;
 mod readme;
 mod recovery;
+mod replay;
 mod restart;
 mod retention;
 mod runs;

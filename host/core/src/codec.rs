@@ -9,7 +9,8 @@ use bincode::{Decode, Encode, config};
 /// |--:|---|
 /// | 1 | |
 /// | 2 | a run's usage has its tool calls and its memory over time |
-const VERSION: u8 = 2;
+/// | 3 | the record of a run has all that it takes to execute it again |
+const VERSION: u8 = 3;
 
 /// The first format, from which on all can be read.
 const VERSION_MIN: u8 = 1;
@@ -23,6 +24,12 @@ impl Format {
     #[must_use]
     pub const fn counts_tools_and_memory_time(self) -> bool {
         self.0 >= 2
+    }
+
+    /// Whether a record has the fuel that tools took, and where an unusual answer came.
+    #[must_use]
+    pub const fn can_be_replayed(self) -> bool {
+        self.0 >= 3
     }
 }
 
@@ -100,6 +107,23 @@ pub fn decode_all<T: Decode<Format>>(bytes: &[u8]) -> Result<Vec<T>, CodecError>
         rest = after;
     }
     Ok(values)
+}
+
+/// The value of bytes that stand within others, in today's format.
+///
+/// # Errors
+/// When they are damaged, are cut short, or go on after their end.
+pub fn read<T: Decode<Format>>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, rest) = decode_first(Format(VERSION), bytes)?;
+    if rest.is_empty() { Ok(value) } else { Err(CodecError::Damaged("there are bytes after its end".into())) }
+}
+
+/// The format that bytes are written in.
+///
+/// # Errors
+/// When it is not one that this host reads.
+pub fn format_of(bytes: &[u8]) -> Result<Format, CodecError> {
+    body(bytes).map(|(format, _)| format)
 }
 
 fn body(bytes: &[u8]) -> Result<(Format, &[u8]), CodecError> {

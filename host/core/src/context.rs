@@ -518,6 +518,11 @@ impl UserExecutionContext {
         Denied::NotGranted { what, plugin, user: self.spec.user.clone(), grant }
     }
 
+    /// Something was denied in an earlier execution of the run, and counts again.
+    pub fn denied_before(&self) {
+        self.spent.denials.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Whether anything was refused for want of permission.
     #[must_use]
     pub fn was_denied(&self) -> bool {

@@ -15,13 +15,11 @@ use crate::{
     identity::Scope,
     ids::{RunId, UserId},
     latency::{Latencies, LatencyCounts},
-    quota::HOST_CALL_BYTES_MAX,
-    record::{Asked, Record, RecordChunk},
+    record::RecordChunk,
     run::RunEnd,
     storage::{RunBatch, Storage, StorageError, UnfinishedRun},
     unwind::unpanicked,
 };
-use bincode::Encode;
 use jiff::Timestamp;
 use std::{
     collections::HashMap,
@@ -34,6 +32,11 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
+mod recorder;
+
+use recorder::Calls;
+pub use recorder::{Continued, RecordUnusable, Recorder};
+
 /// How long the writer waits for more events before it commits. Long enough that most short runs never meet it, short
 /// enough that a client sees an event within a few milliseconds.
 const LINGER: Duration = Duration::from_millis(1);
@@ -41,15 +44,6 @@ const LINGER: Duration = Duration::from_millis(1);
 /// How many bytes of one run's events may wait for a commit. At this mark the guest waits for storage, so that a guest
 /// that emits faster than the disk writes cannot fill the host's memory.
 const PENDING_BYTES_MAX: usize = 256 << 10;
-
-/// How many bytes of the record of one run's calls may wait for a commit before the writer is asked for one. Less waits
-/// for the next event, or the end: a commit costs more than keeping it.
-const RECORD_LISTED_BYTES: usize = 64 << 10;
-
-/// How many bytes of one run may wait for storage when a call is recorded that cannot wait, as that for the time. Beyond,
-/// storage is so slow that the record is given up, and not the host's memory. Calls that can wait do so at
-/// [`PENDING_BYTES_MAX`], which one answer, and those of a few calls that end at once, may pass.
-const RECORD_PENDING_BYTES_MAX: usize = 4 * HOST_CALL_BYTES_MAX;
 
 /// The longest wait between two attempts to persist the end of a run.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -94,22 +88,6 @@ struct Log {
     /// The last event is there. What a tool that nobody waited for says later is not part of the run.
     sealed: bool,
     calls: Calls,
-}
-
-/// The record of the guest's calls.
-struct Calls {
-    /// How many have a number.
-    made: u64,
-    /// How many entries say that something begins, and of how many that is durable.
-    begun: u64,
-    begun_saved: u64,
-    /// The entries that are in no batch yet.
-    chunk: RecordChunk,
-    /// Bytes of all entries so far, and how many there may be.
-    bytes: u64,
-    bytes_max: u64,
-    /// The record has come to its end before the run.
-    ended: bool,
 }
 
 #[derive(Default)]
@@ -163,6 +141,19 @@ impl Journal {
         journal
     }
 
+    /// Goes on with the log of a run that is executed again up to where it was, and further.
+    #[must_use]
+    pub fn go_on(&self, ctx: &UserExecutionContext, run: &UnfinishedRun, continued: &Continued) -> RunJournal {
+        let journal = self.of_run(ctx.scope(), run.id, run.last_seq + 1, run.started_at);
+        {
+            let mut log = journal.log();
+            log.unsaved = Unsaved::default();
+            log.effects_saved = run.effects;
+            log.calls = Calls::after(continued, ctx.quota().record_bytes_per_run);
+        }
+        journal
+    }
+
     /// Goes on with the log of a run that is not executing: one that never was, or was cut off with the host.
     #[must_use]
     pub fn reopen(&self, scope: Scope, run: &UnfinishedRun) -> RunJournal {
@@ -191,15 +182,7 @@ impl Journal {
                 unsaved,
                 listed: false,
                 sealed: false,
-                calls: Calls {
-                    made: 0,
-                    begun: 0,
-                    begun_saved: 0,
-                    chunk: RecordChunk::empty(1),
-                    bytes: 0,
-                    bytes_max: 0,
-                    ended: false,
-                },
+                calls: Calls::default(),
             }),
         }))
     }
@@ -289,7 +272,10 @@ impl RunJournal {
 
     /// Records an event and says how many bytes wait for storage.
     fn record(&self, event: Event) -> usize {
-        let mut log = self.log();
+        self.record_into(self.log(), event)
+    }
+
+    fn record_into(&self, mut log: MutexGuard<'_, Log>, event: Event) -> usize {
         if log.sealed {
             return 0;
         }
@@ -313,12 +299,6 @@ impl RunJournal {
                 self.0.shared.wake.notify_one();
             }
         }
-    }
-
-    /// The record of the calls of this run's agent. Its tools' sandboxes have none: their caller's has their answers.
-    #[must_use]
-    pub fn recorder(&self) -> Recorder {
-        Recorder(self.clone())
     }
 
     /// Makes it durable that the run has begun and is about to change something outside itself, and what its record says
@@ -497,120 +477,6 @@ impl Drop for Taken<'_> {
             self.journal.put_back(std::mem::replace(&mut self.batch, none));
         }
     }
-}
-
-impl Calls {
-    fn take_chunk(&mut self) -> Option<RecordChunk> {
-        let next = RecordChunk::empty(self.chunk.number + 1);
-        (self.chunk.bytes.len() > next.bytes.len()).then(|| std::mem::replace(&mut self.chunk, next))
-    }
-
-    /// Adds an entry, and gives its size.
-    fn push(&mut self, record: &Record) -> usize {
-        let before = self.chunk.bytes.len();
-        if self.chunk.push(record).is_err() {
-            self.ended = true;
-        }
-        let bytes = self.chunk.bytes.len() - before;
-        self.bytes += bytes as u64;
-        bytes
-    }
-
-    fn give_up(&mut self, why: &str) -> usize {
-        self.ended = true;
-        self.push(&Record::Incomplete { call: self.made, why: why.to_owned() })
-    }
-}
-
-/// Keeps the calls of one guest. Every import of an agent that has an answer from outside comes here once.
-///
-/// A call that changes something outside the run is [`started`](Self::started), made durable with
-/// [`RunJournal::before_effect`], done, and [`finished`](Self::finished). Any other is [`called`](Self::called) when its
-/// answer is known.
-#[derive(Clone)]
-pub struct Recorder(RunJournal);
-
-impl Recorder {
-    /// Keeps what the guest's random numbers come from.
-    pub fn seeded(&self, seed: [u8; 32]) {
-        self.keep(|_| Record::Seed(seed));
-    }
-
-    /// Keeps a call together with its answer.
-    pub fn called(&self, asked: Asked, answer: &impl Encode) {
-        self.numbered(|call| Record::Call { call, asked: asked.into_text(), answer: encoded(answer) });
-    }
-
-    /// Keeps that a call begins, and gives its number.
-    pub fn started(&self, asked: Asked) -> u64 {
-        self.keep(|calls| {
-            calls.made += 1;
-            calls.begun += 1;
-            Record::Started { call: calls.made, asked: asked.into_text() }
-        })
-    }
-
-    /// Keeps the answer of a call that was begun.
-    pub fn finished(&self, call: u64, answer: &impl Encode) {
-        self.keep(|_| Record::Finished { call, answer: encoded(answer) });
-    }
-
-    /// Keeps that the guest learns the answer of an earlier call.
-    pub fn observed(&self, of: u64) {
-        self.numbered(|call| Record::Observed { call, of });
-    }
-
-    /// Keeps that something is not kept from here on.
-    pub fn incomplete(&self, why: &str) {
-        let mut log = self.0.log();
-        if !log.calls.ended {
-            log.unsaved.bytes += log.calls.give_up(why);
-        }
-    }
-
-    /// Waits until there is room for another answer.
-    ///
-    /// # Errors
-    /// When storage fails.
-    pub async fn relieve(&self) -> Result<(), StorageError> {
-        self.0.relieve().await
-    }
-
-    fn numbered(&self, record: impl FnOnce(u64) -> Record) -> u64 {
-        self.keep(|calls| {
-            calls.made += 1;
-            record(calls.made)
-        })
-    }
-
-    fn keep(&self, record: impl FnOnce(&mut Calls) -> Record) -> u64 {
-        let mut log = self.0.log();
-        let (waiting, calls) = (log.unsaved.bytes, &mut log.calls);
-        if calls.ended {
-            return calls.made;
-        }
-        let bytes = if calls.bytes >= calls.bytes_max {
-            calls.give_up("the run's calls and their answers are larger than the limit on its record")
-        } else if waiting >= RECORD_PENDING_BYTES_MAX {
-            calls.give_up("the guest called faster than storage could write")
-        } else {
-            let record = record(calls);
-            calls.push(&record)
-        };
-        let made = calls.made;
-        log.unsaved.bytes += bytes;
-        if log.unsaved.bytes >= RECORD_LISTED_BYTES && !log.sealed {
-            self.0.list(log);
-        }
-        made
-    }
-}
-
-/// An answer that cannot be encoded does not exist; an empty one is told from every other when it is read.
-fn encoded(answer: &impl Encode) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let _ = crate::codec::append(answer, &mut bytes);
-    bytes
 }
 
 /// Whoever waits for news of something.

@@ -22,6 +22,7 @@ pub mod latency;
 pub mod memory;
 pub mod quota;
 pub mod record;
+pub mod replay;
 pub mod run;
 pub mod storage;
 pub mod turns;

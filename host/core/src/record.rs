@@ -56,14 +56,20 @@ pub enum Record {
         /// What is not kept, in words.
         why: String,
     },
+    /// So many events of the agent's own are in the log, as far as this chunk goes. Kept for runs that are continued after
+    /// a crash, so that they say nothing twice.
+    Said {
+        /// How many.
+        events: u64,
+    },
 }
 
 impl Record {
-    /// Number of the call that it is about; 0 for the seed.
+    /// Number of the call that it is about; 0 for what is about none.
     #[must_use]
     pub const fn call(&self) -> u64 {
         match self {
-            Self::Seed(_) => 0,
+            Self::Seed(_) | Self::Said { .. } => 0,
             Self::Call { call, .. }
             | Self::Started { call, .. }
             | Self::Finished { call, .. }
@@ -103,6 +109,14 @@ impl RecordChunk {
     /// When the bytes are not of a format that this host reads, or are damaged.
     pub fn records(&self) -> Result<Vec<Record>, CodecError> {
         codec::decode_all(&self.bytes)
+    }
+
+    /// Whether it has all that a run needs to be executed again; records of earlier versions do not.
+    ///
+    /// # Errors
+    /// When the bytes are not of a format that this host reads.
+    pub fn can_be_replayed(&self) -> Result<bool, CodecError> {
+        codec::format_of(&self.bytes).map(codec::Format::can_be_replayed)
     }
 }
 
@@ -145,6 +159,12 @@ impl Asked {
 
     /// The whole.
     #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The whole, kept.
+    #[must_use]
     pub fn into_text(self) -> String {
         self.0
     }
@@ -163,6 +183,7 @@ mod tests {
             Record::Finished { call: 2, answer: Vec::new() },
             Record::Observed { call: 3, of: 2 },
             Record::Incomplete { call: 4, why: "files".into() },
+            Record::Said { events: 5 },
         ];
         let mut chunk = RecordChunk::empty(1);
         for record in &records {

@@ -17,8 +17,9 @@ use cofferdam_core::{
     event::{ARGUMENTS_SHOWN_BYTES_MAX, Event, LogLevel, ToolFailure},
     grant::{Effective, TOOL_NAME_BYTES_MAX},
     ids::PluginName,
-    journal::RunJournal,
+    journal::{Recorder, RunJournal},
     quota::HOST_CALL_BYTES_MAX,
+    record::Asked,
     storage::{PluginKind, PluginVersion},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -88,9 +89,16 @@ enum Target {
     Plugin(PluginName, String),
 }
 
+/// The tools that a guest may call, and whether some are left out.
+#[derive(bincode::Encode, bincode::Decode)]
+pub struct Listed {
+    tools: Vec<Tool>,
+    left_out: bool,
+}
+
 /// The tools that this guest may call, by name, as many as may cross one host call and fit into the run's memory. The host
 /// has them in memory until the guest has taken them, so they count as the run's memory until it asks again.
-pub fn list(guest: &mut Guest) -> Vec<Tool> {
+pub fn list(guest: &mut Guest) -> Listed {
     guest.listed = None;
     let ctx = guest.ctx.clone();
     let permissions = ctx.permissions();
@@ -118,6 +126,12 @@ pub fn list(guest: &mut Guest) -> Vec<Tool> {
         });
     }
     tools.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Listed { tools, left_out: listed.is_break() }
+}
+
+/// Holds what is listed for the guest until it asks again, and tells the client of what is left out.
+pub fn hold_list(guest: &mut Guest, listed: Listed) -> wasmtime::Result<Vec<Tool>> {
+    let Listed { mut tools, left_out } = listed;
     let shown = tools
         .iter()
         .map(|tool| TOOL_OVERHEAD_BYTES + tool.name.len() + tool.description.len() + tool.input_schema.len());
@@ -125,22 +139,24 @@ pub fn list(guest: &mut Guest) -> Vec<Tool> {
     if guest.listed.is_none() {
         tools.clear();
     }
-    if listed.is_break() {
-        say_that_some_are_left_out(guest, tools.len());
+    if left_out {
+        say_that_some_are_left_out(guest, tools.len())?;
     }
-    tools
+    Ok(tools)
 }
 
 /// Whoever looks into the run can see why an agent does not find a tool.
-fn say_that_some_are_left_out(guest: &Guest, shown: usize) {
+fn say_that_some_are_left_out(guest: &Guest, shown: usize) -> wasmtime::Result<()> {
     let text = format!(
         "tools.list shows the first {shown} tools, which is as many as fit into {HOST_CALL_BYTES_MAX} bytes and the run's memory; the others can be called, and are listed if fewer are declared or granted"
     );
-    if let Some(journal) = &guest.journal
+    // Told as the agent's own, because it follows from what the agent asked.
+    if let Some(recorder) = &guest.recorder
         && guest.ctx.take_log_line(text.len()).is_ok()
     {
-        journal.append_now(Event::Log { level: LogLevel::Warn, text });
+        recorder.say_now(Event::Log { level: LogLevel::Warn, text })?;
     }
+    Ok(())
 }
 
 fn full_name(family: &PluginName, verb: &str) -> String {
@@ -156,6 +172,16 @@ pub struct AnswerOf {
     _held: Option<HeldBytes>,
 }
 
+/// What the record keeps of a call.
+#[derive(bincode::Encode, bincode::Decode)]
+pub struct ToolAnswer {
+    pub result: Result<String, ToolError>,
+    /// The fuel that its caller gave for it.
+    pub lent: u64,
+    /// The fuel that it took.
+    pub spent: u64,
+}
+
 /// An answer, or a failure of the host's own.
 pub type Answer = wasmtime::Result<AnswerOf>;
 
@@ -164,6 +190,9 @@ pub struct Call {
     services: Arc<Services>,
     ctx: Arc<UserExecutionContext>,
     journal: RunJournal,
+    recorder: Recorder,
+    /// Its number in the record, once it has begun.
+    number: u64,
     memory: Arc<RunMemory>,
     place: ToolCallPlace,
     name: String,
@@ -197,23 +226,17 @@ pub fn prepare(guest: &Guest, name: String, arguments: String, fuel: u64) -> Res
     }
     let held = guest.meter.run().hold(arguments.as_str().len()).ok_or_else(no_memory)?;
     let target = find(&guest.services, &name).ok_or_else(|| unknown(guest, &name))?;
-    // What the two events of a call repeat of it: its name twice, its arguments, and perhaps an error.
-    let bytes = 2 * name.len() + arguments.as_str().len().min(ARGUMENTS_SHOWN_BYTES_MAX) + ERROR_BYTES_MAX;
+    let bytes = event_bytes(&name, arguments.as_str());
     guest.ctx.take_event_bytes(bytes).map_err(|spent| ToolError::Exhausted(spent.to_string()))?;
-    let journal = guest.journal.clone().ok_or_else(|| ToolError::Denied("tools cannot be called here".into()))?;
+    let written = guest.journal.clone().zip(guest.recorder.clone());
+    let (journal, recorder) = written.ok_or_else(|| ToolError::Denied("tools cannot be called here".into()))?;
     let fuel = if matches!(target, Target::Plugin(..)) { fuel } else { 0 };
-    let arguments_bytes = arguments.as_str().len();
-    // Recorded here and not when the call gets its turn, so that events stand in the order of the guest's own calls.
-    journal.append_now(Event::ToolExecuting {
-        call: place.number(),
-        tool: name.clone(),
-        arguments: (arguments_bytes <= ARGUMENTS_SHOWN_BYTES_MAX).then(|| arguments.clone()),
-        arguments_bytes: arguments_bytes as u64,
-    });
     Ok(Call {
         services: guest.services.clone(),
         ctx: guest.ctx.clone(),
         journal,
+        recorder,
+        number: 0,
         memory: guest.meter.run().clone(),
         place,
         name,
@@ -222,6 +245,28 @@ pub fn prepare(guest: &Guest, name: String, arguments: String, fuel: u64) -> Res
         target,
         fuel,
     })
+}
+
+/// What the two events of a call repeat of it: its name twice, its arguments, and perhaps an error.
+fn event_bytes(name: &str, arguments: &str) -> usize {
+    2 * name.len() + arguments.len().min(ARGUMENTS_SHOWN_BYTES_MAX) + ERROR_BYTES_MAX
+}
+
+/// A call that was made in an earlier execution counts as it did then.
+pub fn called_before(guest: &Guest, name: &str, arguments: &str) {
+    // What it was answered then is its answer, whatever is left of the budgets.
+    let _ = guest.ctx.take_tool_call();
+    let _ = guest.ctx.take_event_bytes(event_bytes(name, arguments));
+}
+
+/// A call that was refused in an earlier execution counts as it did then.
+pub fn refused_before(guest: &Guest, answer: Result<String, ToolError>) -> Result<String, ToolError> {
+    match &answer {
+        Err(ToolError::Denied(_)) => guest.ctx.denied_before(),
+        Err(ToolError::Exhausted(_)) => {}
+        _ => drop(guest.ctx.take_tool_call()),
+    }
+    answer
 }
 
 /// What a call carries is held by the host, and counts as the run's memory.
@@ -278,6 +323,25 @@ impl Call {
         self.fuel
     }
 
+    /// Its number in the record.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The call begins: it is recorded, and its client told. Here and not when the call gets its turn, so that events stand
+    /// in the order of the guest's own calls.
+    pub fn begun(mut self, asked: Asked) -> Self {
+        let arguments_bytes = self.arguments.as_str().len();
+        let event = Event::ToolExecuting {
+            call: self.place.number(),
+            tool: self.name.clone(),
+            arguments: (arguments_bytes <= ARGUMENTS_SHOWN_BYTES_MAX).then(|| self.arguments.clone()),
+            arguments_bytes: arguments_bytes as u64,
+        };
+        self.number = self.recorder.started(asked, Some(event));
+        self
+    }
+
     /// Runs the tool. Consumes the call: whatever happens, it happens once.
     pub async fn run(self) -> Answer {
         let call = self.place.number();
@@ -299,19 +363,18 @@ impl Call {
             Ok((answer, held)) => (Ok(answer), Some(held)),
             Err(error) => (Err(error), None),
         };
-        self.record(Event::ToolCompleted {
+        // Its answer may be large, and stands behind those of the others.
+        self.journal.relieve().await.map_err(HostFailure::storage)?;
+        let event = Event::ToolCompleted {
             call,
             tool: self.name.clone(),
             error: result.as_ref().err().map(failure),
             result_bytes: result.as_ref().map_or(0, |answer| answer.len() as u64),
             elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-        })
-        .await?;
-        Ok(AnswerOf { result, spent, _place: self.place, _held: held })
-    }
-
-    async fn record(&self, event: Event) -> wasmtime::Result<()> {
-        self.journal.append(event).await.map_err(|error| HostFailure::storage(error).into())
+        };
+        let answer = ToolAnswer { result, lent: self.fuel, spent: spent.fuel };
+        self.recorder.finished(self.number, &answer, Some(event));
+        Ok(AnswerOf { result: answer.result, spent, _place: self.place, _held: held })
     }
 
     async fn file_tool(&self, file_tool: FileTool) -> wasmtime::Result<Result<String, ToolError>> {
@@ -367,8 +430,15 @@ impl Call {
         let granted = self.services.grants.get(&self.ctx.scope(), name).await.map_err(HostFailure::storage)?;
         let permissions = Effective::of(&about.needs, &granted.unwrap_or_default());
         let ctx = Arc::new(self.ctx.tool(name.clone(), permissions));
-        let sandbox =
-            Sandbox::open(&self.services, plugin, ctx, Some(self.journal.clone()), self.memory.clone(), self.fuel)?;
+        let sandbox = Sandbox::open(
+            &self.services,
+            plugin,
+            ctx,
+            Some(self.journal.clone()),
+            None,
+            self.memory.clone(),
+            self.fuel,
+        )?;
         let (reply, spent) = sandbox.call_tool(verb, self.arguments.as_str()).await;
         let result = match reply {
             Ok(Ok(answer)) => match Json::parse(answer) {

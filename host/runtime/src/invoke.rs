@@ -21,7 +21,7 @@ use cofferdam_core::{
     grant::{Effective, Permissions},
     identity::{Operator, Scope},
     ids::RunId,
-    journal::RunJournal,
+    journal::{Recorder, RunJournal},
     run::{RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
     storage::{PluginVersion, UnfinishedRun},
     unwind::unpanicked,
@@ -245,11 +245,25 @@ async fn invoke(
         let why = "there is no memory left for the run's input, of what the user's runs or all runs may hold together; submit it again later";
         return (Err(Stop::new(StopReason::MemoryLimit, why)), Spent::default());
     };
-    let sandbox = Sandbox::open(services, plugin, ctx.clone(), Some(journal.clone()), memory.clone(), spec.limits.fuel);
+    let (recorder, fuel) = (Recorder::new(journal.clone()), spec.limits.fuel);
+    let sandbox = Sandbox::open(
+        services,
+        plugin,
+        ctx.clone(),
+        Some(journal.clone()),
+        Some(recorder.clone()),
+        memory.clone(),
+        fuel,
+    );
     match sandbox {
         Ok(sandbox) => {
             context.executes();
-            sandbox.run(&spec.input).await
+            let ended = sandbox.run(&spec.input).await;
+            // What others held of the memory then is nothing that an agent could be shown again.
+            if matches!(memory.refused(), Some(Refusal::User | Refusal::Host)) {
+                recorder.incomplete("memory was refused to the agent because of what other runs held");
+            }
+            ended
         }
         Err(error) => (Err(host_error(&error)), Spent::default()),
     }

@@ -283,6 +283,24 @@ impl Registry {
         self.publish(operator, version, plugin, bytes, pushing).await
     }
 
+    /// An agent that is to be looked at and not kept, compiled in the turn of whoever brings it. Nothing of it executes here.
+    ///
+    /// # Errors
+    /// When it is not an agent that this host can run.
+    pub(crate) async fn agent_not_kept(&self, by: &UserId, bytes: Bytes) -> Result<(Digest, Arc<Plugin>), PushError> {
+        let plugins = &self.services.plugins;
+        recognize(&bytes)?;
+        let digest = inspect(bytes.clone()).await?;
+        let pushing = self.begin(digest);
+        let component = plugins.artifacts().compiled(plugins.engine(), by, digest, bytes, pushing.clone()).await?;
+        let kind = check(plugins.engine(), &component)?;
+        if kind != PluginKind::Agent {
+            return Err(PushError::WrongWorld("it is a tool plugin, and an agent is asked for".into()));
+        }
+        let linked = plugins.linkers().link(&component, kind);
+        linked.map(|plugin| (digest, Arc::new(plugin))).map_err(|error| PushError::WrongWorld(format!("{error:#}")))
+    }
+
     /// Compiles a component, links it, and asks it what it is.
     async fn examine(
         &self,
@@ -380,7 +398,7 @@ impl Registry {
             _ => PushError::Describe(stop),
         };
         let fuel = DESCRIPTION_LIMITS.fuel;
-        let sandbox = Sandbox::open(&self.services, plugin, Arc::new(ctx), None, memory.clone(), fuel)
+        let sandbox = Sandbox::open(&self.services, plugin, Arc::new(ctx), None, None, memory.clone(), fuel)
             .map_err(|error| PushError::Host(error.to_string()))?;
         let about = |title, version, description, needs| -> Result<PluginVersion, PushError> {
             Ok(PluginVersion {

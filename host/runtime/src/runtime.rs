@@ -522,7 +522,7 @@ impl Runtime {
         if let Some(once) = &once {
             let earlier = self.storage().earlier(scope, Creating::Run, once.key).await;
             if let Some(earlier) = earlier.map_err(AcceptError::Storage)? {
-                return self.replay(scope, once, &earlier).await;
+                return self.made_earlier(scope, once, &earlier).await;
             }
             taking = Some(self.0.taking.enter(scope.user(), Creating::Run, once)?);
         }
@@ -554,7 +554,7 @@ impl Runtime {
             }
         });
         match (answered.await, once) {
-            (Ok(Ok(Creation::Stands(earlier))), Some(once)) => self.replay(scope, &once, &earlier).await,
+            (Ok(Ok(Creation::Stands(earlier))), Some(once)) => self.made_earlier(scope, &once, &earlier).await,
             (Ok(Ok(Creation::Full(until))), Some(once)) => Err(NotOnce::Full { max: once.user_keys_max, until }.into()),
             (Ok(Ok(_)), _) => Ok(Accepted { view, replayed: false, ended }),
             (Ok(Err(error)), _) => Err(AcceptError::Storage(error)),

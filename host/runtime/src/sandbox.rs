@@ -16,11 +16,13 @@ use crate::{
 };
 use cofferdam_core::{
     Json, UserExecutionContext,
+    codec::Format,
     context::StopCause,
-    ids::KeyId,
+    ids::{KeyId, RunId},
     journal::{Recorder, RunJournal},
     quota::{HOST_CALL_BYTES_MAX, RUN_OUTPUT_BYTES_MAX},
     record::Asked,
+    replay::Again,
     run::{CancelRequest, StopReason},
     storage::StorageError,
 };
@@ -68,6 +70,10 @@ pub struct Guest {
     pub services: Arc<Services>,
     pub meter: Meter,
     pub table: ResourceTable,
+    /// Events of its own that it has emitted.
+    pub events_said: u64,
+    /// Whose scratch it has: the run's own, or for an execution that is only looked at, one of its own.
+    pub scratch_of: RunId,
     /// The run's own directory, once the guest has asked what directories there are.
     pub scratch: Option<Arc<Tree>>,
     /// The run's memory for the list of tools that the guest asked for last.
@@ -112,6 +118,57 @@ impl Guest {
         }
     }
 
+    /// The answer that this call had in an earlier execution. None: it is to be made. A call that is known counts against
+    /// the run's budget as it did.
+    pub fn recall<T: bincode::Decode<Format>>(&self, asked: impl FnOnce() -> Asked) -> wasmtime::Result<Option<T>> {
+        let Some(recorder) = &self.recorder else { return Ok(None) };
+        let known = recorder.recall(asked)?;
+        if known.is_some() {
+            self.counts_again();
+        }
+        Ok(known)
+    }
+
+    /// The same for a call that is recorded only when it was refused.
+    pub fn recall_rare<T: bincode::Decode<Format>>(&self, asked: &Asked) -> Option<T> {
+        let known = self.recorder.as_ref()?.known()?.recall_rare(asked);
+        if known.is_some() {
+            self.counts_again();
+        }
+        known
+    }
+
+    /// What became, in an earlier execution, of a call that changes something or goes to a tool.
+    pub fn again<T: bincode::Decode<Format>>(
+        &self,
+        asked: impl FnOnce() -> Asked,
+    ) -> wasmtime::Result<Option<Again<T>>> {
+        let Some(recorder) = &self.recorder else { return Ok(None) };
+        let known = recorder.again(asked)?;
+        if known.is_some() {
+            self.counts_again();
+        }
+        Ok(known)
+    }
+
+    /// Ends an execution that is only looked at: it asks for something that no record has.
+    pub fn beyond_record(&self, asked: impl Into<String>) -> wasmtime::Error {
+        match self.recorder.as_ref().and_then(Recorder::known) {
+            Some(known) => known.ends(asked).into(),
+            None => HostFailure::new("a first execution has no record to end").into(),
+        }
+    }
+
+    /// The same for a call that had begun, and whose answer never came.
+    pub fn open_call(&self, number: u64) -> wasmtime::Error {
+        self.beyond_record(format!("for the answer of call {number}, which never came"))
+    }
+
+    fn counts_again(&self) {
+        // What it was answered then is its answer, whatever is left of the budget.
+        let _ = self.ctx.may_call_host();
+    }
+
     /// Does work of the host's in a task of its own, and waits for it. A guest goes on only in its turn, and what the work
     /// takes, a connection to storage for example, must not be held until then.
     pub async fn beside<T: Send + 'static>(
@@ -149,7 +206,7 @@ impl WasiView for Guest {
         self.ctx.count_host_call();
         let (_, ctx) = self.wasi.get_or_insert_with(|| {
             let output = Output::new(&self.ctx, self.journal.as_ref(), self.recorder.as_ref());
-            let wasi = wasi::machine(&output, self.services.seeds.next(), self.recorder.as_ref());
+            let wasi = wasi::machine(&output, &self.services.seeds, self.recorder.as_ref());
             (output, wasi)
         });
         WasiCtxView { ctx, table: &mut self.table }
@@ -259,19 +316,21 @@ impl Sandbox {
         plugin: Arc<Plugin>,
         ctx: Arc<UserExecutionContext>,
         journal: Option<RunJournal>,
+        recorder: Option<Recorder>,
         memory: Arc<RunMemory>,
         fuel: u64,
     ) -> wasmtime::Result<Self> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let recorder = journal.as_ref().filter(|_| !ctx.is_tool()).map(RunJournal::recorder);
         let guest = Guest {
+            scratch_of: ctx.spec().id,
             ctx,
             journal,
             recorder,
             services: services.clone(),
             meter: Meter::new(memory),
             table,
+            events_said: 0,
             scratch: None,
             listed: None,
             wasi: None,
@@ -297,6 +356,12 @@ impl Sandbox {
             Ok(UpdateDeadline::Yield(1))
         });
         Ok(Self { store, plugin, fuel })
+    }
+
+    /// With a scratch under another name than the run's.
+    pub fn with_scratch_of(mut self, id: RunId) -> Self {
+        self.store.data_mut().scratch_of = id;
+        self
     }
 
     /// Runs the agent.

@@ -1,7 +1,7 @@
 //! What a guest sees of the machine: clocks, random numbers, and an output whose lines become `log` events. No
 //! environment, no arguments, no input, no directory, no socket. What it learns that way is kept in the run's record.
 
-use crate::sandbox::Guest;
+use crate::{sandbox::Guest, services::Seeds};
 use chacha20::{
     ChaCha20Rng,
     rand_core::{Rng as _, SeedableRng as _},
@@ -12,9 +12,13 @@ use cofferdam_core::{
     journal::{Recorder, RunJournal},
     quota::LOG_LINE_BYTES_MAX,
     record::Asked,
+    replay::{Known, Over},
 };
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::io::AsyncWrite;
@@ -77,21 +81,36 @@ struct Polled<'a>(&'a mut Guest);
 impl poll::Host for Polled<'_> {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
         let count = pollables.len();
+        let asked = || Asked::of("poll.poll").value(count);
+        if let Some(known) = self.0.recall(asked)? {
+            return Ok(known);
+        }
         let ready = poll::Host::poll(&mut self.0.table, pollables).await?;
-        self.0.record(|| Asked::of("poll.poll").value(count), &ready);
+        self.0.record(asked, &ready);
         Ok(ready)
     }
 }
 
 impl poll::HostPollable for Polled<'_> {
     async fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
+        let asked = || Asked::of("poll.ready");
+        if let Some(known) = self.0.recall(asked)? {
+            return Ok(known);
+        }
         let ready = poll::HostPollable::ready(&mut self.0.table, pollable).await?;
-        self.0.record(|| Asked::of("poll.ready"), &ready);
+        self.0.record(asked, &ready);
         Ok(ready)
     }
 
     async fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        poll::HostPollable::block(&mut self.0.table, pollable).await
+        // Kept although it answers nothing: who looks at the run later need not wait.
+        let asked = || Asked::of("poll.block");
+        if let Some(()) = self.0.recall(asked)? {
+            return Ok(());
+        }
+        poll::HostPollable::block(&mut self.0.table, pollable).await?;
+        self.0.record(asked, &());
+        Ok(())
     }
 
     fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
@@ -105,11 +124,15 @@ impl wasmtime::component::HasData for Io {
     type Data<'a> = &'a mut wasmtime::component::ResourceTable;
 }
 
-/// The machine as one guest sees it.
-pub fn machine(output: &Output, seed: [u8; 32], recorder: Option<&Recorder>) -> WasiCtx {
-    if let Some(recorder) = recorder {
-        recorder.seeded(seed);
-    }
+/// The machine as one guest sees it. A run that is executed again has the seed that it had.
+pub fn machine(output: &Output, seeds: &Seeds, recorder: Option<&Recorder>) -> WasiCtx {
+    let seed = recorder.and_then(Recorder::known).and_then(Known::seed).unwrap_or_else(|| {
+        let seed = seeds.next();
+        if let Some(recorder) = recorder {
+            recorder.seeded(seed);
+        }
+        seed
+    });
     // Three sequences of one seed.
     let sequence = |number: u64| {
         let mut random = ChaCha20Rng::from_seed(seed);
@@ -118,7 +141,12 @@ pub fn machine(output: &Output, seed: [u8; 32], recorder: Option<&Recorder>) -> 
     };
     let mut last = [0_u8; 16];
     sequence(2).fill_bytes(&mut last);
-    let clock = || Clock { begun: Instant::now(), recorder: recorder.cloned() };
+    let clock = || Clock { begun: OnceLock::new(), recorder: recorder.cloned() };
+    // A first execution counts from here; one that goes on, from where it does.
+    let monotonic = clock();
+    if recorder.is_none_or(|recorder| recorder.known().is_none()) {
+        monotonic.uptime();
+    }
     WasiCtx::builder()
         .stdout(output.out.clone())
         .stderr(output.err.clone())
@@ -127,7 +155,7 @@ pub fn machine(output: &Output, seed: [u8; 32], recorder: Option<&Recorder>) -> 
         .insecure_random_seed(u128::from_le_bytes(last))
         .max_random_size(RANDOM_BYTES_MAX)
         .wall_clock(clock())
-        .monotonic_clock(clock())
+        .monotonic_clock(monotonic)
         .allow_tcp(false)
         .allow_udp(false)
         .build()
@@ -135,16 +163,38 @@ pub fn machine(output: &Output, seed: [u8; 32], recorder: Option<&Recorder>) -> 
 
 /// The time, which is kept whenever the guest looks at it.
 struct Clock {
-    begun: Instant,
+    /// When the guest began to be told the time of this machine, and what it had been told before.
+    begun: OnceLock<(Instant, Duration)>,
     recorder: Option<Recorder>,
 }
 
 impl Clock {
-    fn told(&self, clock: &str, time: Duration) -> Duration {
-        if let Some(recorder) = &self.recorder {
-            recorder.called(Asked::of(clock), &time);
+    fn uptime(&self) -> Duration {
+        let (begun, before) = self.begun.get_or_init(|| {
+            let before = self.recorder.as_ref().map_or(Duration::ZERO, Recorder::uptime);
+            (Instant::now(), before)
+        });
+        before.saturating_add(begun.elapsed())
+    }
+
+    /// What was told here before, or the time now.
+    fn told(
+        &self,
+        known: impl FnOnce(&Known) -> Result<Option<Duration>, Over>,
+        now: impl FnOnce() -> Duration,
+        asked: &Asked,
+    ) -> Duration {
+        let Some(recorder) = &self.recorder else { return now() };
+        match recorder.known().map_or(Ok(None), known) {
+            Ok(Some(time)) => time,
+            Ok(None) => {
+                let time = now();
+                recorder.called(asked.clone(), &time);
+                time
+            }
+            // A clock cannot fail; the guest is ended at its next call, or told from at its end.
+            Err(_) => Duration::ZERO,
         }
-        time
     }
 }
 
@@ -157,8 +207,10 @@ impl HostWallClock for Clock {
     }
 
     fn now(&self) -> Duration {
+        let asked = Asked::of("wall-clock.now");
         // A machine whose clock stands before 1970 has none.
-        self.told("wall-clock.now", SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.told(|known| known.recall(asked.clone()), now, &asked)
     }
 }
 
@@ -168,7 +220,8 @@ impl HostMonotonicClock for Clock {
     }
 
     fn now(&self) -> u64 {
-        let time = self.told("monotonic-clock.now", self.begun.elapsed());
+        let asked = Asked::of("monotonic-clock.now");
+        let time = self.told(|known| known.recall_uptime(asked.clone()), || self.uptime(), &asked);
         u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
     }
 }
@@ -182,6 +235,7 @@ pub struct Output {
 impl Output {
     /// That goes to the run's journal, or nowhere.
     pub fn new(ctx: &Arc<UserExecutionContext>, journal: Option<&RunJournal>, recorder: Option<&Recorder>) -> Self {
+        let checks = Arc::<AtomicU64>::default();
         let lines = |level| Lines {
             ctx: ctx.clone(),
             journal: journal.cloned(),
@@ -189,6 +243,7 @@ impl Output {
             level,
             line: Arc::default(),
             permitted: 0,
+            checks: checks.clone(),
         };
         Self { out: lines(LogLevel::Info), err: lines(LogLevel::Warn) }
     }
@@ -210,6 +265,8 @@ struct Lines {
     line: Arc<Mutex<Vec<u8>>>,
     /// Bytes that the guest was told it may write on this stream.
     permitted: usize,
+    /// How often the guest has asked how much it may write, on both outputs together.
+    checks: Arc<AtomicU64>,
 }
 
 impl Lines {
@@ -247,10 +304,15 @@ impl Lines {
     fn log(&self, line: &mut Vec<u8>) {
         let text = String::from_utf8_lossy(line).into_owned();
         line.clear();
-        if let Some(journal) = &self.journal
-            && self.ctx.take_log_line(text.len()).is_ok()
-        {
-            journal.append_now(Event::Log { level: self.level, text });
+        if self.ctx.take_log_line(text.len()).is_err() {
+            return;
+        }
+        let event = Event::Log { level: self.level, text };
+        match (&self.recorder, &self.journal) {
+            // What differs ends the guest at its next call, or is told from at its end.
+            (Some(recorder), _) => drop(recorder.say_now(event)),
+            (None, Some(journal)) => journal.append_now(event),
+            (None, None) => {}
         }
     }
 }
@@ -298,11 +360,18 @@ impl OutputStream for Lines {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        let full = self.journal.as_ref().is_some_and(RunJournal::is_full);
+        let check = self.checks.fetch_add(1, Ordering::Relaxed);
+        let asked = || Asked::of("output-stream.check-write").value(check);
+        let known = self.recorder.as_ref().and_then(Recorder::known);
+        let known: Option<u64> = known.and_then(|known| known.recall_rare(&asked()));
+        let full = known.is_some() || self.journal.as_ref().is_some_and(RunJournal::is_full);
         self.permitted = if full { 0 } else { OUTPUT_STEP_BYTES };
         // That there is room is the rule and follows from nothing; that there is none depends on how fast the disk is.
-        if full && let Some(recorder) = &self.recorder {
-            recorder.called(Asked::of("output-stream.check-write"), &0_u64);
+        if full
+            && known.is_none()
+            && let Some(recorder) = &self.recorder
+        {
+            recorder.called(asked(), &0_u64);
         }
         Ok(self.permitted)
     }

@@ -16,6 +16,7 @@ mod key;
 mod output;
 mod plugin;
 mod quota;
+mod replay;
 mod run;
 mod runs;
 mod serve;
@@ -58,6 +59,8 @@ enum Verb {
     Plugin(plugin::PluginArgs),
     /// Submit, follow and look at runs.
     Runs(runs::RunsArgs),
+    /// Execute a run that has ended again from its journal, and show the first difference.
+    Replay(replay::ReplayArgs),
     /// Show the events of all of your runs.
     Events(events::EventsArgs),
     /// Say what a plugin may do for a user.
@@ -106,6 +109,7 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Run(args) => within_tokio(run::run(args, json)),
         Verb::Plugin(args) => within_tokio(plugin::run(args, json)),
         Verb::Runs(args) => within_tokio(runs::run(args, json)),
+        Verb::Replay(args) => within_tokio(replay::run(args, json)),
         Verb::Events(args) => within_tokio(events::run(args, json)),
         Verb::Grant(args) => within_tokio(grant::run(args, json)),
         Verb::Quota(args) => within_tokio(quota::run_quota(args, json)),

@@ -1,6 +1,7 @@
 //! The journal over a storage that fails or dawdles.
 
 use super::*;
+use crate::record::{Asked, Record};
 use crate::{
     context::StopSignal,
     grant::Permissions,
@@ -280,7 +281,7 @@ async fn a_panic_of_the_writer_loses_nothing_and_does_not_end_it() {
     let mut following = bench.journal.follow(bench.ctx.spec().id);
     bench.storage.panicking.store(true, Ordering::SeqCst);
     let journal = bench.journal.open(&bench.ctx, clock::now());
-    journal.recorder().called(Asked::of("clock.now"), &1_u64);
+    Recorder::new(journal.clone()).called(Asked::of("clock.now"), &1_u64);
     while bench.journal.panics() == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -371,19 +372,19 @@ async fn an_effect_waits_until_it_is_durable_that_it_may_happen() {
 async fn each_effect_waits_until_it_is_durable_that_it_begins_and_nothing_else_does() {
     let bench = bench().await;
     let journal = bench.journal.open(&bench.ctx, clock::now());
-    let recorder = journal.recorder();
+    let recorder = Recorder::new(journal.clone());
     for n in 1..=3_u64 {
-        let call = recorder.started(Asked::of("state.set").value(n));
+        let call = recorder.started(Asked::of("state.set").value(n), None);
         journal.before_effect().await.expect("kept");
         let record = record(&bench).await;
         assert!(matches!(record.last(), Some(Record::Started { call: kept, .. }) if *kept == call), "{record:?}");
         // Nothing has begun since: a tool's sandbox, of which there is no record, does not wait for the disk each time.
         bench.storage.failing.store(true, Ordering::SeqCst);
         journal.before_effect().await.expect("nothing is to be kept");
-        recorder.started(Asked::of("state.set").value(n));
+        recorder.started(Asked::of("state.set").value(n), None);
         assert!(journal.before_effect().await.is_err(), "an effect must not happen unrecorded");
         bench.storage.failing.store(false, Ordering::SeqCst);
-        recorder.finished(call, &true);
+        recorder.finished(call, &true, None);
     }
 }
 
@@ -397,18 +398,18 @@ async fn record(bench: &Bench) -> Vec<Record> {
 async fn a_record_has_every_call_once_whatever_storage_does_meanwhile() {
     let bench = bench().await;
     let journal = bench.journal.open(&bench.ctx, clock::now());
-    let recorder = journal.recorder();
+    let recorder = Recorder::new(journal.clone());
     recorder.seeded([1; 32]);
     for n in 0..300_u64 {
         // Every third commit fails.
         bench.storage.failing.store(n % 3 == 0, Ordering::SeqCst);
         recorder.called(Asked::of("clock.now"), &n);
         if n % 10 == 0 {
-            let call = recorder.started(Asked::of("tools.call").text("file.write"));
+            let call = recorder.started(Asked::of("tools.call").text("file.write"), None);
             let _ = journal.before_effect().await;
             let _ = journal.commit().await;
-            recorder.finished(call, &true);
-            recorder.observed(call);
+            recorder.finished(call, &true, None);
+            recorder.observed(call).expect("nothing is known before");
         }
     }
     bench.storage.failing.store(false, Ordering::SeqCst);
@@ -426,11 +427,11 @@ async fn a_record_that_would_grow_without_end_is_given_up_and_says_so() {
     let journal = bench.journal.open(&bench.ctx, clock::now());
     // Nothing can be written, and this caller does not wait.
     bench.storage.failing.store(true, Ordering::SeqCst);
-    let recorder = journal.recorder();
+    let recorder = Recorder::new(journal.clone());
     for n in 0..400_000_u64 {
         recorder.called(Asked::of("clock.now"), &n);
     }
-    assert!(journal.log().unsaved.bytes <= RECORD_PENDING_BYTES_MAX + 1_000);
+    assert!(journal.log().unsaved.bytes <= recorder::RECORD_PENDING_BYTES_MAX + 1_000);
     bench.storage.failing.store(false, Ordering::SeqCst);
     bench.close(&journal).await;
     let record = record(&bench).await;

@@ -46,11 +46,17 @@ fn progress(fraction: f64, note: String) -> Result<Event, EventError> {
 }
 
 impl Guest {
-    /// An event that was taken is kept in the log, which says all that the record would; what was refused is kept here.
+    /// An event that was taken is kept in the log, which says all that the record would; what was refused is kept here,
+    /// with how many were taken before it.
     async fn emit_event(&mut self, event: Result<Event, EventError>) -> Emitted {
+        let asked = Asked::of("events").value(self.events_said);
+        if let Some(refused) = self.recall_rare(&asked) {
+            return Ok(refused);
+        }
         let emitted = self.take_event(event).await?;
-        if emitted.is_err() {
-            self.record(|| Asked::of("events"), &emitted);
+        match &emitted {
+            Ok(()) => self.events_said += 1,
+            Err(_) => self.record(|| asked, &emitted),
         }
         Ok(emitted)
     }
@@ -72,7 +78,11 @@ impl Guest {
             Err(spent @ BudgetSpent::HostCalls(_)) => return Ok(Err(EventError::Exhausted(spent.to_string()))),
             Err(_) => return Ok(Err(EventError::TooMany(self.ctx.quota().events_per_run))),
         }
-        self.journal()?.append(event).await.map_err(HostFailure::storage)?;
+        match &self.recorder {
+            Some(recorder) => recorder.say(event).await.map_err(HostFailure::storage)??,
+            // A tool's events are its caller's, in whatever order they come.
+            None => self.journal()?.append(event).await.map_err(HostFailure::storage)?,
+        }
         Ok(Ok(()))
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     tree::{At, Node, Opened, Opening, Tree, joined},
     workspace::{EntryKind, FileError, PATH_BYTES_MAX, READ_BYTES_MAX, Workspace, log_failure},
 };
-use cofferdam_core::{context::Effect, grant::Access, quota::HOST_CALL_BYTES_MAX};
+use cofferdam_core::{context::Effect, grant::Access, quota::HOST_CALL_BYTES_MAX, record::Asked};
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
@@ -174,6 +174,9 @@ impl Guest {
         if open.mount.is_workspace
             && let Some(recorder) = &self.recorder
         {
+            if recorder.known().is_some() {
+                return Err(FsError::trap(self.beyond_record("for its directory /workspace")));
+            }
             recorder.incomplete("the agent used its directory /workspace; the tools file.* are recorded");
         }
         Ok(open)
@@ -194,20 +197,36 @@ impl Guest {
         Ok(())
     }
 
+    /// How far the workspace is open. Kept where it is, because grants change.
+    fn workspace_access(&self) -> Access {
+        let asked = Asked::of("preopens.get-directories");
+        if let Some(known) = self.recall_rare(&asked) {
+            return if known { Access::ReadWrite } else { Access::Read };
+        }
+        if self.recorder.as_ref().is_some_and(|recorder| recorder.known().is_some()) {
+            return Access::None;
+        }
+        let access = self.ctx.permissions().workspace();
+        if access >= Access::Read {
+            self.record(|| asked, &(access >= Access::ReadWrite));
+        }
+        access
+    }
+
     fn mounts(&mut self) -> Vec<(Mount, &'static str)> {
         let mut mounts = Vec::new();
         // A description has neither; a tool works on what its caller hands it, and on the workspace by its own grant.
-        if self.journal.is_none() {
+        if self.journal.is_none() && self.recorder.is_none() {
             return mounts;
         }
         let turns = self.services.workspaces.of(&self.ctx.scope());
         if !self.ctx.is_tool() {
-            let (scratch, run) = (&self.services.scratch, self.ctx.spec().id);
+            let (scratch, run) = (&self.services.scratch, self.scratch_of);
             let quota = self.ctx.live_quota();
             let tree = self.scratch.get_or_insert_with(|| scratch.of(run, quota.clone())).clone();
             mounts.push((Mount { tree, turns: turns.clone(), is_workspace: false, may_change: true }, "/scratch"));
         }
-        let access = self.ctx.permissions().workspace();
+        let access = self.workspace_access();
         if access >= Access::Read {
             let (tree, may_change) = (turns.tree().clone(), access >= Access::ReadWrite);
             mounts.push((Mount { tree, turns, is_workspace: true, may_change }, "/workspace"));

@@ -6,9 +6,11 @@ use crate::{
 };
 use cofferdam_core::{
     clock,
+    codec::Format,
     context::{Effect, StateSpace},
     quota::HOST_CALL_BYTES_MAX,
     record::Asked,
+    replay::Again,
     storage::{Expected, StateRefused, StateWrite, StorageError},
 };
 use jiff::{Timestamp, ToSpan as _};
@@ -57,6 +59,13 @@ impl Guest {
         ttl_ms: Option<u64>,
         expected: Expected,
     ) -> wasmtime::Result<Result<u64, StateError>> {
+        let asked = || {
+            let asked = Asked::of("state.set").value(scope_word(scope)).text(&key).digest(&value);
+            asked.value(format_args!("{ttl_ms:?} {expected:?}"))
+        };
+        if let Some(known) = self.changed_before(asked)? {
+            return Ok(known);
+        }
         let checked = (|| {
             let space = self.state_space(scope, Effect::StateWrite)?;
             check_text("a key", &key, 1)?;
@@ -65,10 +74,6 @@ impl Guest {
             }
             Ok((space, expiry(ttl_ms)?))
         })();
-        let asked = || {
-            let asked = Asked::of("state.set").value(scope_word(scope)).text(&key).digest(&value);
-            asked.value(format_args!("{ttl_ms:?} {expected:?}"))
-        };
         let (space, expires_at) = match checked {
             Ok(checked) => checked,
             Err(error) => return Ok(self.answered(asked, Err(error)).await),
@@ -86,17 +91,29 @@ impl Guest {
         Ok(self.changed(call, set))
     }
 
+    /// What a change came to when it was made before. None: it is to be made.
+    fn changed_before<T: bincode::Decode<Format>>(
+        &self,
+        asked: impl FnOnce() -> Asked,
+    ) -> wasmtime::Result<Option<Result<T, StateError>>> {
+        Ok(match self.again(asked)? {
+            None => None,
+            Some(Again::Refused(answer) | Again::Answered { answer, .. }) => Some(answer),
+            Some(Again::Open { number }) => return Err(self.open_call(number)),
+        })
+    }
+
     /// Records that a change begins, which is durable before it does.
     async fn begin_change(&mut self, asked: Asked) -> wasmtime::Result<Option<u64>> {
         self.relieved().await;
-        let call = self.recorder.as_ref().map(|recorder| recorder.started(asked));
+        let call = self.recorder.as_ref().map(|recorder| recorder.started(asked, None));
         self.journal()?.before_effect().await.map_err(HostFailure::storage)?;
         Ok(call)
     }
 
     fn changed<T: bincode::Encode>(&self, call: Option<u64>, answer: T) -> T {
         if let Some((recorder, call)) = self.recorder.as_ref().zip(call) {
-            recorder.finished(call, &answer);
+            recorder.finished(call, &answer, None);
         }
         answer
     }
@@ -117,8 +134,11 @@ const fn scope_word(scope: Scope) -> &'static str {
 
 impl Host for Guest {
     async fn get(&mut self, scope: Scope, key: String) -> wasmtime::Result<Result<Option<Entry>, StateError>> {
-        let checked = self.state_space(scope, Effect::StateRead).and_then(|s| check_text("a key", &key, 1).map(|()| s));
         let asked = || Asked::of("state.get").value(scope_word(scope)).text(&key);
+        if let Some(known) = self.recall(asked)? {
+            return Ok(known);
+        }
+        let checked = self.state_space(scope, Effect::StateRead).and_then(|s| check_text("a key", &key, 1).map(|()| s));
         let space = match checked {
             Ok(space) => space,
             Err(error) => return Ok(self.answered(asked, Err(error)).await),
@@ -141,9 +161,12 @@ impl Host for Guest {
     }
 
     async fn delete(&mut self, scope: Scope, key: String) -> wasmtime::Result<Result<bool, StateError>> {
+        let asked = || Asked::of("state.delete").value(scope_word(scope)).text(&key);
+        if let Some(known) = self.changed_before(asked)? {
+            return Ok(known);
+        }
         let checked =
             self.state_space(scope, Effect::StateWrite).and_then(|s| check_text("a key", &key, 1).map(|()| s));
-        let asked = || Asked::of("state.delete").value(scope_word(scope)).text(&key);
         let space = match checked {
             Ok(space) => space,
             Err(error) => return Ok(self.answered(asked, Err(error)).await),
@@ -161,6 +184,13 @@ impl Host for Guest {
         after: Option<String>,
         limit: u32,
     ) -> wasmtime::Result<Result<Vec<String>, StateError>> {
+        let asked = || {
+            let after = after.as_deref().unwrap_or_default();
+            Asked::of("state.list").value(scope_word(scope)).text(&prefix).text(after).value(limit)
+        };
+        if let Some(known) = self.recall(asked)? {
+            return Ok(known);
+        }
         let checked = (|| {
             let space = self.state_space(scope, Effect::StateRead)?;
             check_text("a prefix", &prefix, 0)?;
@@ -171,10 +201,6 @@ impl Host for Guest {
                 Err(StateError::Invalid(format!("limit is {limit}, but must be from 1 to {LIST_MAX}")))
             }
         })();
-        let asked = || {
-            let after = after.as_deref().unwrap_or_default();
-            Asked::of("state.list").value(scope_word(scope)).text(&prefix).text(after).value(limit)
-        };
         let space = match checked {
             Ok(space) => space,
             Err(error) => return Ok(self.answered(asked, Err(error)).await),

@@ -3,10 +3,10 @@
 
 use crate::{
     bindings::types::{Tool, ToolError},
-    dispatch::{self, Answer},
+    dispatch::{self, Answer, ToolAnswer},
     sandbox::Guest,
 };
-use cofferdam_core::{journal::Recorder, record::Asked};
+use cofferdam_core::{record::Asked, replay::Again};
 use std::sync::atomic::Ordering;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
@@ -16,10 +16,18 @@ use wasmtime::{
 
 /// A tool call under way, as the guest's handle to it. Dropping it ends the call.
 pub struct Pending {
-    call: AbortOnDropHandle<Answer>,
+    call: PendingCall,
     fuel_lent: u64,
-    /// Its number in the record, if there is one.
-    number: Option<u64>,
+    /// Its number in the record.
+    number: u64,
+}
+
+enum PendingCall {
+    Running(AbortOnDropHandle<Answer>),
+    /// It had its answer in an earlier execution.
+    Answered(ToolAnswer),
+    /// It had none, and it is only looked at.
+    Open,
 }
 
 /// Links the interface.
@@ -35,10 +43,17 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     tools.func_wrap_async("list", |mut store, (): ()| {
         Box::new(async move {
             let guest = store.data_mut().called();
-            guest.relieved().await;
-            let tools = dispatch::list(guest);
-            guest.record(|| Asked::of("tools.list"), &tools);
-            Ok((tools,))
+            let asked = || Asked::of("tools.list");
+            let listed = match guest.recall(asked)? {
+                Some(known) => known,
+                None => {
+                    guest.relieved().await;
+                    let listed = dispatch::list(guest);
+                    guest.record(asked, &listed);
+                    listed
+                }
+            };
+            Ok((dispatch::hold_list(guest, listed)?,))
         })
     })?;
     tools.func_wrap_async("call", |store, (name, arguments): (String, String)| {
@@ -48,9 +63,16 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     tools.func_wrap("[method]pending.ready", |mut store, (pending,): (Resource<Pending>,)| {
         let guest = store.data_mut().called();
         let pending = guest.table.get(&pending)?;
-        let ready = pending.call.is_finished();
-        let of = pending.number.unwrap_or_default();
-        guest.record(|| Asked::of("pending.ready").value(of), &ready);
+        let asked = || Asked::of("pending.ready").value(pending.number);
+        if let Some(known) = guest.recall(asked)? {
+            return Ok((known,));
+        }
+        let ready = match &pending.call {
+            PendingCall::Running(call) => call.is_finished(),
+            PendingCall::Answered(_) => true,
+            PendingCall::Open => false,
+        };
+        guest.record(asked, &ready);
         Ok((ready,))
     })?;
     tools.func_wrap_async("[static]pending.wait", |store, (pending,): (Resource<Pending>,)| {
@@ -60,57 +82,42 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 
 type Called = Result<String, ToolError>;
 
+fn asked(function: &str, name: &str, arguments: &str) -> Asked {
+    Asked::of(function).text(name).text(arguments)
+}
+
 /// A plugin's tool gets all the fuel there is: the caller is waiting for it. In a task of its own: its guest has turns of
 /// its own, and what the host takes for the call is not held until the caller has one.
 async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: String) -> wasmtime::Result<Called> {
     let fuel = store.get_fuel()?;
     let guest = store.data_mut().called();
-    guest.relieved().await;
-    let begun = Begun::of(guest, "tools.call", &name, &arguments);
-    let prepared = dispatch::prepare(guest, name, arguments, fuel);
-    let call = match prepared {
-        Ok(call) => call,
-        Err(error) => {
-            let refused = Err(error);
-            begun.ends(&refused);
-            return Ok(refused);
+    match guest.again::<ToolAnswer>(|| asked("tools.call", &name, &arguments))? {
+        None => {}
+        Some(Again::Refused(refused)) => return Ok(dispatch::refused_before(guest, refused.result)),
+        Some(Again::Answered { answer, .. }) => {
+            dispatch::called_before(guest, &name, &arguments);
+            store.set_fuel(fuel.saturating_sub(answer.spent))?;
+            return Ok(answer.result);
         }
+        Some(Again::Open { number }) => return Err(guest.open_call(number)),
+    }
+    guest.relieved().await;
+    let asked = asked("tools.call", &name, &arguments);
+    let call = match dispatch::prepare(guest, name, arguments, fuel) {
+        Ok(call) => call.begun(asked),
+        Err(error) => return Ok(refused(guest, asked, error)),
     };
     let called = guest.ctx.spawn(call.run());
     let answer = called.await.map_err(|error| store.data().lost(error))??;
     store.set_fuel(fuel.saturating_sub(answer.spent.fuel))?;
     store.data_mut().add_active(answer.spent.active);
-    begun.ends(&answer.result);
     Ok(answer.result)
 }
 
-/// A call to a tool, which may change something, in the record.
-struct Begun(Option<(Recorder, u64)>);
-
-impl Begun {
-    fn of(guest: &Guest, function: &str, name: &str, arguments: &str) -> Self {
-        Self(guest.recorder.clone().map(|recorder| {
-            let number = recorder.started(Asked::of(function).text(name).text(arguments));
-            (recorder, number)
-        }))
-    }
-
-    fn number(&self) -> Option<u64> {
-        self.0.as_ref().map(|(_, number)| *number)
-    }
-
-    /// Waits until there is room for the answer. Where storage fails, the record says that it is not complete.
-    async fn relieved(&self) {
-        if let Some((recorder, _)) = &self.0 {
-            let _ = recorder.relieve().await;
-        }
-    }
-
-    fn ends(self, called: &Called) {
-        if let Some((recorder, number)) = self.0 {
-            recorder.finished(number, called);
-        }
-    }
+fn refused<T>(guest: &Guest, asked: Asked, error: ToolError) -> Result<T, ToolError> {
+    let refused = ToolAnswer { result: Err(error), lent: 0, spent: 0 };
+    guest.record(|| asked, &refused);
+    Err(refused.result.err().unwrap_or_else(|| ToolError::Failed(String::new())))
 }
 
 /// A plugin's tool that runs beside its caller gets a share of what is left, so that as many as may be under way find
@@ -122,45 +129,62 @@ fn start(
 ) -> wasmtime::Result<Result<Resource<Pending>, ToolError>> {
     let fuel = store.get_fuel()?;
     let guest = store.data_mut().called();
-    let shares = u64::from(guest.ctx.quota().tool_calls_in_flight) + 1;
-    let begun = Begun::of(guest, "tools.start", &name, &arguments);
-    let call = match dispatch::prepare(guest, name, arguments, fuel / shares) {
-        Ok(call) => call,
-        Err(error) => {
-            begun.ends(&Err(error.clone()));
-            return Ok(Err(error));
+    let pending = match guest.again::<ToolAnswer>(|| asked("tools.start", &name, &arguments))? {
+        Some(Again::Refused(refused)) => {
+            let refused = dispatch::refused_before(guest, refused.result);
+            // What was refused has no other answer.
+            return Ok(Err(refused.err().unwrap_or_else(|| ToolError::Failed(String::new()))));
+        }
+        Some(Again::Answered { number, answer }) => {
+            dispatch::called_before(guest, &name, &arguments);
+            guest.fuel_unused.fetch_add(answer.lent.saturating_sub(answer.spent), Ordering::Relaxed);
+            Pending { fuel_lent: answer.lent, call: PendingCall::Answered(answer), number }
+        }
+        Some(Again::Open { number }) => Pending { call: PendingCall::Open, fuel_lent: 0, number },
+        None => {
+            let shares = u64::from(guest.ctx.quota().tool_calls_in_flight) + 1;
+            let asked = asked("tools.start", &name, &arguments);
+            let call = match dispatch::prepare(guest, name, arguments, fuel / shares) {
+                Ok(call) => call.begun(asked),
+                Err(error) => return Ok(refused(guest, asked, error)),
+            };
+            let (fuel_lent, number) = (call.fuel_lent(), call.number());
+            let unused = guest.fuel_unused.clone();
+            let call = guest.ctx.clone().spawn(async move {
+                let answer = call.run().await?;
+                unused.fetch_add(fuel_lent.saturating_sub(answer.spent.fuel), Ordering::Relaxed);
+                Ok(answer)
+            });
+            Pending { call: PendingCall::Running(call), fuel_lent, number }
         }
     };
-    let lent = call.fuel_lent();
-    let ctx = guest.ctx.clone();
-    let unused = guest.fuel_unused.clone();
-    let number = begun.number();
-    let call = ctx.spawn(async move {
-        let answer = call.run().await?;
-        unused.fetch_add(lent.saturating_sub(answer.spent.fuel), Ordering::Relaxed);
-        begun.relieved().await;
-        begun.ends(&answer.result);
-        Ok(answer)
-    });
-    let pending = guest.table.push(Pending { call, fuel_lent: lent, number })?;
+    let lent = pending.fuel_lent;
+    let pending = guest.table.push(pending)?;
     store.set_fuel(fuel.saturating_sub(lent))?;
     Ok(Ok(pending))
 }
 
 async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>) -> wasmtime::Result<Called> {
-    let pending = store.data_mut().called().table.delete(pending)?;
-    let number = pending.number;
-    let answer = pending.call.await.map_err(|error| store.data().lost(error))??;
-    let back = pending.fuel_lent.saturating_sub(answer.spent.fuel);
+    let guest = store.data_mut().called();
+    let Pending { call, fuel_lent, number } = guest.table.delete(pending)?;
+    let (result, spent) = match call {
+        PendingCall::Running(call) => {
+            let answer = call.await.map_err(|error| store.data().lost(error))??;
+            store.data_mut().add_active(answer.spent.active);
+            (answer.result, answer.spent.fuel)
+        }
+        PendingCall::Answered(answer) => (answer.result, answer.spent),
+        PendingCall::Open => return Err(guest.open_call(number)),
+    };
+    let back = fuel_lent.saturating_sub(spent);
     store.data().fuel_unused.fetch_sub(back, Ordering::Relaxed);
     let fuel = store.get_fuel()?;
     store.set_fuel(fuel.saturating_add(back))?;
-    store.data_mut().add_active(answer.spent.active);
     store.data_mut().relieved().await;
-    if let Some((recorder, number)) = store.data().recorder.as_ref().zip(number) {
-        recorder.observed(number);
+    if let Some(recorder) = &store.data().recorder {
+        recorder.observed(number)?;
     }
-    Ok(answer.result)
+    Ok(result)
 }
 
 /// A tool as the WIT shows it.

@@ -11,10 +11,11 @@ use cofferdam_core::{
     idempotency::NotOnce,
     identity::WrongRole,
     ids::{InvalidId, PluginName},
+    journal::RecordUnusable,
     quota::{QuotaError, RowError},
     storage::StorageError,
 };
-use cofferdam_runtime::{AcceptError, EditError, FileError, PushError};
+use cofferdam_runtime::{AcceptError, EditError, FileError, PushError, ReplayError};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -87,6 +88,10 @@ const fn status(fault: Fault, code: &str) -> StatusCode {
         b"no_room_to_compile" | b"no_room_to_describe" => StatusCode::SERVICE_UNAVAILABLE,
         // It is what is there already that stands against it.
         b"other_kind" => StatusCode::CONFLICT,
+        b"run_not_ended" | b"run_never_began" | b"record_incomplete" | b"record_of_another_version" => {
+            StatusCode::CONFLICT
+        }
+        b"record_damaged" => StatusCode::INTERNAL_SERVER_ERROR,
         // The limits of compiling are used up by the component that was sent, not by the caller's earlier requests.
         b"compile_limit" => StatusCode::UNPROCESSABLE_ENTITY,
         _ => match fault {
@@ -266,6 +271,24 @@ impl From<AcceptError> for Problem {
             AcceptError::Draining => problem.retry_after(5),
             AcceptError::DiskFull { .. } => problem.retry_after(60),
             AcceptError::Storage(_) => problem,
+        }
+    }
+}
+
+impl From<ReplayError> for Problem {
+    fn from(error: ReplayError) -> Self {
+        let error = match error {
+            ReplayError::Component(error) => return error.into(),
+            error => error,
+        };
+        let problem = logged(error.fault(), error.code(), &error);
+        match error {
+            ReplayError::Refused(refused) => problem.retry_after(refused.retry_after_s()),
+            ReplayError::Waited(_) | ReplayError::NoMemory(_) | ReplayError::Draining => problem.retry_after(5),
+            ReplayError::Record(RecordUnusable::Earlier(_)) => {
+                problem.hint("replay it with the Cofferdam that executed it, or submit it again here")
+            }
+            _ => problem,
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod journal;
 pub mod keys;
 pub mod plugins;
 pub mod quotas;
+pub mod replay;
 pub mod runs;
 pub mod usage;
 
@@ -32,6 +33,7 @@ pub(crate) fn routes() -> Router<Arc<Api>> {
         .route("/v1/runs/{id}/cancel", post(runs::cancel))
         .route("/v1/runs/{id}/events", get(events::get))
         .route("/v1/runs/{id}/journal", get(journal::get))
+        .route("/v1/runs/{id}/replay", post(replay::post))
         .route("/v1/events", get(feed::get))
         .route("/v1/events/stats", get(feed::stats))
         .route("/v1/ws-ticket", post(live::ticket))

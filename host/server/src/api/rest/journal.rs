@@ -41,7 +41,7 @@ pub(crate) struct JournalPage {
 struct Entry {
     /// `seed`: what its random numbers come from. `call`: a call and its answer. `started`, `finished`: a call that may
     /// change something outside the run, before and after. `observed`: the agent learned the answer of call `of`.
-    /// `incomplete`: from here on something is not kept.
+    /// `incomplete`: from here on something is not kept. `said`: so many of the agent's own events are in the log.
     kind: &'static str,
     /// Number of the call: from 1 in the order in which the agent made them.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,12 +61,24 @@ struct Entry {
     /// Of `incomplete`: what is not kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
+    /// Of `said`: how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<u64>,
 }
 
 impl From<Record> for Entry {
     fn from(record: Record) -> Self {
         let call = Some(record.call()).filter(|call| *call > 0);
-        let of_kind = |kind| Self { kind, call, of: None, asked: None, answer: None, answer_bytes: None, why: None };
+        let of_kind = |kind| Self {
+            kind,
+            call,
+            of: None,
+            asked: None,
+            answer: None,
+            answer_bytes: None,
+            why: None,
+            events: None,
+        };
         let with = |entry: Self, answer: &[u8]| Self {
             answer: Some(BASE64_STANDARD.encode(answer)),
             answer_bytes: Some(answer.len() as u64),
@@ -79,6 +91,7 @@ impl From<Record> for Entry {
             Record::Finished { answer, .. } => with(of_kind("finished"), &answer),
             Record::Observed { of, .. } => Self { of: Some(of), ..of_kind("observed") },
             Record::Incomplete { why, .. } => Self { why: Some(why), ..of_kind("incomplete") },
+            Record::Said { events } => Self { events: Some(events), ..of_kind("said") },
         }
     }
 }
