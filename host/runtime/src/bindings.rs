@@ -7,7 +7,10 @@ pub mod agent {
         world: "agent",
         imports: { default: async | trappable },
         exports: { default: async },
-        with: { "cofferdam:agent/tools.pending": crate::imports::tools::Pending },
+        with: {
+            "cofferdam:agent/tools.pending": crate::imports::tools::Pending,
+            "cofferdam:agent/agents.child": crate::imports::children::Child,
+        },
         // Answers are kept in the record of a run.
         additional_derives: [bincode::Encode, bincode::Decode],
     });
@@ -28,5 +31,5 @@ pub mod tool {
     });
 }
 
-pub use agent::cofferdam::agent::{agents, context, events, state, types};
+pub use agent::cofferdam::agent::{agents, context, events, human, state, types};
 pub use tool::cofferdam::agent::tool_plugins;

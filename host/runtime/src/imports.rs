@@ -1,9 +1,11 @@
 //! What a guest can call: one WIT interface each. Every function here runs on behalf of untrusted code: it takes from a
 //! budget or asks for a permit before it does anything, and a guest's mistake is a WIT error, a host's mistake a trap.
 
+pub mod children;
 mod context;
 mod events;
 mod filesystem;
+mod human;
 mod state;
 pub mod tools;
 
@@ -23,6 +25,16 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     filesystem::link(linker)?;
     bindings::events::add_to_linker::<_, HasSelf<Guest>>(linker, Guest::called)?;
     bindings::state::add_to_linker::<_, HasSelf<Guest>>(linker, Guest::called)
+}
+
+/// Links what only agents import.
+///
+/// # Errors
+/// When an interface is defined twice.
+pub fn link_agent(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    tools::link(linker)?;
+    bindings::human::add_to_linker::<_, HasSelf<Guest>>(linker, Guest::called)?;
+    bindings::agents::add_to_linker::<_, HasSelf<Guest>>(linker, Guest::called)
 }
 
 impl Guest {

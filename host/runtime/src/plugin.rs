@@ -53,7 +53,7 @@ impl Linkers {
         wasi::link(&mut tool)?;
         imports::link(&mut tool)?;
         let mut agent = tool.clone();
-        imports::tools::link(&mut agent)?;
+        imports::link_agent(&mut agent)?;
         Ok(Self { agent, tool })
     }
 
