@@ -287,6 +287,7 @@ async fn ended_days_ago(server: &Server, user: &User, days: i64) {
         input: Json::empty_object(),
         limits: Quota::default().narrow(LimitsAsked::default()).expect("the defaults"),
         priority: Priority::Normal,
+        durability: Durability::Ephemeral,
         created_at: then,
     };
     storage.insert_run(&scope, &spec, None).await.expect("kept");

@@ -137,8 +137,11 @@ impl Storage for Odd {
     async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused> {
         self.inner.state_set(space, write).await
     }
-    async fn state_delete(&self, space: &StateSpace, key: &str) -> Kept<bool> {
-        self.inner.state_delete(space, key).await
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Kept<bool> {
+        self.inner.state_delete(space, key, by).await
+    }
+    fn waits(&self) -> &dyn Waits {
+        self.inner.waits()
     }
     async fn state_keys(&self, space: &StateSpace, prefix: &str, after: Option<&str>, limit: u32) -> Kept<Vec<String>> {
         self.inner.state_keys(space, prefix, after, limit).await

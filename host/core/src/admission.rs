@@ -202,6 +202,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// What it is a place for.
+    #[must_use]
+    pub const fn want(&self) -> Want {
+        self.want
+    }
+
     /// Whether it waits for fuel of the next minute; a flag that stays true to the place.
     #[must_use]
     pub fn throttled(&self) -> Arc<AtomicBool> {

@@ -10,7 +10,7 @@ use crate::{
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
     quota::{LiveQuota, Quota, RunLimits, take_one},
-    run::{CancelRequest, Priority, RunSpec, StopReason},
+    run::{CancelRequest, Durability, Priority, RunSpec, StopReason},
 };
 use std::{
     future::Future,
@@ -286,6 +286,9 @@ pub enum BudgetSpent {
     /// No more events.
     #[error("this run has emitted {0} events, which is as many as it may")]
     Events(u32),
+    /// No more bytes of the record of calls, without which a durable run could not be continued.
+    #[error("the record of this run's calls has {0} bytes, which is as many as it may, and a durable run needs it")]
+    Record(u64),
     /// No more bytes of events.
     #[error("the events of this run have {0} bytes together, which is as many as they may")]
     EventBytes(u64),
@@ -344,6 +347,7 @@ impl UserExecutionContext {
             input: Json::empty_object(),
             limits: DESCRIPTION_LIMITS,
             priority: Priority::default(),
+            durability: Durability::Ephemeral,
             created_at: clock::now(),
         };
         let RunLimits { fuel, memory_bytes, deadline_ms } = DESCRIPTION_LIMITS;
@@ -387,6 +391,19 @@ impl UserExecutionContext {
             spec,
             spent: Arc::default(),
         }
+    }
+
+    /// As if it had begun so long ago: that much of its time was used before.
+    #[must_use]
+    pub fn began_before(self, used: Duration) -> Self {
+        let began = self.began.checked_sub(used).unwrap_or(self.began);
+        Self { began, ..self }
+    }
+
+    /// When it began, with the time that was used before and without the time that it waited.
+    #[must_use]
+    pub const fn began(&self) -> Instant {
+        self.began
     }
 
     /// What was asked: the ids, the input, the limits.

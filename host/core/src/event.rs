@@ -102,6 +102,17 @@ pub enum Event {
         /// What the run took.
         usage: Usage,
     },
+    /// The run is put away until there is what it waits for.
+    RunWaiting {
+        /// For what: `time`, `human`, `approval`, `child` or `memory`.
+        waits_for: String,
+        /// Number of the call in the run's record whose answer it waits for.
+        call: u64,
+        /// What there is to know of it: a JSON object. Of a question its prompt, the schema of the answer, and the default.
+        about: Json,
+        /// When it goes on by itself, in RFC 3339, if it does.
+        until: Option<String>,
+    },
 }
 
 /// Why a tool call failed, in an event.
@@ -138,6 +149,7 @@ impl Event {
             Self::ToolCompleted { .. } => "tool_completed".into(),
             Self::AgentCompleted { .. } => "agent_completed".into(),
             Self::AgentError { .. } | Self::AgentCancelled { .. } => "agent_error".into(),
+            Self::RunWaiting { .. } => "run_waiting".into(),
             Self::Progress { .. } => "progress".into(),
             Self::Log { .. } => "log".into(),
             Self::Custom { name, .. } => format!("custom:{name}").into(),
@@ -151,7 +163,8 @@ impl Event {
             Self::AgentStarted { .. }
             | Self::AgentCompleted { .. }
             | Self::AgentError { .. }
-            | Self::AgentCancelled { .. } => 1,
+            | Self::AgentCancelled { .. }
+            | Self::RunWaiting { .. } => 1,
             Self::AgentThinking { .. } | Self::ToolExecuting { .. } | Self::ToolCompleted { .. } => 2,
             Self::Progress { .. } | Self::Custom { .. } => 3,
             Self::Log { .. } => 4,
@@ -177,6 +190,7 @@ impl Event {
             Self::AgentError { code, message, .. } => code.len() + message.len(),
             Self::AgentCancelled { by, message, .. } => by.len() + message.len(),
             Self::Custom { name, payload } => name.len() + payload.as_str().len(),
+            Self::RunWaiting { about, .. } => about.as_str().len(),
             Self::AgentCompleted { .. } => 0,
         }
     }
@@ -214,6 +228,9 @@ impl Serialize for Payload<'_> {
                 let reason = StopReason::Cancelled;
                 fields!("stop_reason": &reason, "code": reason.as_str(), "message": message, "cancelled_by": by,
                     "usage": usage)
+            }
+            Event::RunWaiting { waits_for, call, about, until } => {
+                fields!("for": waits_for, "call": call, "about": about, "until": until)
             }
             Event::Progress { fraction, note } => fields!("fraction": fraction, "note": note),
             Event::Log { level, text } => fields!("level": level, "text": text),

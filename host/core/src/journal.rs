@@ -19,6 +19,7 @@ use crate::{
     run::RunEnd,
     storage::{RunBatch, Storage, StorageError, UnfinishedRun},
     unwind::unpanicked,
+    wait::Wait,
 };
 use jiff::Timestamp;
 use std::{
@@ -98,6 +99,8 @@ struct Unsaved {
     events: Vec<Envelope>,
     /// Chunks that a commit failed to save. Kept as they were: it may have saved them after all.
     chunks: Vec<RecordChunk>,
+    /// The run is put away behind all of this.
+    wait: Option<Wait>,
 }
 
 /// How far the log of a run is durable.
@@ -136,7 +139,11 @@ impl Journal {
     pub fn open(&self, ctx: &UserExecutionContext, started_at: Timestamp) -> RunJournal {
         let spec = ctx.spec();
         let journal = self.of_run(ctx.scope(), spec.id, 1, Some(started_at));
-        journal.log().calls.bytes_max = ctx.quota().record_bytes_per_run;
+        {
+            let calls = &mut journal.log().calls;
+            calls.bytes_max = ctx.quota().record_bytes_per_run;
+            calls.told_as(spec.durability, ctx.stop());
+        }
         journal.record(Event::started(&spec.agent, &spec.digest));
         journal
     }
@@ -147,9 +154,11 @@ impl Journal {
         let journal = self.of_run(ctx.scope(), run.id, run.last_seq + 1, run.started_at);
         {
             let mut log = journal.log();
-            log.unsaved = Unsaved::default();
+            // It is running again with the first commit.
+            log.unsaved = Unsaved { started: true, ..Unsaved::default() };
             log.effects_saved = run.effects;
             log.calls = Calls::after(continued, ctx.quota().record_bytes_per_run);
+            log.calls.told_as(ctx.spec().durability, ctx.stop());
         }
         journal
     }
@@ -359,12 +368,38 @@ impl RunJournal {
         let _one_at_a_time = self.0.committing.lock().await;
         let taken = self.take();
         let batch = &taken.batch;
-        if batch.events.is_empty() && batch.chunks.is_empty() && batch.started_at.is_none() && !batch.effects {
+        let nothing = batch.events.is_empty() && batch.chunks.is_empty() && batch.wait.is_none();
+        if nothing && batch.started_at.is_none() && !batch.effects {
             return Ok(());
         }
         self.0.shared.storage.append(&self.0.scope, batch.clone()).await?;
         taken.saved(None);
         Ok(())
+    }
+
+    /// Puts the run away, with the event that tells of it, in one step with whatever was not yet durable. Nothing is recorded
+    /// after it. Tries until storage takes it, as the end does.
+    pub async fn put_away(&self, event: Event, wait: Wait) {
+        {
+            let mut log = self.log();
+            log.calls.tell_what_was_said();
+            log.unsaved.wait = Some(wait);
+            self.record_into(log, event);
+            self.log().sealed = true;
+        }
+        let mut retry = Duration::from_millis(50);
+        while let Err(error) = self.commit_here().await {
+            tracing::error!(run = %self.0.run, error = %error, source = ?error.source, "a run is not put away yet; trying again");
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(RETRY_WAIT_MAX);
+        }
+    }
+
+    /// Leaves the run as it stands, for a host that goes on with it. Nothing is recorded after it.
+    pub async fn leave(&self) {
+        self.log().sealed = true;
+        // What is not saved is done again: nobody has seen it.
+        let _ = self.commit_here().await;
     }
 
     /// Ends the run: its last event, its end and whatever was not yet durable, in one step. Tries until storage takes
@@ -410,6 +445,7 @@ impl RunJournal {
             effects: unsaved.effects,
             events: unsaved.events,
             chunks: unsaved.chunks,
+            wait: unsaved.wait,
         };
         Taken { journal: self, batch, begun: log.calls.begun, saved: false }
     }
@@ -422,6 +458,7 @@ impl RunJournal {
         log.unsaved.events.extend(newer);
         // A batch takes the chunks that were left over before, so there are no others now.
         log.unsaved.chunks = batch.chunks;
+        log.unsaved.wait = batch.wait.or(log.unsaved.wait.take());
         let events: usize = log.unsaved.events.iter().map(|envelope| envelope.event.bytes()).sum();
         let chunks: usize = log.unsaved.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
         log.unsaved.bytes = events + chunks + log.calls.chunk.bytes.len();
@@ -473,6 +510,7 @@ impl Drop for Taken<'_> {
                 effects: false,
                 events: Vec::new(),
                 chunks: Vec::new(),
+                wait: None,
             };
             self.journal.put_back(std::mem::replace(&mut self.batch, none));
         }

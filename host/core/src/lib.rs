@@ -28,6 +28,7 @@ pub mod storage;
 pub mod turns;
 pub mod unwind;
 pub mod usage;
+pub mod wait;
 
 pub use context::UserExecutionContext;
 pub use json::Json;

@@ -6,6 +6,7 @@ use crate::{
     fault::Fault,
     ids::{Digest, KeyId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     quota::RunLimits,
+    wait::Wait,
 };
 use bincode::{Decode, de::Decoder, error::DecodeError};
 use jiff::Timestamp;
@@ -39,8 +40,32 @@ pub struct RunSpec {
     pub limits: RunLimits,
     /// Which of the user's own runs go first.
     pub priority: Priority,
+    /// What becomes of it when its host goes away.
+    pub durability: Durability,
     /// When it was accepted.
     pub created_at: Timestamp,
+}
+
+/// What becomes of a run that its host's end cuts off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// It ends, as `host_shutdown` or `outcome_unknown`.
+    #[default]
+    Ephemeral,
+    /// It goes on where it was.
+    Durable,
+}
+
+impl Durability {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ephemeral => "ephemeral",
+            Self::Durable => "durable",
+        }
+    }
 }
 
 /// Which of a user's own runs go first, where they cannot all run. It changes nothing for other users. Sorted, the highest
@@ -99,6 +124,8 @@ pub enum RunStatus {
     Queued,
     /// Executing.
     Running,
+    /// Put away until there is what it waits for.
+    Waiting,
     /// Ended with an output.
     Succeeded,
     /// Ended without one.
@@ -109,7 +136,8 @@ pub enum RunStatus {
 
 impl RunStatus {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Running, Self::Waiting, Self::Succeeded, Self::Failed, Self::Cancelled];
 
     /// The word on the wire and in storage.
     #[must_use]
@@ -117,6 +145,7 @@ impl RunStatus {
         match self {
             Self::Queued => "queued",
             Self::Running => "running",
+            Self::Waiting => "waiting",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -337,8 +366,15 @@ pub struct RunView {
     pub thread_id: ThreadId,
     /// Which of the user's own runs go first.
     pub priority: Priority,
+    /// What becomes of it when its host goes away.
+    pub durability: Durability,
+    /// The run that started it, if one did.
+    pub parent_run_id: Option<RunId>,
     /// Where it stands.
     pub status: RunStatus,
+    /// For what it waits, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Wait>,
     /// Why it ended, once it has.
     pub stop_reason: Option<StopReason>,
     /// The output of a completed run. Left out of lists.
@@ -372,7 +408,10 @@ impl RunView {
             user: spec.user.clone(),
             thread_id: spec.thread.clone(),
             priority: spec.priority,
+            durability: spec.durability,
+            parent_run_id: spec.parent,
             status: RunStatus::Queued,
+            wait: None,
             stop_reason: None,
             output: None,
             error: None,
@@ -388,6 +427,7 @@ impl RunView {
     #[must_use]
     pub fn ended(mut self, end: &RunEnd) -> Self {
         self.status = end.stop_reason.status();
+        self.wait = None;
         self.stop_reason = Some(end.stop_reason);
         self.output.clone_from(&end.output);
         self.error.clone_from(&end.error);

@@ -11,8 +11,9 @@ use crate::{
     ids::{Digest, KeyId, PluginName, RunId, ThreadId, TierName, UserId},
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
-    run::{CancelRequest, Priority, RunEnd, RunSpec, RunStatus, RunView, Usage},
+    run::{CancelRequest, Durability, Priority, RunEnd, RunSpec, RunStatus, RunView, Usage},
     usage::{Day, UsageSum},
+    wait::Wait,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -20,8 +21,10 @@ use serde::{Deserialize, Serialize};
 
 pub mod conformance;
 mod memory;
+mod waits;
 
 pub use memory::MemoryStorage;
+pub use waits::Waits;
 
 /// Storage could not do what it was asked. Nothing of a failed write is to be relied on, and writing it again is safe.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,8 @@ pub struct RunBatch {
     pub events: Vec<Envelope>,
     /// Of the record of its calls, in order of their numbers, without holes.
     pub chunks: Vec<RecordChunk>,
+    /// Set where the run is put away: it is `waiting` from here on.
+    pub wait: Option<Wait>,
 }
 
 /// A place in the feed of all of a user's runs. Places only grow, and none ever means two events.
@@ -103,9 +108,13 @@ pub struct UnfinishedRun {
     pub thread: ThreadId,
     /// Which of the user's own runs go first.
     pub priority: Priority,
+    /// What becomes of it when its host goes away.
+    pub durability: Durability,
+    /// The run that started it, if one did.
+    pub parent: Option<RunId>,
     /// When it was accepted.
     pub created_at: Timestamp,
-    /// `queued` or `running`.
+    /// `queued`, `running` or `waiting`.
     pub status: RunStatus,
     /// Who asked it to stop, if somebody did.
     pub cancel: Option<CancelRequest>,
@@ -173,6 +182,8 @@ pub struct StateWrite {
     /// What the user's keys and values together, in all plugins, may come to, in bytes, with
     /// [`STATE_KEY_OVERHEAD_BYTES`](crate::quota::STATE_KEY_OVERHEAD_BYTES) for each key.
     pub user_bytes_max: u64,
+    /// By which call of a durable run, for which [`Waits::state_change`] keeps what came of it.
+    pub by: Option<(RunId, u64)>,
 }
 
 /// Why a state key was not set. Nothing was changed.
@@ -319,7 +330,10 @@ pub trait Storage: Send + Sync + 'static {
     /// Where the user's feed ends: the place of its last event, or the beginning if there is none.
     async fn feed_end(&self, scope: &Scope) -> Result<FeedPlace>;
 
-    /// Runs that have not ended, oldest first.
+    /// What there is to know of runs that wait.
+    fn waits(&self) -> &dyn Waits;
+
+    /// Runs that have not ended and do not wait, oldest first.
     async fn unfinished_runs(&self, operator: Operator) -> Result<Vec<UnfinishedRun>>;
 
     /// What the user's finished runs take.
@@ -360,8 +374,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Sets a key and gives its new version, in one step with its conditions.
     async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused>;
 
-    /// Removes a key. Says whether it was there.
-    async fn state_delete(&self, space: &StateSpace, key: &str) -> Result<bool>;
+    /// Removes a key. Says whether it was there. Of a durable run, also by which call.
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Result<bool>;
 
     /// Keys that start with `prefix`, in byte order, after `after`, at most `limit`.
     async fn state_keys(
@@ -425,6 +439,8 @@ impl UnfinishedRun {
             digest: view.digest,
             thread: view.thread_id.clone(),
             priority: view.priority,
+            durability: view.durability,
+            parent: view.parent_run_id,
             created_at: view.created_at,
             status: RunStatus::Queued,
             cancel: view.cancel.clone(),
@@ -444,7 +460,10 @@ impl UnfinishedRun {
             user: self.user.clone(),
             thread_id: self.thread.clone(),
             priority: self.priority,
+            durability: self.durability,
+            parent_run_id: self.parent,
             status: self.status,
+            wait: None,
             stop_reason: None,
             output: None,
             error: None,

@@ -7,6 +7,7 @@ mod events;
 mod filesystem;
 mod human;
 mod state;
+mod waits;
 pub mod tools;
 
 use crate::{

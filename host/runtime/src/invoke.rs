@@ -9,8 +9,9 @@ use crate::{
     counts::Counts,
     meter::{Refusal, RunMemory},
     runtime::Runtime,
-    sandbox::{self, Sandbox, Spent, Stop},
+    sandbox::{self, Ended, Sandbox, Spent, Stop, Waits},
     services::Services,
+    waiting::{self, Back, NotBack},
 };
 use cofferdam_core::{
     Json, UserExecutionContext,
@@ -22,9 +23,10 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::RunId,
     journal::{Recorder, RunJournal},
-    run::{RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
+    run::{Durability, RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
     storage::{PluginVersion, UnfinishedRun},
     unwind::unpanicked,
+    wait::{TakenBefore, WaitFor},
 };
 use jiff::Timestamp;
 use std::{
@@ -39,8 +41,19 @@ pub struct RunTask {
     pub scope: Scope,
     pub id: RunId,
     pub view: RunView,
+    /// As storage had it, of a run that goes on.
+    pub before: Option<UnfinishedRun>,
     pub stop: StopSignal,
     pub context: ContextState,
+}
+
+/// What became of an execution.
+pub enum Executed {
+    Ended(RunView),
+    /// It waits, and may have been brought back by now.
+    PutAway,
+    /// It is left to the next start of the host.
+    Left,
 }
 
 impl Drop for RunTask {
@@ -64,33 +77,38 @@ impl RunTask {
         if inner.drained.is_cancelled() {
             return;
         }
-        let (slot, spec) = match inner.admission.try_admit(place) {
-            Ok(slot) => (slot, spec),
-            Err(place) => {
-                drop(spec);
-                self.context.waits(place.throttled());
-                let admitted = tokio::select! {
-                    biased;
-                    () = inner.drained.cancelled() => return,
-                    () = self.stop.stopped() => None,
-                    slot = inner.admission.admit(place) => Some(slot),
-                };
-                match admitted {
-                    Some(Ok(slot)) => (slot, None),
-                    Some(Err(waited)) => {
-                        return self.never_started(Stop::new(StopReason::Quota, waited.to_string()), &ending).await;
-                    }
-                    None => {
-                        let Some(StopCause::Cancelled(request)) = self.stop.cause() else { return };
-                        let stop = Stop::cancelled(request, " before it began");
-                        return self.never_started(stop, &ending).await;
-                    }
+        let mut place = place;
+        let (slot, spec) = loop {
+            match inner.admission.try_admit(place) {
+                Ok(slot) => break (slot, spec),
+                Err(waiting) => place = waiting,
+            }
+            self.context.waits(place.throttled());
+            let want = place.want();
+            let admitted = tokio::select! {
+                biased;
+                () = inner.drained.cancelled() => return,
+                () = self.stop.stopped() => None,
+                slot = inner.admission.admit(place) => Some(slot),
+            };
+            match admitted {
+                Some(Ok(slot)) => break (slot, None),
+                // What has begun is not ended for want of a slot.
+                Some(Err(_)) if self.has_begun() => place = inner.admission.enqueue_again(self.scope.user(), want),
+                Some(Err(waited)) => {
+                    return self.never_started(Stop::new(StopReason::Quota, waited.to_string()), &ending).await;
+                }
+                None => {
+                    let Some(StopCause::Cancelled(request)) = self.stop.cause() else { return };
+                    let when = if self.has_begun() { " while it waited" } else { " before it began" };
+                    return self.never_started(Stop::cancelled(request, when), &ending).await;
                 }
             }
         };
         let (user, failures_max) = (self.scope.user(), slot.quota().get(|quota| quota.failures_in_a_row));
         let _try = match inner.backoff.begin(user, about.digest, failures_max, Instant::now()) {
-            Ok(begun) => begun,
+            Ok(begun) => Some(begun),
+            Err(_) if self.has_begun() => None,
             Err(off) => {
                 drop(slot);
                 let stop = Stop::new(StopReason::Quota, format!("the run was not started: {off}"));
@@ -109,11 +127,30 @@ impl RunTask {
         };
         let executed = unpanicked(self.execute(&slot, spec, &about)).await;
         drop(slot);
-        let view = match executed {
-            Some(view) => view,
-            None => return self.panicked(&ending).await,
-        };
-        self.tell(&ending, view);
+        match executed {
+            Some(Executed::Ended(view)) => self.tell(&ending, view).await,
+            Some(Executed::Left) => {}
+            Some(Executed::PutAway) => {
+                let (runtime, scope, id) = (self.runtime.clone(), self.scope.clone(), self.id);
+                // It is nobody's now. What came in the meantime found it live, and left it.
+                drop(self);
+                runtime.0.waits_changed.notify_one();
+                if let Err(error) = runtime.bring_back(&scope, id).await {
+                    tracing::error!(run = %id, %error, "whether a run has what it waits for cannot be read");
+                }
+            }
+            None => self.panicked(&ending).await,
+        }
+    }
+
+    /// Whether something of it was executed before.
+    fn has_begun(&self) -> bool {
+        self.before.as_ref().is_some_and(|run| run.started_at.is_some())
+    }
+
+    /// As storage has it.
+    fn unfinished(&self) -> UnfinishedRun {
+        self.before.clone().unwrap_or_else(|| UnfinishedRun::queued(&self.view))
     }
 
     /// What the run comes to, once nobody can cancel it any more. A cancel that is durable by then goes before everything.
@@ -127,19 +164,30 @@ impl RunTask {
         }
     }
 
-    async fn never_started(&self, stop: Stop, ending: &watch::Sender<Option<RunView>>) {
-        let journal = self.runtime.journal().reopen(self.scope.clone(), &UnfinishedRun::queued(&self.view));
-        let end = Ending::never_ran(None)
+    /// Ends a run of which nothing more is executed.
+    pub async fn never_started(&self, stop: Stop, ending: &watch::Sender<Option<RunView>>) {
+        let run = self.unfinished();
+        let told = match self.has_begun() {
+            true => self.runtime.storage().waits().waiting(&self.scope, run.id).await.ok().flatten(),
+            false => None,
+        };
+        let taken = told.map(|stored| stored.wait.taken).unwrap_or_default();
+        let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
+        let end = waiting::ending_of(&run, taken)
             .close(&self.runtime.0.services.counts, &journal, self.settled(Err(stop)).await)
             .await;
-        self.tell(ending, self.ended(&end));
+        self.tell(ending, self.ended(&end)).await;
     }
 
     /// Tells whoever waits for the end. By then nothing is left of the run but what was stored, and so it is read from
     /// here on.
-    fn tell(&self, ending: &watch::Sender<Option<RunView>>, view: RunView) {
+    async fn tell(&self, ending: &watch::Sender<Option<RunView>>, view: RunView) {
         self.runtime.live().remove(&self.id);
+        let is_child = view.parent_run_id.is_some();
         ending.send_replace(Some(view));
+        if is_child {
+            self.runtime.child_ended(&self.scope, self.id).await;
+        }
     }
 
     /// The run as it has ended.
@@ -162,46 +210,102 @@ impl RunTask {
         let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
         let end =
             Ending::never_ran(run.started_at).close(&services.counts, &journal, self.settled(Err(stop)).await).await;
-        self.tell(ending, self.ended(&end));
+        self.tell(ending, self.ended(&end)).await;
     }
 
     /// The spine: grant, context, journal, sandbox, journal.
-    pub async fn execute(&self, slot: &Slot, spec: Arc<RunSpec>, about: &PluginVersion) -> RunView {
+    pub async fn execute(&self, slot: &Slot, spec: Arc<RunSpec>, about: &PluginVersion) -> Executed {
         let services = &self.runtime.0.services;
-        let (started, started_at) = (Instant::now(), clock::now());
-        // A clock that was set back makes no run early.
-        let waited = Duration::try_from(started_at.duration_since(spec.created_at)).unwrap_or_default();
-        services.counts.queue_wait.took(waited);
+        let now = clock::now();
+        let back = match self.before.as_ref().filter(|run| run.started_at.is_some()) {
+            None => None,
+            Some(run) => match self.back(run).await {
+                Ok(back) => Some(back),
+                Err(error) => return Executed::Ended(self.not_back(run, &error).await),
+            },
+        };
+        let started_at = back.as_ref().and_then(|back| back.run.started_at).unwrap_or(now);
+        if back.is_none() {
+            // A clock that was set back makes no run early.
+            let waited = Duration::try_from(now.duration_since(spec.created_at)).unwrap_or_default();
+            services.counts.queue_wait.took(waited);
+        }
+        let before = back.as_ref().map(|back| back.taken).unwrap_or_default();
         let granted = services.grants.get(&self.scope, &spec.agent).await;
         let permissions = granted.map(|granted| Effective::of(&about.needs, &granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
         let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none().into(), Err(e)), |p| (p, Ok(())));
         let quota = slot.quota().clone();
-        let ctx = Arc::new(UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone()));
-        let journal = self.runtime.journal().open(&ctx, started_at);
-        let memory = slot.memory();
-        let (result, spent) = match granted {
-            Ok(()) => invoke(services, about, &ctx, &self.context, &journal, memory).await,
-            Err(error) => (Err(host_error(&error)), Spent::default()),
+        let ctx = UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone());
+        let ctx = Arc::new(ctx.began_before(Duration::from_millis(before.wall_ms)));
+        let journal = match &back {
+            None => self.runtime.journal().open(&ctx, started_at),
+            Some(back) => self.runtime.journal().go_on(&ctx, &back.run, &back.continued),
         };
+        let memory = slot.memory();
+        let begun = Instant::now();
+        let (result, spent) = match granted {
+            Ok(()) => invoke(services, about, &ctx, &self.context, &journal, memory, back).await,
+            Err(error) => (Err(host_error(&error).into()), Spent::default()),
+        };
+        // What was executed again was paid for when it was executed first.
+        slot.used(spent.fuel.saturating_sub(before.fuel), spent.active);
+        self.runtime.0.recent.ended(&spec.user, spent.active, begun.elapsed(), Instant::now());
+        let mut taken = waiting::taken_by(&ctx, before, spent.fuel, spent.active, memory.byte_seconds());
+        let result = match result {
+            Ok(output) => Ok(output),
+            Err(Ended::Waits(mut waits)) => {
+                if waiting::memory_wait(&mut waits, &mut taken) {
+                    services.scratch.gone(spec.id).await;
+                    waiting::put_away(&journal, *waits, taken).await;
+                    return Executed::PutAway;
+                }
+                let why = "the run waited for memory as often as it may, and other runs hold it still; submit it again later";
+                Err(Stop::new(StopReason::MemoryLimit, why))
+            }
+            Err(Ended::Stopped(stop)) => Err(stop),
+        };
+        if self.is_left_to_the_next_start(&spec) && result.is_err() {
+            services.scratch.gone(spec.id).await;
+            journal.leave().await;
+            return Executed::Left;
+        }
         let result = self.settled(result).await;
         let end = Ending {
-            started: Some(started),
+            executed: Some(ctx.began().elapsed()),
             started_at: Some(started_at),
             spent,
+            taken: before,
             peak_bytes: memory.peak_bytes(),
             memory_byte_seconds: memory.byte_seconds(),
             tool_calls: ctx.tool_calls(),
         };
-        slot.used(spent.fuel, spent.active);
-        self.runtime.0.recent.ended(&spec.user, spent.active, started.elapsed(), Instant::now());
         let end = end.close(&services.counts, &journal, result).await;
         if is_the_agents_own(end.stop_reason, &ctx, memory, spent) {
             let failures_max = ctx.quota().failures_in_a_row;
             self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
         }
         services.scratch.gone(spec.id).await;
-        self.ended(&end)
+        Executed::Ended(self.ended(&end))
+    }
+
+    /// Whether the host is going away, and the run goes on with the next one.
+    fn is_left_to_the_next_start(&self, spec: &RunSpec) -> bool {
+        spec.durability == Durability::Durable && matches!(self.stop.cause(), Some(StopCause::HostShutdown))
+    }
+
+    /// Ends a run that cannot be brought back.
+    async fn not_back(&self, run: &UnfinishedRun, error: &NotBack) -> RunView {
+        tracing::error!(run = %run.id, %error, "a run cannot be brought back");
+        let message = format!("the host could not go on with the run: {error}");
+        let (reason, message) = match run.effects {
+            true => (StopReason::OutcomeUnknown, format!("{message}; it may have changed files or state, look before you submit it again")),
+            false => (StopReason::HostError, format!("{message}; nothing outside it was changed, submit it again")),
+        };
+        let journal = self.runtime.journal().reopen(self.scope.clone(), run);
+        let end = Ending::never_ran(run.started_at);
+        let result = self.settled(Err(Stop::new(reason, message))).await;
+        self.ended(&end.close(&self.runtime.0.services.counts, &journal, result).await)
     }
 }
 
@@ -224,28 +328,38 @@ async fn invoke(
     context: &ContextState,
     journal: &RunJournal,
     memory: &Arc<RunMemory>,
-) -> (Result<Json, Stop>, Spent) {
+    back: Option<Back>,
+) -> (Result<Json, Ended>, Spent) {
     // A plugin that is not in memory is read, checked, and perhaps compiled: longer than some runs may take.
     let loaded = tokio::select! {
         biased;
         loaded = services.plugins.load(about, &ctx.spec().user) => loaded,
-        () = ctx.over() => return (Err(sandbox::stop_of_interruption(ctx, Some(journal))), Spent::default()),
+        () = ctx.over() => return (Err(sandbox::stop_of_interruption(ctx, Some(journal)).into()), Spent::default()),
     };
     let plugin = match loaded {
         Ok(plugin) => plugin,
         // The host has the plugin, but no room to compile it again.
         Err(ArtifactError::Compile(error @ (CompileError::NoRoom { .. } | CompileError::TooMany))) => {
             let stop = Stop::new(StopReason::Quota, format!("the agent is not ready to run: {error}"));
-            return (Err(stop), Spent::default());
+            return (Err(stop.into()), Spent::default());
         }
-        Err(error) => return (Err(host_error(&error)), Spent::default()),
+        Err(error) => return (Err(host_error(&error).into()), Spent::default()),
     };
     let spec = ctx.spec();
-    let Some(_held) = memory.hold_beside(spec.input.as_str().len()) else {
+    let record_bytes = back.as_ref().map_or(0, |back| usize::try_from(back.continued.bytes()).unwrap_or(usize::MAX));
+    let Some(_held) = memory.hold_beside(spec.input.as_str().len().saturating_add(record_bytes)) else {
+        if back.is_some() {
+            let waits = Waits { call: 0, waits_for: WaitFor::Memory, until: None };
+            return (Err(Ended::Waits(Box::new(waits))), Spent::default());
+        }
         let why = "there is no memory left for the run's input, of what the user's runs or all runs may hold together; submit it again later";
-        return (Err(Stop::new(StopReason::MemoryLimit, why)), Spent::default());
+        return (Err(Stop::new(StopReason::MemoryLimit, why).into()), Spent::default());
     };
-    let (recorder, fuel) = (Recorder::new(journal.clone()), spec.limits.fuel);
+    let fuel = spec.limits.fuel;
+    let (recorder, told) = match back {
+        None => (Recorder::new(journal.clone()), None),
+        Some(back) => (Recorder::going_on(journal.clone(), back.known), back.told),
+    };
     let sandbox = Sandbox::open(
         services,
         plugin,
@@ -258,14 +372,14 @@ async fn invoke(
     match sandbox {
         Ok(sandbox) => {
             context.executes();
-            let ended = sandbox.run(&spec.input).await;
+            let ended = sandbox.told(told).run(&spec.input).await;
             // What others held of the memory then is nothing that an agent could be shown again.
             if matches!(memory.refused(), Some(Refusal::User | Refusal::Host)) {
                 recorder.incomplete("memory was refused to the agent because of what other runs held");
             }
             ended
         }
-        Err(error) => (Err(host_error(&error)), Spent::default()),
+        Err(error) => (Err(host_error(&error).into()), Spent::default()),
     }
 }
 
@@ -276,9 +390,12 @@ fn host_error(error: &dyn std::fmt::Display) -> Stop {
 
 /// What is known of a run at its end.
 pub struct Ending {
-    pub started: Option<Instant>,
+    /// Time since it was admitted, without the time that it waited; none if this host executed nothing of it.
+    pub executed: Option<Duration>,
     pub started_at: Option<Timestamp>,
     pub spent: Spent,
+    /// What it had taken when it was put away last.
+    pub taken: TakenBefore,
     pub peak_bytes: u64,
     pub memory_byte_seconds: u64,
     pub tool_calls: u64,
@@ -288,20 +405,22 @@ impl Ending {
     /// Of a run of which nothing was executed by this process.
     pub fn never_ran(started_at: Option<Timestamp>) -> Self {
         let (peak_bytes, memory_byte_seconds, tool_calls) = (0, 0, 0);
-        Self { started: None, started_at, spent: Spent::default(), peak_bytes, memory_byte_seconds, tool_calls }
+        let (spent, taken) = (Spent::default(), TakenBefore::default());
+        Self { executed: None, started_at, spent, taken, peak_bytes, memory_byte_seconds, tool_calls }
     }
 
     /// Makes the end durable, with the run's one terminal event.
     pub async fn close(self, counts: &Counts, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
         let usage = Usage {
-            fuel: self.spent.fuel,
+            // What was executed again was the same fuel.
+            fuel: self.spent.fuel.max(self.taken.fuel),
             memory_peak_bytes: self.peak_bytes,
-            wall_ms: self.started.map_or(0, |started| millis(started.elapsed())),
-            active_ms: millis(self.spent.active),
+            wall_ms: self.executed.map_or(self.taken.wall_ms, millis),
+            active_ms: millis(self.spent.active).saturating_add(self.taken.active_ms),
             host_calls: self.spent.host_calls,
             events: journal.seal(),
             tool_calls: self.tool_calls,
-            memory_byte_seconds: self.memory_byte_seconds,
+            memory_byte_seconds: self.memory_byte_seconds.saturating_add(self.taken.memory_byte_seconds),
         };
         let (stop_reason, output, error, event) = match result {
             Ok(output) => {
@@ -320,8 +439,8 @@ impl Ending {
         let end = RunEnd { stop_reason, output, error, usage, started_at: self.started_at, finished_at: clock::now() };
         journal.close(event, end.clone()).await;
         counts.ended(&end);
-        if let Some(started) = self.started {
-            counts.run_duration.took(started.elapsed());
+        if let Some(executed) = self.executed {
+            counts.run_duration.took(executed);
         }
         end
     }

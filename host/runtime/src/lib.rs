@@ -32,6 +32,7 @@ mod scratch;
 mod services;
 mod tree;
 mod turn;
+mod waiting;
 mod wasi;
 mod workspace;
 
@@ -43,4 +44,5 @@ pub use quotas::EditError;
 pub use registry::{PushError, Pushed, Registry};
 pub use replay::{Reached, ReplayError, Replayed};
 pub use runtime::{AcceptError, Accepted, Runtime, RuntimeConfig, StartError, Submission, UnderWay};
+pub use waiting::AnswerError;
 pub use workspace::{Chunk, Entry, EntryKind, FileError, Listing, Workspace, WorkspaceRoot};

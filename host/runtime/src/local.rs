@@ -13,7 +13,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::{AgentRef, InvalidId, Pick, PluginName, RequestId, UserId},
     quota::LimitsAsked,
-    run::{Priority, RunView},
+    run::{Durability, Priority, RunView},
     storage::{MemoryStorage, Storage as _, StorageError},
 };
 use std::{path::PathBuf, sync::Arc};
@@ -92,6 +92,7 @@ pub async fn run_local(
         metadata: None,
         limits: options.limits,
         priority: Priority::default(),
+        durability: Durability::default(),
         request: RequestId::generate(),
         once: None,
     };
@@ -106,7 +107,9 @@ pub async fn run_local(
             after = envelope.seq;
         }
         if events.last().is_some_and(|envelope| envelope.event.is_terminal()) {
-            return Ok(accepted.ended().await);
+            let ended = accepted.ended().await;
+            // A run that waited has ended in another execution.
+            return Ok(if ended.status.is_terminal() { ended } else { storage.run(&scope, id).await?.unwrap_or(ended) });
         }
         if events.is_empty() {
             following.changed().await;

@@ -1,6 +1,8 @@
 //! What sandboxes take of memory: what of a wasm store is counted, and how a growth is refused.
 
 pub use cofferdam_core::memory::{HeldBytes, HostMemory, Refusal, Reserved, RunMemory};
+use crate::sandbox::Waits;
+use cofferdam_core::wait::WaitFor;
 use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
@@ -21,13 +23,15 @@ pub struct Meter {
     held_bytes: u64,
     /// What the last growth took, in case wasmtime cannot carry it out.
     last_bytes: u64,
+    /// Where others are in the way of a growth, the guest is put away and does not learn of it.
+    waits: bool,
 }
 
 impl Meter {
-    /// Charges to this run.
+    /// Charges to this run; whether it waits where others are in the way of a growth.
     #[must_use]
-    pub const fn new(run: Arc<RunMemory>) -> Self {
-        Self { run, held_bytes: 0, last_bytes: 0 }
+    pub const fn new(run: Arc<RunMemory>, waits: bool) -> Self {
+        Self { run, held_bytes: 0, last_bytes: 0, waits }
     }
 
     /// The run's memory.
@@ -36,11 +40,14 @@ impl Meter {
         &self.run
     }
 
-    fn grow(&mut self, bytes: u64) -> bool {
+    fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
         let taken = self.run.take(bytes);
         self.last_bytes = if taken { bytes } else { 0 };
         self.held_bytes += self.last_bytes;
-        taken
+        if !taken && self.waits && matches!(self.run.refused(), Some(Refusal::User | Refusal::Host)) {
+            return Err(Waits { call: 0, waits_for: WaitFor::Memory, until: None }.into());
+        }
+        Ok(taken)
     }
 
     fn undo(&mut self) {
@@ -60,11 +67,11 @@ impl Drop for Meter {
 
 impl ResourceLimiter for Meter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.grow(desired.saturating_sub(current) as u64))
+        self.grow(desired.saturating_sub(current) as u64)
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.grow((desired.saturating_sub(current) * size_of::<usize>()) as u64))
+        self.grow((desired.saturating_sub(current) * size_of::<usize>()) as u64)
     }
 
     fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
@@ -110,7 +117,7 @@ mod tests {
     fn the_limit_is_on_the_sum_and_all_of_it_comes_back() {
         let host = Arc::new(HostMemory::new(u64::MAX, 0));
         let run = host.run(&user("ann"), 1000, quota());
-        let (mut a, mut b) = (Meter::new(run.clone()), Meter::new(run.clone()));
+        let (mut a, mut b) = (Meter::new(run.clone(), false), Meter::new(run.clone(), false));
         assert!(a.memory_growing(0, 600, None).expect("no error"));
         assert_eq!(run.refused(), None);
         assert!(!b.memory_growing(0, 401, None).expect("no error"), "a second memory is not outside the limit");
@@ -127,12 +134,12 @@ mod tests {
     fn a_user_and_the_host_have_limits_of_their_own() {
         let host = Arc::new(HostMemory::new(1500, 0));
         let (one, two) = (host.run(&user("ann"), 800, quota()), host.run(&user("ann"), 800, quota()));
-        let (mut a, mut b) = (Meter::new(one.clone()), Meter::new(two.clone()));
+        let (mut a, mut b) = (Meter::new(one.clone(), false), Meter::new(two.clone(), false));
         assert!(a.memory_growing(0, 800, None).expect("no error"));
         assert!(!b.memory_growing(0, 201, None).expect("no error"));
         assert_eq!(two.refused(), Some(Refusal::User));
         let three = host.run(&user("bob"), 800, quota());
-        let mut c = Meter::new(three.clone());
+        let mut c = Meter::new(three.clone(), false);
         assert!(!c.memory_growing(0, 701, None).expect("no error"));
         assert_eq!(three.refused(), Some(Refusal::Host));
         assert!(c.memory_growing(0, 700, None).expect("what was refused was not charged"));
@@ -145,7 +152,7 @@ mod tests {
     fn what_the_host_holds_for_a_guest_counts_as_the_guests() {
         let host = Arc::new(HostMemory::new(1500, 0));
         let run = host.run(&user("ann"), 800, quota());
-        let mut meter = Meter::new(run.clone());
+        let mut meter = Meter::new(run.clone(), false);
         assert!(meter.memory_growing(0, 500, None).expect("no error"));
         let held = run.hold(300).expect("room");
         assert!(run.hold(1).is_none());
@@ -162,7 +169,7 @@ mod tests {
     fn growth_that_wasmtime_could_not_carry_out_is_not_charged() {
         let host = Arc::new(HostMemory::new(u64::MAX, 0));
         let run = host.run(&user("ann"), 1000, quota());
-        let mut meter = Meter::new(run.clone());
+        let mut meter = Meter::new(run.clone(), false);
         assert!(meter.memory_growing(100, 500, None).expect("no error"));
         meter.memory_grow_failed(wasmtime::Error::msg("no memory")).expect("no error");
         assert_eq!((run.bytes_left(), host.bytes()), (1000, 0));

@@ -1,5 +1,6 @@
 //! What a starting host does with what a stopped one left behind: queued runs wait again, in the order in which they
-//! came; the others are ended as what they are.
+//! came, durable ones among them; the others that had begun are ended as what they are. Runs that wait are left to wait,
+//! unless there is what they wait for.
 
 use crate::{
     invoke::Ending,
@@ -7,14 +8,11 @@ use crate::{
     sandbox::{OUTCOME_UNKNOWN, Stop},
 };
 use cofferdam_core::{
-    admission::Want,
     identity::Operator,
-    ids::{AgentRef, Pick},
-    run::{RunStatus, StopReason},
-    storage::{PluginVersion, StorageError, UnfinishedRun},
+    run::{Durability, RunStatus, StopReason},
+    storage::{StorageError, UnfinishedRun},
 };
-use std::{sync::Arc, task::Poll};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 
 /// How many runs are ended at once. Storage commits together what is asked for at the same time, so that a thousand
 /// runs cost some ten commits; more at once would only wait for its writer.
@@ -24,14 +22,11 @@ impl Runtime {
     /// Goes on with what a stopped host left behind. When this returns, every run has ended or waits for its turn.
     pub(crate) async fn recover(&self) -> Result<(), StorageError> {
         let unfinished = self.storage().unfinished_runs(Operator::host()).await?;
-        if unfinished.is_empty() {
-            return Ok(());
-        }
         let (mut ended, mut queued) = (0_usize, 0_usize);
         let mut endings = JoinSet::new();
         for run in unfinished {
             let Some(stop) = self.stop_of(&run) else {
-                self.resume(run).await;
+                self.go_on(run);
                 queued += 1;
                 continue;
             };
@@ -43,7 +38,14 @@ impl Runtime {
             ended += 1;
         }
         while endings.join_next().await.is_some() {}
-        tracing::info!(ended, queued, "went on with the runs that the last host had not ended");
+        // Also those that wait for one that has just ended.
+        for run in self.storage().waits().told(Operator::host()).await? {
+            self.go_on(run);
+            queued += 1;
+        }
+        if ended + queued > 0 {
+            tracing::info!(ended, queued, "went on with the runs that the last host had not ended");
+        }
         Ok(())
     }
 
@@ -59,6 +61,10 @@ impl Runtime {
             let gone = || Stop::new(StopReason::HostError, "the agent of this run is not on this host any more");
             return (!here).then(gone);
         }
+        if run.durability == Durability::Durable {
+            let here = self.about(run).is_some();
+            return (!here).then(|| Stop::new(StopReason::HostError, "the agent of this run is not on this host any more"));
+        }
         if run.effects {
             return Some(Stop::new(StopReason::OutcomeUnknown, OUTCOME_UNKNOWN));
         }
@@ -70,28 +76,5 @@ impl Runtime {
     async fn end(&self, run: &UnfinishedRun, stop: Stop) {
         let journal = self.journal().reopen(Operator::host().on_behalf_of(&run.user), run);
         Ending::never_ran(run.started_at).close(&self.0.services.counts, &journal, Err(stop)).await;
-    }
-
-    async fn resume(&self, run: UnfinishedRun) {
-        let Some(about) = self.about(&run) else { return };
-        let scope = Operator::host().on_behalf_of(&run.user);
-        let (ending, ended) = watch::channel(None);
-        // How much it asked for is read with its input; no run can ask for more than this.
-        let quota = self.0.services.quotas.now(scope.user());
-        let want =
-            Want { fuel: quota.fuel_per_run, memory_bytes: quota.memory_bytes_per_context, priority: run.priority };
-        let place = self.0.admission.enqueue_again(scope.user(), want);
-        let task = self.enter(scope, run.view(), ended);
-        // The input is read when its turn comes: a long queue must not fill memory.
-        let mut work = Box::pin(task.queue(place, None, about, ending));
-        // It takes its place in the queue here, so that the runs stand there in the order in which they came.
-        if std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())).await {
-            self.spawn_run(work);
-        }
-    }
-
-    fn about(&self, run: &UnfinishedRun) -> Option<Arc<PluginVersion>> {
-        let agent = AgentRef { name: run.agent.clone(), pick: Pick::Digest(run.digest) };
-        self.0.services.plugins.find(&agent)
     }
 }

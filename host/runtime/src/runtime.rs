@@ -8,7 +8,7 @@ use crate::{
     disk,
     engine::{EPOCH_TICK, Engine},
     guest_threads::{self, GuestThreads},
-    invoke::RunTask,
+    invoke::{Executed, RunTask},
     meter::{HostMemory, half_of_machine},
     plugin::{Linkers, Plugins},
     pressure::{self, MemoryMark},
@@ -17,6 +17,7 @@ use crate::{
     retention::Retention,
     scratch::Scratches,
     services::{DESCRIPTIONS_MAX, Grants, Seeds, Services, TOOL_SANDBOXES_MAX},
+    waiting,
     workspace::{Workspace, WorkspaceRoot, Workspaces},
 };
 use cofferdam_core::{
@@ -34,20 +35,20 @@ use cofferdam_core::{
         LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, Quotas, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
         RUNS_QUEUED_MAX,
     },
-    run::{Priority, RunSpec, RunStatus, RunView},
-    storage::{PluginKind, PluginVersion, Storage, StorageError},
+    run::{Durability, Priority, RunSpec, RunStatus, RunView},
+    storage::{PluginKind, PluginVersion, Storage, StorageError, UnfinishedRun},
     turns::{Turns, TurnsNow},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// Plugins that are loaded and that nobody uses may hold one part in so many of what guests may, beside that: what they
@@ -140,6 +141,8 @@ pub struct Submission {
     pub limits: LimitsAsked,
     /// Which of the user's own runs go first.
     pub priority: Priority,
+    /// What becomes of it when the host goes away.
+    pub durability: Durability,
     /// The request it came with.
     pub request: RequestId,
     /// What is remembered of the request, if it is to make its run once however often it comes.
@@ -308,6 +311,9 @@ pub(crate) struct Inner {
     pub backoff: Backoff,
     pub retention: Retention,
     pub recent: RecentActivity,
+    /// Told when a run begins to wait: it may be the next to go on.
+    pub waits_changed: Arc<Notify>,
+    waking: OnceLock<AbortOnDropHandle<()>>,
     data_dir: PathBuf,
     disk_free_bytes_min: u64,
     taking: InFlight,
@@ -370,6 +376,8 @@ impl Runtime {
             admission,
             backoff: Backoff::default(),
             recent: RecentActivity::new(Instant::now()),
+            waits_changed: Arc::default(),
+            waking: OnceLock::new(),
             data_dir: config.data_dir,
             disk_free_bytes_min: config.disk_free_bytes_min,
             taking: InFlight::default(),
@@ -380,6 +388,9 @@ impl Runtime {
             services,
         }));
         runtime.recover().await?;
+        let waking = waiting::watch_times(Arc::downgrade(&runtime.0), runtime.0.waits_changed.clone());
+        // Set once.
+        let _ = runtime.0.waking.set(AbortOnDropHandle::new(tokio::spawn(waking)));
         Ok(runtime)
     }
 
@@ -575,7 +586,10 @@ impl Runtime {
         self.0.services.counts.accepted();
         let (_ending, ended) = watch::channel(None);
         let task = self.enter(scope.clone(), RunView::queued(&spec), ended);
-        Ok(task.execute(&slot, Arc::new(spec), &about).await)
+        match task.execute(&slot, Arc::new(spec), &about).await {
+            Executed::Ended(view) => Ok(view),
+            Executed::PutAway | Executed::Left => Ok(task.view.clone()),
+        }
     }
 
     /// Checks a submission and settles what it will run with.
@@ -610,6 +624,7 @@ impl Runtime {
             input: asked.input,
             limits,
             priority: asked.priority,
+            durability: asked.durability,
             created_at: clock::now(),
         };
         Ok((about, spec))
@@ -660,7 +675,25 @@ impl Runtime {
         let context = ContextState::default();
         let live = Live { user: view.user.clone(), stop: stop.clone(), context: context.clone(), ended };
         self.live().insert(view.id, live);
-        RunTask { runtime: self.clone(), scope, id: view.id, view, stop, context }
+        RunTask { runtime: self.clone(), scope, id: view.id, view, before: None, stop, context }
+    }
+
+    /// The same for a run that storage knows, unless it is live.
+    pub(crate) fn enter_once(
+        &self,
+        scope: Scope,
+        run: &UnfinishedRun,
+        ended: watch::Receiver<Option<RunView>>,
+    ) -> Option<RunTask> {
+        let stop = StopSignal::default();
+        let context = ContextState::default();
+        let live = Live { user: run.user.clone(), stop: stop.clone(), context: context.clone(), ended };
+        match self.live().entry(run.id) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(place) => place.insert(live),
+        };
+        let (view, before) = (run.view(), Some(run.clone()));
+        Some(RunTask { runtime: self.clone(), scope, id: run.id, view, before, stop, context })
     }
 
     /// Where a run's context stands.

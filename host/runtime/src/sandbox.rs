@@ -23,9 +23,11 @@ use cofferdam_core::{
     quota::{HOST_CALL_BYTES_MAX, RUN_OUTPUT_BYTES_MAX},
     record::Asked,
     replay::Again,
-    run::{CancelRequest, StopReason},
+    run::{CancelRequest, Durability, StopReason},
     storage::StorageError,
+    wait::{StoredWait, WaitFor},
 };
+use jiff::Timestamp;
 use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -38,6 +40,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::task::JoinError;
+use tokio_util::task::TaskTracker;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace, component::ResourceTable};
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
@@ -76,6 +79,10 @@ pub struct Guest {
     pub scratch_of: RunId,
     /// The run's own directory, once the guest has asked what directories there are.
     pub scratch: Option<Arc<Tree>>,
+    /// What the run was told of what it waited for, if it goes on.
+    pub told: Option<StoredWait>,
+    /// Calls that it has started and that have not come to their end.
+    pub started: TaskTracker,
     /// The run's memory for the list of tools that the guest asked for last.
     pub listed: Option<HeldBytes>,
     /// Made when the guest first looks at the machine; most small agents never do.
@@ -261,6 +268,44 @@ impl Stop {
     }
 }
 
+/// The guest waits for something that may take long: its run is put away, and brought back when it is there. Ends the
+/// guest's code from within a call to the host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the run waits")]
+pub struct Waits {
+    /// Number of the call in the record; 0 if it is not a call's.
+    pub call: u64,
+    /// For what.
+    pub waits_for: WaitFor,
+    /// When it goes on by itself, if it does.
+    pub until: Option<Timestamp>,
+}
+
+/// Why a call has no result, or none yet.
+#[derive(Debug)]
+pub enum Ended {
+    /// It has none.
+    Stopped(Stop),
+    /// Its run is to be put away.
+    Waits(Box<Waits>),
+}
+
+impl From<Stop> for Ended {
+    fn from(stop: Stop) -> Self {
+        Self::Stopped(stop)
+    }
+}
+
+impl Ended {
+    /// For callers whose guests cannot wait.
+    pub fn stop(self) -> Stop {
+        match self {
+            Self::Stopped(stop) => stop,
+            Self::Waits(_) => Stop::new(StopReason::HostError, "the host put away what cannot wait"),
+        }
+    }
+}
+
 /// What a call took of its sandbox.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Spent {
@@ -322,16 +367,20 @@ impl Sandbox {
     ) -> wasmtime::Result<Self> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
+        // A growth that others are in the way of is nothing that the run could be shown again.
+        let durable = recorder.is_some() && ctx.spec().durability == Durability::Durable;
         let guest = Guest {
             scratch_of: ctx.spec().id,
             ctx,
             journal,
             recorder,
             services: services.clone(),
-            meter: Meter::new(memory),
+            meter: Meter::new(memory, durable),
             table,
             events_said: 0,
             scratch: None,
+            told: None,
+            started: TaskTracker::new(),
             listed: None,
             wasi: None,
             fuel_unused: Arc::default(),
@@ -358,6 +407,12 @@ impl Sandbox {
         Ok(Self { store, plugin, fuel })
     }
 
+    /// Of a run that goes on, with what it was told.
+    pub fn told(mut self, told: Option<StoredWait>) -> Self {
+        self.store.data_mut().told = told;
+        self
+    }
+
     /// With a scratch under another name than the run's.
     pub fn with_scratch_of(mut self, id: RunId) -> Self {
         self.store.data_mut().scratch_of = id;
@@ -365,19 +420,19 @@ impl Sandbox {
     }
 
     /// Runs the agent.
-    pub async fn run(self, input: &Json) -> (Result<Json, Stop>, Spent) {
+    pub async fn run(self, input: &Json) -> (Result<Json, Ended>, Spent) {
         let (reply, spent) = self.call(Call::Run { input: input.as_str() }).await;
         let result = reply.and_then(|(reply, guest)| match reply {
-            Reply::Run(Ok(output)) => output_of(output, output_bytes_max(&guest.ctx)),
-            Reply::Run(Err(error)) => Err(stop_of_agent_error(error, &guest)),
-            _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls")),
+            Reply::Run(Ok(output)) => output_of(output, output_bytes_max(&guest.ctx)).map_err(Ended::Stopped),
+            Reply::Run(Err(error)) => Err(stop_of_agent_error(error, &guest).into()),
+            _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls").into()),
         });
         (result, spent)
     }
 
     /// Asks an agent what it is.
     pub async fn describe_agent(self) -> Result<AgentDescriptor, Stop> {
-        match self.call(Call::DescribeAgent).await.0?.0 {
+        match self.call(Call::DescribeAgent).await.0.map_err(Ended::stop)?.0 {
             Reply::AgentDescriptor(descriptor) => Ok(descriptor),
             _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls")),
         }
@@ -385,7 +440,7 @@ impl Sandbox {
 
     /// Asks a tool plugin what it is.
     pub async fn describe_tool(self) -> Result<ToolDescriptor, Stop> {
-        match self.call(Call::DescribeTool).await.0?.0 {
+        match self.call(Call::DescribeTool).await.0.map_err(Ended::stop)?.0 {
             Reply::ToolDescriptor(descriptor) => Ok(descriptor),
             _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls")),
         }
@@ -394,7 +449,7 @@ impl Sandbox {
     /// Calls a tool of a tool plugin.
     pub async fn call_tool(self, name: &str, arguments: &str) -> (Result<Result<String, ToolError>, Stop>, Spent) {
         let (reply, spent) = self.call(Call::Tool { name, arguments }).await;
-        let result = reply.and_then(|(reply, _)| match reply {
+        let result = reply.map_err(Ended::stop).and_then(|(reply, _)| match reply {
             Reply::Tool(result) => Ok(result),
             _ => Err(Stop::new(StopReason::HostError, "the host mixed up two calls")),
         });
@@ -402,7 +457,7 @@ impl Sandbox {
     }
 
     /// Makes the call, until it returns, fails, or is ended from outside. Always says what it took.
-    async fn call(mut self, call: Call<'_>) -> (Result<(Reply, Guest), Stop>, Spent) {
+    async fn call(mut self, call: Call<'_>) -> (Result<(Reply, Guest), Ended>, Spent) {
         let ctx = self.store.data().ctx.clone();
         let mut active = Duration::ZERO;
         let mut turns = InTurns::of(&self.store.data().services, &ctx);
@@ -435,7 +490,9 @@ impl Sandbox {
         let fuel_left = self.store.get_fuel().unwrap_or(0);
         let guest = self.store.data();
         let fuel_left = fuel_left.saturating_add(guest.fuel_unused.load(Ordering::Relaxed));
-        if let Some((output, _)) = &guest.wasi {
+        // Of what waits, the line goes on.
+        let waits = matches!(&end, End::Failed(error) if error.is::<Waits>());
+        if let (Some((output, _)), false) = (&guest.wasi, waits) {
             output.finish();
         }
         let spent = Spent {
@@ -448,16 +505,22 @@ impl Sandbox {
             End::Returned(_)
                 if matches!(ctx.stop().cause(), Some(StopCause::Overdrawn(_) | StopCause::Cancelled(_))) =>
             {
-                Err(stop_of_interruption(&ctx, guest.journal.as_ref()))
+                Err(stop_of_interruption(&ctx, guest.journal.as_ref()).into())
             }
             End::Returned(reply) => Ok((reply, self.store.into_data())),
             End::Panicked => {
                 guest.services.host_panics.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(run = %ctx.spec().id, "a host function panicked");
-                Err(Stop::new(StopReason::HostError, "the host failed while it worked for this run; please report it"))
+                Err(Stop::new(StopReason::HostError, "the host failed while it worked for this run; please report it")
+                    .into())
             }
-            End::Dropped => Err(stop_of_interruption(&guest.ctx, guest.journal.as_ref())),
-            End::Failed(error) => Err(stop_of_error(&error, guest)),
+            End::Dropped => Err(stop_of_interruption(&guest.ctx, guest.journal.as_ref()).into()),
+            End::Failed(error) => Err(match error.downcast::<Waits>() {
+                // What is stopped does not wait.
+                Ok(waits) if !ctx.is_over() => Ended::Waits(Box::new(waits)),
+                Ok(_) => stop_of_interruption(&guest.ctx, guest.journal.as_ref()).into(),
+                Err(error) => stop_of_error(&error, guest).into(),
+            }),
         };
         (result, spent)
     }
@@ -687,7 +750,7 @@ mod tests {
         let opens = async |memories, pages, elements| {
             let host = Arc::new(HostMemory::new(u64::MAX, 0));
             let run = host.run(&"ann".parse().expect("a user"), 16 << 20, LiveQuota::fixed(Quota::ceiling()));
-            let mut store = Store::new(engine.wasmtime(), Meter::new(run.clone()));
+            let mut store = Store::new(engine.wasmtime(), Meter::new(run.clone(), false));
             store.limiter(|meter| meter);
             store.set_fuel(1_000_000).expect("fuel");
             store.set_epoch_deadline(1_000);

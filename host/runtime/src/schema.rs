@@ -71,6 +71,58 @@ pub fn checked(text: String) -> Result<Json, SchemaError> {
     Ok(schema)
 }
 
+/// How many values a value may have that is checked against a schema: a checker's work is at most so many times the schema's
+/// parts.
+const CHECKED_NODES_MAX: usize = 10_000;
+
+/// A schema that values are checked against.
+pub struct Checker(jsonschema::Validator);
+
+/// A value that does not fit. `at` is a JSON pointer into it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("at {at:?}: {why}")]
+pub struct Misfit {
+    /// Where.
+    pub at: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Checker {
+    /// Of a schema that was [`checked`].
+    ///
+    /// # Errors
+    /// When it says what no schema can, as a type that there is not.
+    pub fn of(schema: &Json) -> Result<Self, String> {
+        let schema: Value = serde_json::from_str(schema.as_str()).map_err(|error| error.to_string())?;
+        // Patterns are a stranger's: matching takes time in proportion to the text, whatever they are.
+        let options = jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex());
+        options.build(&schema).map(Self).map_err(|error| shown(&error.to_string()))
+    }
+
+    /// Whether a value fits.
+    ///
+    /// # Errors
+    /// With the first place at which it does not.
+    pub fn check(&self, value: &Json) -> Result<(), Misfit> {
+        let misfit = |at: String, why: &str| Misfit { at: shown(&at), why: shown(why) };
+        let value: Value =
+            serde_json::from_str(value.as_str()).map_err(|error| misfit(String::new(), &error.to_string()))?;
+        if nodes(&value) > CHECKED_NODES_MAX {
+            return Err(misfit(String::new(), &format!("it has more than {CHECKED_NODES_MAX} values")));
+        }
+        self.0.validate(&value).map_err(|error| misfit(error.instance_path().to_string(), &error.to_string()))
+    }
+}
+
+fn nodes(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(nodes).sum(),
+        Value::Object(members) => members.values().map(nodes).sum(),
+        _ => 0,
+    }
+}
+
 /// Where in a schema the walk is, and what it has seen.
 #[derive(Default)]
 struct Walk {
@@ -203,6 +255,24 @@ mod tests {
         let long = |bytes: usize| format!(r#"{{"title":"{}"}}"#, "x".repeat(bytes - 12));
         assert!(checked(long(SCHEMA_BYTES_MAX)).is_ok());
         assert!(refused(&long(SCHEMA_BYTES_MAX + 1)).contains("bytes"));
+    }
+
+    #[test]
+    fn a_value_is_checked_and_the_place_is_named() {
+        let schema = r#"{"type":"object","properties":{"n":{"type":"array","items":{"type":"integer"}}},"required":["n"]}"#;
+        let checker = Checker::of(&checked(schema.into()).expect("a schema")).expect("can be checked against");
+        let check = |text: &str| checker.check(&Json::parse(text).expect("JSON"));
+        assert_eq!(check(r#"{"n":[1,2]}"#), Ok(()));
+        assert_eq!(check(r#"{"n":[1,"x"]}"#).expect_err("a text").at, "/n/1");
+        assert_eq!(check("{}").expect_err("nothing").at, "");
+        let long = format!(r#"{{"n":[{}]}}"#, vec!["1"; CHECKED_NODES_MAX].join(","));
+        assert!(check(&long).expect_err("too many").why.contains("more than"));
+        // Neither a type that there is not nor a pattern that would take for ever.
+        assert!(Checker::of(&checked(r#"{"type":"nothing"}"#.into()).expect("bounded")).is_err());
+        let slow = Checker::of(&checked(r#"{"pattern":"^(a+)+$"}"#.into()).expect("bounded")).expect("a pattern");
+        let begun = std::time::Instant::now();
+        assert!(slow.check(&Json::of(&format!("{}!", "a".repeat(50_000)))).is_err());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl ContextState {
             RunStatus::Queued => ContextStatus::Initializing,
             RunStatus::Succeeded => ContextStatus::Completed,
             RunStatus::Failed | RunStatus::Cancelled => ContextStatus::Failed,
+            RunStatus::Waiting => ContextStatus::Active,
             _ if self.executing.load(Ordering::Relaxed) => ContextStatus::Executing,
             _ => ContextStatus::Active,
         }

@@ -3,10 +3,12 @@
 use super::{Log, PENDING_BYTES_MAX, RunJournal};
 use crate::{
     codec::{self, CodecError, Format},
+    context::{BudgetSpent, StopCause, StopSignal},
     event::Event,
     quota::HOST_CALL_BYTES_MAX,
     record::{Asked, Record, RecordChunk},
     replay::{Again, Beyond, Known, Over, Said},
+    run::Durability,
     storage::StorageError,
 };
 use bincode::{Decode, Encode};
@@ -38,9 +40,13 @@ pub(super) struct Calls {
     pub bytes_max: u64,
     /// The record has come to its end before the run.
     ended: bool,
-    /// Events of the agent's own so far, and how many of them the record tells of; none for runs that end with their host,
-    /// whose record need not tell.
-    said: Option<(u64, u64)>,
+    /// Events of the agent's own so far, and how many of them the record tells of.
+    said: u64,
+    said_told: u64,
+    /// Whether it tells with each chunk, as it must if the run may go on from any of them.
+    tells: bool,
+    /// Of a durable run: ends it where its record does, because it could not be continued.
+    stop: Option<StopSignal>,
 }
 
 impl Default for Calls {
@@ -53,7 +59,10 @@ impl Default for Calls {
             bytes: 0,
             bytes_max: 0,
             ended: false,
-            said: None,
+            said: 0,
+            said_told: 0,
+            tells: false,
+            stop: None,
         }
     }
 }
@@ -66,17 +75,27 @@ impl Calls {
             chunk: RecordChunk::empty(continued.chunks + 1),
             bytes: continued.bytes,
             bytes_max,
-            said: Some((continued.said, continued.said)),
+            said: continued.said,
+            said_told: continued.said,
             ..Self::default()
         }
     }
 
+    /// What the record tells depends on what becomes of the run when its host goes away.
+    pub fn told_as(&mut self, durability: Durability, stop: &StopSignal) {
+        self.tells = durability == Durability::Durable;
+        self.stop = self.tells.then(|| stop.clone());
+    }
+
+    /// The next chunk tells how many events of the agent's own there are.
+    pub const fn tell_what_was_said(&mut self) {
+        self.tells = true;
+    }
+
     pub fn take_chunk(&mut self) -> Option<RecordChunk> {
-        if let Some((said, told)) = self.said
-            && said != told
-        {
-            self.push(&Record::Said { events: said });
-            self.said = Some((said, said));
+        if self.tells && self.said != self.said_told {
+            self.push(&Record::Said { events: self.said });
+            self.said_told = self.said;
         }
         let next = RecordChunk::empty(self.chunk.number + 1);
         (self.chunk.bytes.len() > next.bytes.len()).then(|| std::mem::replace(&mut self.chunk, next))
@@ -95,6 +114,9 @@ impl Calls {
 
     fn give_up(&mut self, why: &str) -> usize {
         self.ended = true;
+        if let Some(stop) = &self.stop {
+            stop.stop(StopCause::Overdrawn(BudgetSpent::Record(self.bytes_max)));
+        }
         self.push(&Record::Incomplete { call: self.made, why: why.to_owned() })
     }
 }
@@ -285,6 +307,12 @@ impl Recorder {
         Ok(())
     }
 
+    /// Whether all is kept so far, so that the run could be put away.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.journal.as_ref().is_none_or(|journal| !journal.log().calls.ended)
+    }
+
     /// Keeps that something is not kept from here on.
     pub fn incomplete(&self, why: &str) {
         let Some(journal) = &self.journal else { return };
@@ -319,9 +347,7 @@ impl Recorder {
         let Some(journal) = &self.journal else { return Ok(0) };
         // Counted where it is recorded: what is durable of the one is durable of the other.
         let mut log = journal.log();
-        if let Some((said, _)) = &mut log.calls.said {
-            *said += 1;
-        }
+        log.calls.said += 1;
         Ok(journal.record_into(log, event))
     }
 

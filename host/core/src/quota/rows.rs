@@ -161,6 +161,12 @@ rows! {
     runs_queued: u32 = 100, 1..=10_000, "", "runs waiting of one user", "429 and `Retry-After`";
     /// How long a run may wait for a slot, in milliseconds.
     queue_wait_ms: u64 = 30_000, 10..=86_400_000, "ms", "longest wait for a slot", "`quota`";
+    /// Runs that wait for something to happen, without a slot; one more wait is refused.
+    runs_waiting: u32 = 1_000, 1..=1_000_000, "", "runs of one user that wait for people, children or a time",
+        "typed error to the guest";
+    /// The longest that a run may wait for one thing, in milliseconds.
+    wait_ms: u64 = 2_592_000_000, 1_000..=31_622_400_000, "ms", "longest wait of a run for a person, a child or a time",
+        "typed error to the guest, or the wait expires";
     /// Tool calls of one run.
     tool_calls_per_run: u32 = 1_000, 1..=1_000_000, "", "tool calls of one run", "typed error to the guest";
     /// Tool calls of one run under way at once.

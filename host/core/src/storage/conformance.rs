@@ -16,13 +16,14 @@ use crate::{
     grant::Access,
     ids::RequestId,
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
-    run::{Priority, RunError, StopReason, Usage},
+    run::{Durability, Priority, RunError, StopReason, Usage},
 };
 use std::sync::Arc;
 
 mod once;
 mod state;
 mod usage;
+mod waits;
 
 /// What [`check`] has left in a storage, and has to be there after it was closed and opened again.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +65,7 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     keys_are_found_by_their_secret(storage).await;
     once::check(storage).await;
     usage::check(storage).await;
+    waits::check(storage).await;
     the_first_who_asks_for_a_cancel_stands(storage).await;
     kept(storage).await
 }
@@ -121,6 +123,7 @@ async fn a_run_is_kept_and_lived_through(storage: &dyn Storage) {
         input: json(r#"["é", "\u0000", "𝄞"]"#),
         limits: RunLimits { fuel: u64::MAX, memory_bytes: u64::MAX - 1, deadline_ms: 1 },
         priority: Priority::High,
+        durability: Durability::Durable,
         ..spec("rita")
     };
     storage.insert_run(&ann, &full, None).await.expect("inserts");
@@ -548,6 +551,8 @@ async fn unfinished_runs_are_listed_oldest_first(storage: &dyn Storage) {
         digest: spec.digest,
         thread: spec.thread.clone(),
         priority: spec.priority,
+        durability: spec.durability,
+        parent: spec.parent,
         created_at: spec.created_at,
         status,
         cancel: None,
@@ -741,6 +746,7 @@ fn spec(user: &str) -> RunSpec {
         input: json("null"),
         limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
         priority: Priority::default(),
+        durability: Durability::Ephemeral,
         created_at: at(0),
     }
 }
@@ -751,7 +757,7 @@ async fn insert(storage: &dyn Storage, spec: RunSpec) -> RunSpec {
 }
 
 fn batch(run: RunId, events: impl IntoIterator<Item = Envelope>) -> RunBatch {
-    RunBatch { run, started_at: None, effects: false, events: events.into_iter().collect(), chunks: Vec::new() }
+    RunBatch { run, started_at: None, effects: false, events: events.into_iter().collect(), chunks: Vec::new(), wait: None }
 }
 
 fn thinking(run_id: RunId, seq: u64, text: &str) -> Envelope {
@@ -847,7 +853,7 @@ fn state_write(key: &str, value: &[u8]) -> StateWrite {
         value: value.into(),
         expires_at: None,
         expected: Expected::Any,
-        user_bytes_max: 1 << 20,
+        by: None, user_bytes_max: 1 << 20,
     }
 }
 

@@ -1,7 +1,12 @@
 //! Storage in memory: for tests, benches and the `run` verb. Nothing outlives the process.
 
 use super::*;
-use crate::{quota::STATE_KEY_OVERHEAD_BYTES, run::StopReason, usage::USAGE_DAYS_PRUNED_AT_ONCE_MAX};
+use crate::{
+    quota::STATE_KEY_OVERHEAD_BYTES,
+    run::StopReason,
+    usage::USAGE_DAYS_PRUNED_AT_ONCE_MAX,
+    wait::{Answer, Answered, StoredWait, WaitFor},
+};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -46,11 +51,38 @@ struct Run {
     effects: bool,
     events: Vec<Envelope>,
     record: Vec<RecordChunk>,
+    /// The wait that it came to last.
+    wait: Option<StoredWait>,
+    /// Its last change of state, if it is durable.
+    state_change: Option<(u64, u64)>,
 }
 
 impl Run {
     fn finished_at(&self) -> Option<Timestamp> {
         self.view.finished_at
+    }
+
+    fn waits(&self) -> bool {
+        self.view.status == RunStatus::Waiting
+    }
+
+    fn unfinished(&self) -> UnfinishedRun {
+        UnfinishedRun {
+            id: self.spec.id,
+            user: self.spec.user.clone(),
+            agent: self.spec.agent.clone(),
+            digest: self.spec.digest,
+            thread: self.spec.thread.clone(),
+            priority: self.spec.priority,
+            durability: self.spec.durability,
+            parent: self.spec.parent,
+            created_at: self.spec.created_at,
+            status: self.view.status,
+            cancel: self.view.cancel.clone(),
+            effects: self.effects,
+            last_seq: self.events.last().map_or(0, |envelope| envelope.seq),
+            started_at: self.view.started_at,
+        }
     }
 
     fn bytes(&self) -> u64 {
@@ -118,6 +150,15 @@ impl Tables {
         if let Some(started_at) = batch.started_at {
             run.view.status = RunStatus::Running;
             run.view.started_at = Some(started_at);
+            run.view.wait = None;
+        }
+        if let Some(wait) = batch.wait {
+            run.view.status = RunStatus::Waiting;
+            run.view.wait = Some(wait.clone());
+            // Written again, it takes away no answer.
+            if run.wait.as_ref().is_none_or(|stored| stored.wait != wait) {
+                run.wait = Some(StoredWait { wait, answer: None });
+            }
         }
         run.effects |= batch.effects;
         let last = run.events.last().map_or(0, |envelope| envelope.seq);
@@ -163,6 +204,14 @@ impl Tables {
         gone.expires_at.is_none_or(|at| at > Timestamp::now())
     }
 
+    fn keep_state_change(&mut self, by: Option<(RunId, u64)>, outcome: u64) {
+        if let Some((run, call)) = by
+            && let Some(run) = self.runs.get_mut(&run)
+        {
+            run.state_change = Some((call, outcome));
+        }
+    }
+
     fn forget_expired(&mut self, user: &UserId) {
         let now = Timestamp::now();
         let gone: Vec<_> = self
@@ -198,6 +247,8 @@ impl Storage for MemoryStorage {
                 effects: false,
                 events: Vec::new(),
                 record: Vec::new(),
+                wait: None,
+                state_change: None,
             };
             // A run that is there already is being written again, because an answer was lost.
             tables.runs.entry(spec.id).or_insert(run);
@@ -231,6 +282,7 @@ impl Storage for MemoryStorage {
         let id = batch.run;
         if let Some(run) = tables.append(scope, batch) {
             run.view = run.view.clone().ended(&end);
+            (run.wait, run.state_change) = (None, None);
             run.view.cancel.take_if(|_| end.stop_reason != StopReason::Cancelled);
             let day = (Day::of(end.finished_at), scope.user().clone());
             tables.usage.entry(day).or_default().add(&UsageSum::of(&end));
@@ -319,23 +371,14 @@ impl Storage for MemoryStorage {
         Ok(last.map_or_else(FeedPlace::default, |(n, commit)| FeedPlace { position: n as u64, seq: commit.seq_to }))
     }
 
+    fn waits(&self) -> &dyn Waits {
+        self
+    }
+
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
         let tables = self.tables();
-        let unfinished = tables.runs.values().filter(|run| !run.view.status.is_terminal()).map(|run| UnfinishedRun {
-            id: run.spec.id,
-            user: run.spec.user.clone(),
-            agent: run.spec.agent.clone(),
-            digest: run.spec.digest,
-            thread: run.spec.thread.clone(),
-            priority: run.spec.priority,
-            created_at: run.spec.created_at,
-            status: run.view.status,
-            cancel: run.view.cancel.clone(),
-            effects: run.effects,
-            last_seq: run.events.last().map_or(0, |envelope| envelope.seq),
-            started_at: run.view.started_at,
-        });
-        Ok(unfinished.collect())
+        let unfinished = tables.runs.values().filter(|run| !run.view.status.is_terminal() && !run.waits());
+        Ok(unfinished.map(Run::unfinished).collect())
     }
 
     async fn history(&self, scope: &Scope) -> Result<History> {
@@ -448,11 +491,15 @@ impl Storage for MemoryStorage {
         let version = tables.state_version;
         tables.state_bytes.insert(user.clone(), total);
         tables.state.insert(key, StateValue { value: write.value, version, expires_at: write.expires_at });
+        tables.keep_state_change(write.by, version);
         Ok(version)
     }
 
-    async fn state_delete(&self, space: &StateSpace, key: &str) -> Result<bool> {
-        Ok(self.tables().remove_state(&state_key(space, key)))
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Result<bool> {
+        let mut tables = self.tables();
+        let was_there = tables.remove_state(&state_key(space, key));
+        tables.keep_state_change(by, was_there.into());
+        Ok(was_there)
     }
 
     async fn state_keys(
@@ -540,5 +587,94 @@ impl Storage for MemoryStorage {
         let tables = self.tables();
         let key = tables.keys.get(&secret_digest);
         Ok(key.map(|key| Identity::authenticated(key.user.clone(), key.role, key.id.clone())))
+    }
+}
+
+#[async_trait]
+impl Waits for MemoryStorage {
+    async fn waiting(&self, scope: &Scope, run: RunId) -> Result<Option<StoredWait>> {
+        Ok(self.tables().run(scope, run).and_then(|run| run.wait.clone()))
+    }
+
+    async fn answer(&self, scope: &Scope, run: RunId, call: u64, answer: &Answer) -> Result<Answered> {
+        let mut tables = self.tables();
+        let run = tables.runs.get_mut(&run).filter(|run| run.spec.user == *scope.user() && run.waits());
+        Ok(match run.and_then(|run| run.wait.as_mut()).filter(|stored| stored.wait.call == call) {
+            None => Answered::NotWaiting,
+            Some(stored) if stored.answer.as_ref() == Some(answer) => Answered::Taken,
+            Some(StoredWait { answer: Some(_), .. }) => Answered::Already,
+            Some(stored) => {
+                stored.answer = Some(answer.clone());
+                Answered::Taken
+            }
+        })
+    }
+
+    async fn next_wake(&self, _operator: Operator) -> Result<Option<Timestamp>> {
+        let tables = self.tables();
+        let waiting = tables.runs.values().filter(|run| run.waits());
+        Ok(waiting.filter_map(|run| run.wait.as_ref()?.wait.until).min())
+    }
+
+    async fn due(
+        &self,
+        _operator: Operator,
+        now: Timestamp,
+        after: Option<RunId>,
+        limit: u32,
+    ) -> Result<Vec<UnfinishedRun>> {
+        let tables = self.tables();
+        let until = |run: &Run| run.wait.as_ref().and_then(|stored| stored.wait.until);
+        let due = tables.runs.values().filter(|run| {
+            run.waits() && until(run).is_some_and(|until| until <= now) && after.is_none_or(|after| run.spec.id > after)
+        });
+        Ok(due.take(limit as usize).map(Run::unfinished).collect())
+    }
+
+    async fn told(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
+        let tables = self.tables();
+        let told = tables.runs.values().filter(|run| {
+            let Some(stored) = run.wait.as_ref().filter(|_| run.waits()) else { return false };
+            let child_ended = match stored.wait.waits_for {
+                WaitFor::Child { run_id } => {
+                    tables.runs.get(&run_id).is_none_or(|child| child.view.status.is_terminal())
+                }
+                _ => false,
+            };
+            stored.answer.is_some() || run.view.cancel.is_some() || child_ended
+        });
+        Ok(told.map(Run::unfinished).collect())
+    }
+
+    async fn unfinished(&self, scope: &Scope, run: RunId) -> Result<Option<UnfinishedRun>> {
+        let tables = self.tables();
+        Ok(tables.run(scope, run).filter(|run| !run.view.status.is_terminal()).map(Run::unfinished))
+    }
+
+    async fn waiting_runs(&self, scope: &Scope) -> Result<u64> {
+        let tables = self.tables();
+        Ok(tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.waits()).count() as u64)
+    }
+
+    async fn parent_of(&self, scope: &Scope, child: RunId) -> Result<Option<UnfinishedRun>> {
+        let tables = self.tables();
+        let waits_for_it = |run: &Run| {
+            let waits_for = run.wait.as_ref().map(|stored| &stored.wait.waits_for);
+            run.waits() && matches!(waits_for, Some(WaitFor::Child { run_id }) if *run_id == child)
+        };
+        let parent = tables.runs.values().find(|run| run.spec.user == *scope.user() && waits_for_it(run));
+        Ok(parent.map(Run::unfinished))
+    }
+
+    async fn children(&self, scope: &Scope, parent: RunId) -> Result<Vec<RunId>> {
+        let tables = self.tables();
+        let own = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.spec.parent == Some(parent));
+        Ok(own.map(|run| run.spec.id).collect())
+    }
+
+    async fn state_change(&self, scope: &Scope, run: RunId, call: u64) -> Result<Option<u64>> {
+        let tables = self.tables();
+        let change = tables.run(scope, run).and_then(|run| run.state_change);
+        Ok(change.filter(|(by, _)| *by == call).map(|(_, outcome)| outcome))
     }
 }

@@ -8,8 +8,10 @@ use crate::{
     },
     sandbox::Guest,
 };
-use cofferdam_core::record::Asked;
-use std::time::Instant;
+use super::waits::Asking;
+use cofferdam_core::{clock, record::Asked, wait::WaitFor};
+use jiff::Timestamp;
+use std::time::{Duration, Instant};
 use wasmtime::component::Linker;
 
 pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
@@ -26,9 +28,50 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
         guest.record(asked, &left);
         Ok((left,))
     })?;
-    context.func_wrap("sleep-until", |_, (_unix_ms,): (u64,)| {
-        Ok((Err::<(), _>(WaitError::Unavailable("this host puts no runs away yet".into())),))
+    context.func_wrap_async("sleep-until", |mut store, (unix_ms,): (u64,)| {
+        Box::new(async move { Ok((sleep_until(store.data_mut().called(), unix_ms).await?,)) })
     })
+}
+
+/// The longest wait for which a run is not put away: bringing it back costs a few commits, and as much work as it had done.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
+
+async fn sleep_until(guest: &mut Guest, unix_ms: u64) -> wasmtime::Result<Result<(), WaitError>> {
+    let asked = || Asked::of("context.sleep-until").value(unix_ms);
+    let before = match guest.asking(asked)? {
+        Asking::Answered(answer) => return Ok(answer),
+        Asking::Begun(number) => Some(number),
+        Asking::New => None,
+    };
+    let max = guest.ctx.quota().wait_ms;
+    let now = clock::now();
+    let until = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let until = until.filter(|until| *until <= guest.within_wait(max));
+    let Some(until) = until else {
+        let why = format!("unix-ms is {unix_ms}, which is more than {max} ms from now; wait in parts");
+        return Ok(guest.answered(asked, Err(WaitError::Invalid(why))).await);
+    };
+    let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
+    if left.is_zero() && before.is_some() {
+        return Ok(guest.changed(before, Ok(())));
+    }
+    if before.is_none() {
+        if let Err(spent) = guest.ctx.may_call_host() {
+            return Ok(guest.answered(asked, Err(WaitError::Exhausted(spent.to_string()))).await);
+        }
+        // What cannot be put away waits in its sandbox, within the run's deadline.
+        if left < SHORT_WAIT || guest.cannot_wait().is_some() {
+            tokio::time::sleep(left).await;
+            return Ok(guest.answered(asked, Ok(())).await);
+        }
+        if let Err(max) = guest.waits_left().await? {
+            let why = format!("{max} runs of this user wait, which is as many as may");
+            return Ok(guest.answered(asked, Err(WaitError::Exhausted(why))).await);
+        }
+    }
+    guest.relieved().await;
+    let begun = before.or_else(|| guest.recorder.as_ref().map(|recorder| recorder.started(asked(), None)));
+    Err(guest.put_away(begun.unwrap_or_default(), WaitFor::Time, Some(until)).await)
 }
 
 fn info(guest: &Guest) -> Info {

@@ -1,5 +1,6 @@
 //! `state`: the user's key-value data for this plugin.
 
+use super::waits::Asking;
 use crate::{
     bindings::state::{Entry, Host, Scope, StateError},
     sandbox::{Guest, HostFailure},
@@ -9,11 +10,13 @@ use cofferdam_core::{
     codec::Format,
     context::{Effect, StateSpace},
     quota::HOST_CALL_BYTES_MAX,
+    ids::RunId,
     record::Asked,
-    replay::Again,
+    run::Durability,
     storage::{Expected, StateRefused, StateWrite, StorageError},
 };
 use jiff::{Timestamp, ToSpan as _};
+use std::ops::ControlFlow;
 
 /// The longest key, in bytes.
 const KEY_BYTES_MAX: usize = 256;
@@ -63,9 +66,10 @@ impl Guest {
             let asked = Asked::of("state.set").value(scope_word(scope)).text(&key).digest(&value);
             asked.value(format_args!("{ttl_ms:?} {expected:?}"))
         };
-        if let Some(known) = self.changed_before(asked)? {
-            return Ok(known);
-        }
+        let before = match self.change(asked, |version| version).await? {
+            ControlFlow::Break(known) => return Ok(known),
+            ControlFlow::Continue(before) => before,
+        };
         let checked = (|| {
             let space = self.state_space(scope, Effect::StateWrite)?;
             check_text("a key", &key, 1)?;
@@ -76,11 +80,11 @@ impl Guest {
         })();
         let (space, expires_at) = match checked {
             Ok(checked) => checked,
-            Err(error) => return Ok(self.answered(asked, Err(error)).await),
+            Err(error) => return Ok(self.refused(before, asked(), Err(error)).await),
         };
-        let call = self.begin_change(asked()).await?;
-        let user_bytes_max = self.ctx.quota().state_bytes;
-        let write = StateWrite { key, value, expires_at, expected, user_bytes_max };
+        let call = self.begin_change(before, asked()).await?;
+        let (user_bytes_max, by) = (self.ctx.quota().state_bytes, self.made_by(call));
+        let write = StateWrite { key, value, expires_at, expected, user_bytes_max, by };
         let storage = self.services.storage.clone();
         let set = self.beside(async move { storage.state_set(&space, write).await }).await?;
         let set = set.map_err(|refused| match refused {
@@ -91,34 +95,59 @@ impl Guest {
         Ok(self.changed(call, set))
     }
 
-    /// What a change came to when it was made before. None: it is to be made.
-    fn changed_before<T: bincode::Decode<Format>>(
-        &self,
+    /// What a change came to before, or under which number it is made now. One that had begun is known by its call, if it
+    /// was made: so it is made once.
+    async fn change<T: bincode::Decode<Format>>(
+        &mut self,
         asked: impl FnOnce() -> Asked,
-    ) -> wasmtime::Result<Option<Result<T, StateError>>> {
-        Ok(match self.again(asked)? {
-            None => None,
-            Some(Again::Refused(answer) | Again::Answered { answer, .. }) => Some(answer),
-            Some(Again::Open { number }) => return Err(self.open_call(number)),
+        came_to: impl FnOnce(u64) -> T,
+    ) -> wasmtime::Result<ControlFlow<Result<T, StateError>, Option<u64>>>
+    where
+        Result<T, StateError>: bincode::Encode + bincode::Decode<Format>,
+    {
+        let number = match self.asking(asked)? {
+            Asking::Answered(answer) => return Ok(ControlFlow::Break(answer)),
+            Asking::New => return Ok(ControlFlow::Continue(None)),
+            Asking::Begun(number) => number,
+        };
+        let (storage, scope, run) = (self.services.storage.clone(), self.ctx.scope(), self.ctx.spec().id);
+        let made = self.beside(async move { storage.waits().state_change(&scope, run, number).await }).await?;
+        Ok(match made.map_err(HostFailure::storage)? {
+            Some(outcome) => ControlFlow::Break(self.changed(Some(number), Ok(came_to(outcome)))),
+            None => ControlFlow::Continue(Some(number)),
         })
     }
 
     /// Records that a change begins, which is durable before it does.
-    async fn begin_change(&mut self, asked: Asked) -> wasmtime::Result<Option<u64>> {
+    async fn begin_change(&mut self, before: Option<u64>, asked: Asked) -> wasmtime::Result<Option<u64>> {
         self.relieved().await;
-        let call = self.recorder.as_ref().map(|recorder| recorder.started(asked, None));
+        let call = before.or_else(|| self.recorder.as_ref().map(|recorder| recorder.started(asked, None)));
         self.journal()?.before_effect().await.map_err(HostFailure::storage)?;
         Ok(call)
     }
 
-    fn changed<T: bincode::Encode>(&self, call: Option<u64>, answer: T) -> T {
+    /// By which call a change is made, for a run that may have to know it later.
+    fn made_by(&self, call: Option<u64>) -> Option<(RunId, u64)> {
+        let spec = self.ctx.spec();
+        call.filter(|_| spec.durability == Durability::Durable).map(|call| (spec.id, call))
+    }
+
+    /// A call that has begun was refused after all, or one that has not was refused.
+    async fn refused<T: bincode::Encode>(&mut self, before: Option<u64>, asked: Asked, refused: T) -> T {
+        match before {
+            Some(_) => self.changed(before, refused),
+            None => self.answered(|| asked, refused).await,
+        }
+    }
+
+    pub fn changed<T: bincode::Encode>(&self, call: Option<u64>, answer: T) -> T {
         if let Some((recorder, call)) = self.recorder.as_ref().zip(call) {
             recorder.finished(call, &answer, None);
         }
         answer
     }
 
-    async fn answered<T: bincode::Encode>(&mut self, asked: impl FnOnce() -> Asked, answer: T) -> T {
+    pub async fn answered<T: bincode::Encode>(&mut self, asked: impl FnOnce() -> Asked, answer: T) -> T {
         self.relieved().await;
         self.record(asked, &answer);
         answer
@@ -162,18 +191,19 @@ impl Host for Guest {
 
     async fn delete(&mut self, scope: Scope, key: String) -> wasmtime::Result<Result<bool, StateError>> {
         let asked = || Asked::of("state.delete").value(scope_word(scope)).text(&key);
-        if let Some(known) = self.changed_before(asked)? {
-            return Ok(known);
-        }
+        let before = match self.change(asked, |was_there| was_there > 0).await? {
+            ControlFlow::Break(known) => return Ok(known),
+            ControlFlow::Continue(before) => before,
+        };
         let checked =
             self.state_space(scope, Effect::StateWrite).and_then(|s| check_text("a key", &key, 1).map(|()| s));
         let space = match checked {
             Ok(space) => space,
-            Err(error) => return Ok(self.answered(asked, Err(error)).await),
+            Err(error) => return Ok(self.refused(before, asked(), Err(error)).await),
         };
-        let call = self.begin_change(asked()).await?;
-        let storage = self.services.storage.clone();
-        let deleted = self.beside(async move { storage.state_delete(&space, &key).await }).await?;
+        let call = self.begin_change(before, asked()).await?;
+        let (storage, by) = (self.services.storage.clone(), self.made_by(call));
+        let deleted = self.beside(async move { storage.state_delete(&space, &key, by).await }).await?;
         Ok(self.changed(call, deleted.map_err(|error| unavailable(&error))))
     }
 

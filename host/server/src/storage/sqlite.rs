@@ -7,6 +7,7 @@ mod once;
 mod readers;
 mod rows;
 mod state;
+mod waits;
 mod writer;
 mod writes;
 
@@ -26,7 +27,7 @@ use cofferdam_core::{
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
         ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, PluginVersion, Result, RunBatch, RunQuery,
-        StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun,
+        StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun, Waits,
     },
     usage::{Day, UsageSum},
 };
@@ -38,7 +39,7 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous},
 };
-use state::{SetState, StateKey};
+use state::{DeleteState, SetState, StateKey};
 use std::{error::Error, fs, io, path::Path, sync::Arc, time::Duration};
 pub(crate) use writer::Commits;
 use writer::Writer;
@@ -271,13 +272,16 @@ async fn update_schema(connection: &mut SqliteConnection) -> Result<(), SqliteEr
 }
 
 /// The rows of a batch, encoded by the caller, so that the writer does not have to.
-fn batch_rows(scope: &Scope, batch: &mut RunBatch, more: usize) -> Result<Vec<Row>, SqliteError> {
-    let mut rows = Vec::with_capacity(batch.events.len() + batch.chunks.len() + more);
+fn batch_rows(scope: &Scope, batch: &mut RunBatch) -> Result<Vec<Row>, SqliteError> {
+    let mut rows = Vec::with_capacity(batch.events.len() + batch.chunks.len() + 2);
     let run = batch.run.to_string();
     for envelope in &batch.events {
         rows.push(Row::event(scope, &run, envelope, Some(envelope.seq) == batch.last_seq())?);
     }
     rows.extend(batch.chunks.drain(..).map(|chunk| Row::record(scope, &run, chunk)));
+    if let Some(wait) = &batch.wait {
+        rows.push(Row::wait(scope, &run, wait)?);
+    }
     Ok(rows)
 }
 
@@ -285,7 +289,8 @@ fn batch_rows(scope: &Scope, batch: &mut RunBatch, more: usize) -> Result<Vec<Ro
 impl Storage for SqliteStorage {
     async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Result<Creation> {
         let (id, once) = (spec.id.to_string(), once.map(|once| (scope, once)));
-        let rows = [Some(Row::run(scope, spec)), Row::priority(scope, spec)].into_iter().flatten().collect();
+        let rows = [Some(Row::run(scope, spec)), Row::priority(scope, spec), Row::durable(scope, spec)];
+        let rows = rows.into_iter().flatten().collect();
         self.create("keep a new run", Creating::Run, &id, rows, once).await
     }
 
@@ -308,16 +313,16 @@ impl Storage for SqliteStorage {
 
     async fn append(&self, scope: &Scope, mut batch: RunBatch) -> Result<()> {
         let doing = "add to the log of a run";
-        let mut rows = batch_rows(scope, &mut batch, 1).map_err(while_doing(doing))?;
-        if batch.started_at.is_some() || batch.effects {
-            rows.push(Row::progress(scope, &batch));
-        }
+        // That it runs stands before that it waits.
+        let progress = (batch.started_at.is_some() || batch.effects).then(|| Row::progress(scope, &batch));
+        let mut rows: Vec<_> = progress.into_iter().collect();
+        rows.extend(batch_rows(scope, &mut batch).map_err(while_doing(doing))?);
         self.write(doing, rows).await
     }
 
     async fn finish(&self, scope: &Scope, mut batch: RunBatch, end: RunEnd) -> Result<()> {
         let doing = "keep the end of a run";
-        let mut rows = batch_rows(scope, &mut batch, 2).map_err(while_doing(doing))?;
+        let mut rows = batch_rows(scope, &mut batch).map_err(while_doing(doing))?;
         rows.push(Row::end(scope, &batch, &end));
         rows.push(Row::usage(scope, batch.run, &end.usage));
         self.write(doing, rows).await
@@ -333,7 +338,7 @@ impl Storage for SqliteStorage {
     async fn run_spec(&self, scope: &Scope, id: RunId) -> Result<Option<RunSpec>> {
         let query = sqlx::query(
             "SELECT id, user, agent, digest, request_id, thread_id, session_id, parent_id,
-                limit_fuel, limit_memory_bytes, limit_deadline_ms, priority, created_at, metadata, input
+                limit_fuel, limit_memory_bytes, limit_deadline_ms, priority, durable, created_at, metadata, input
             FROM runs WHERE user = ?1 AND id = ?2",
         );
         let query = query.bind(scope.user().as_str().to_owned()).bind(id.to_string());
@@ -449,11 +454,18 @@ impl Storage for SqliteStorage {
         Ok(last.await.map_err(while_doing("read the feed of a user"))?.unwrap_or_default())
     }
 
+    fn waits(&self) -> &dyn Waits {
+        self
+    }
+
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
         let query = sqlx::query(
-            "SELECT id, user, agent, digest, thread_id, priority, created_at, status, effects, started_at,
-                coalesce((SELECT max(seq) FROM events WHERE events.run = runs.number), 0), asked_by, asked_at
-            FROM runs LEFT JOIN cancels ON cancels.run = runs.number WHERE finished_at IS NULL ORDER BY id",
+            concat!(
+                "SELECT ",
+                rows::unfinished_columns!(),
+                " FROM runs LEFT JOIN cancels ON cancels.run = runs.number
+                WHERE finished_at IS NULL AND status <> 'waiting' ORDER BY id",
+            )
         );
         self.readers.all(query, |columns| columns.unfinished_run()).await.map_err(while_doing("list unfinished runs"))
     }
@@ -546,13 +558,14 @@ impl Storage for SqliteStorage {
             expires_at: write.expires_at,
             expected: write.expected,
             user_bytes_max: write.user_bytes_max,
+            by: write.by,
         };
         self.writer.set_state(set).await.map_err(while_doing("set a state key"))?
     }
 
-    async fn state_delete(&self, space: &StateSpace, key: &str) -> Result<bool> {
-        let key = StateKey::new(space, key.to_owned());
-        self.writer.delete_state(key).await.map_err(while_doing("remove a state key"))
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Result<bool> {
+        let delete = DeleteState { key: StateKey::new(space, key.to_owned()), by };
+        self.writer.delete_state(delete).await.map_err(while_doing("remove a state key"))
     }
 
     async fn state_keys(

@@ -5,7 +5,7 @@ use super::*;
 pub(super) async fn state_is_set_under_conditions(storage: &dyn Storage) {
     let space = space("stan", "notes", None);
     assert_eq!(storage.state_get(&space, "kept").await.expect("reads"), None);
-    assert!(!storage.state_delete(&space, "kept").await.expect("deletes"), "what is absent cannot be deleted");
+    assert!(!storage.state_delete(&space, "kept", None).await.expect("deletes"), "what is absent cannot be deleted");
 
     let conflict = |refused| match refused {
         Err(StateRefused::Conflict(version)) => version,
@@ -29,8 +29,8 @@ pub(super) async fn state_is_set_under_conditions(storage: &dyn Storage) {
     assert_state(storage, &space, "kept", b"\0\xff", third).await;
     assert_eq!(conflict(under(Expected::Version(second), b"no").await), Some(third));
 
-    assert!(storage.state_delete(&space, "kept").await.expect("deletes"), "what is there can be deleted");
-    assert!(!storage.state_delete(&space, "kept").await.expect("deletes"), "but once only");
+    assert!(storage.state_delete(&space, "kept", None).await.expect("deletes"), "what is there can be deleted");
+    assert!(!storage.state_delete(&space, "kept", None).await.expect("deletes"), "but once only");
     assert_eq!(storage.state_get(&space, "kept").await.expect("reads"), None);
     let fourth = under(Expected::Absent, b"").await.expect("sets");
     assert!(third < fourth, "a key that comes again does not have an old version: {fourth} after {third}");
@@ -56,7 +56,7 @@ pub(super) async fn state_spaces_are_apart(storage: &dyn Storage) {
         assert_eq!(entry.value, [n], "{own:?}");
         let keys = storage.state_keys(own, "same", None, 10).await.expect("lists");
         assert_eq!(keys, ["same"], "{own:?}");
-        assert!(storage.state_delete(own, "same").await.expect("deletes"));
+        assert!(storage.state_delete(own, "same", None).await.expect("deletes"));
         assert_eq!(storage.state_get(own, "same").await.expect("reads"), None);
         for other in spaces.iter().skip(usize::from(n) + 1) {
             assert!(storage.state_get(other, "same").await.expect("reads").is_some(), "{own:?} reaches into {other:?}");
@@ -86,7 +86,7 @@ pub(super) async fn state_keys_are_listed_in_byte_order(storage: &dyn Storage) {
         }
     }
     for key in keys {
-        assert!(storage.state_delete(&space, key).await.expect("deletes"));
+        assert!(storage.state_delete(&space, key, None).await.expect("deletes"));
     }
 }
 
@@ -102,7 +102,7 @@ pub(super) async fn state_that_has_expired_is_absent(storage: &dyn Storage) {
     assert_state(storage, &space, "lasting", b"brief", lasting).await;
     assert_eq!(storage.state_get(&space, "gone").await.expect("reads"), None);
     assert_eq!(storage.state_keys(&space, "", None, 9).await.expect("lists"), ["lasting"]);
-    assert!(!storage.state_delete(&space, "gone").await.expect("deletes"), "what has expired cannot be deleted");
+    assert!(!storage.state_delete(&space, "gone", None).await.expect("deletes"), "what has expired cannot be deleted");
 
     let gone_again = until("gone", past, Expected::Absent).await.expect("what has expired is absent");
     assert!(gone < gone_again);
@@ -115,7 +115,7 @@ pub(super) async fn state_that_has_expired_is_absent(storage: &dyn Storage) {
     let forever = set(storage, &space, "lasting", b"forever").await;
     assert_state(storage, &space, "lasting", b"forever", forever).await;
     for key in ["gone", "lasting"] {
-        assert!(storage.state_delete(&space, key).await.expect("deletes"));
+        assert!(storage.state_delete(&space, key, None).await.expect("deletes"));
     }
 }
 
@@ -154,16 +154,16 @@ pub(super) async fn state_is_bounded_by_its_users_quota(storage: &dyn Storage) {
     // A limit that was lowered below what is there stops what grows and what shrinks too little.
     full(within(&one, "key", b"ab", limit(5, 4)).await, limit(5, 4));
     for (space, key, freed) in [(&one, "key", 6), (&two, "k", 3), (&two, "more", 4), (&two, "x", 1)] {
-        assert!(storage.state_delete(space, key).await.expect("deletes"), "{key:?} with {freed} bytes");
+        assert!(storage.state_delete(space, key, None).await.expect("deletes"), "{key:?} with {freed} bytes");
     }
     within(&one, "0123456789", b"", limit(10, 1)).await.expect("what was deleted is free");
-    assert!(storage.state_delete(&one, "0123456789").await.expect("deletes"));
+    assert!(storage.state_delete(&one, "0123456789", None).await.expect("deletes"));
 
     // What has expired does not count, even before anybody has looked.
     let past = Timestamp::now() - jiff::SignedDuration::from_secs(1);
     for key in ["a", "b", "c"] {
         let write =
-            StateWrite { expires_at: Some(past), user_bytes_max: limit(10, 1), ..state_write(key, b"12345678") };
+            StateWrite { expires_at: Some(past), by: None, user_bytes_max: limit(10, 1), ..state_write(key, b"12345678") };
         storage.state_set(&one, write).await.expect("what has expired does not count");
     }
     within(&two, "d", b"123456789", limit(10, 1)).await.expect("what has expired does not count");

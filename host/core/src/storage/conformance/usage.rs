@@ -96,6 +96,6 @@ async fn state_is_counted(storage: &dyn Storage) {
     let space = space("ugo", "notes", None);
     set(storage, &space, "key", b"value").await;
     assert_eq!(storage.state_bytes(&scope).await.expect("reads"), 8 + STATE_KEY_OVERHEAD_BYTES);
-    storage.state_delete(&space, "key").await.expect("removes");
+    storage.state_delete(&space, "key", None).await.expect("removes");
     assert_eq!(storage.state_bytes(&scope).await.expect("reads"), 0);
 }

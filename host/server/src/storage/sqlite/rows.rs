@@ -9,7 +9,7 @@ use cofferdam_core::{
     ids::RunId,
     quota::RunLimits,
     record::RecordChunk,
-    run::{CancelRequest, Priority, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
+    run::{CancelRequest, Durability, Priority, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
     storage::{FeedEntry, FeedPlace, StateEntry, UnfinishedRun},
     usage::UsageSum,
 };
@@ -21,7 +21,8 @@ use std::{error::Error, str::FromStr};
 /// The columns of a [`RunView`] in the order of [`Columns::run_view`], but for the output.
 macro_rules! view_columns {
     () => {
-        "id, agent, digest, user, thread_id, priority, status, stop_reason, error_code, error_message, used_fuel,
+        "id, agent, digest, user, thread_id, priority, durable, parent_id, status,
+        iif(status = 'waiting', (SELECT document FROM waits WHERE run = number), NULL), stop_reason, error_code, error_message, used_fuel,
         used_memory_peak_bytes, used_wall_ms, used_active_ms, used_host_calls, used_events,
         coalesce((SELECT tool_calls FROM history WHERE history.user = runs.user AND run = number), 0),
         coalesce((SELECT memory_byte_seconds FROM history WHERE history.user = runs.user AND run = number), 0),
@@ -29,6 +30,16 @@ macro_rules! view_columns {
     };
 }
 pub(super) use view_columns;
+
+/// The columns of an [`UnfinishedRun`] in the order of [`Columns::unfinished_run`], of `runs` with `cancels`.
+macro_rules! unfinished_columns {
+    () => {
+        "runs.id, runs.user, runs.agent, runs.digest, runs.thread_id, runs.priority, runs.durable, runs.parent_id,
+        runs.created_at, runs.status, runs.effects, runs.started_at,
+        coalesce((SELECT max(seq) FROM events WHERE events.run = runs.number), 0), asked_by, asked_at"
+    };
+}
+pub(super) use unfinished_columns;
 
 /// The columns of a row, taken in their order.
 pub(super) struct Columns<'r> {
@@ -90,6 +101,12 @@ impl<'r> Columns<'r> {
         }
     }
 
+    /// As [`super::writes::Row::durable`] writes it.
+    fn durability(&mut self) -> Result<Durability, SqliteError> {
+        let durable = self.take::<Option<bool>>()? == Some(true);
+        Ok(if durable { Durability::Durable } else { Durability::Ephemeral })
+    }
+
     fn cancel_if_there(&mut self) -> Result<Option<CancelRequest>, SqliteError> {
         let (by, at) = (self.parsed_if_there()?, self.time_if_there()?);
         Ok(by.zip(at).map(|(by, at)| CancelRequest { by, at }))
@@ -104,7 +121,8 @@ impl<'r> Columns<'r> {
     /// See [`view_columns`].
     pub(super) fn run_view(&mut self) -> Result<RunView, SqliteError> {
         let (id, agent, digest, user) = (self.parsed()?, self.parsed()?, self.parsed()?, self.parsed()?);
-        let (thread_id, priority, status) = (self.parsed()?, self.priority()?, self.status()?);
+        let (thread_id, priority, durability) = (self.parsed()?, self.priority()?, self.durability()?);
+        let (parent_run_id, status, wait) = (self.parsed_if_there()?, self.status()?, self.document_if_there()?);
         let stop_reason = match self.take::<Option<&str>>()? {
             None => None,
             Some(word) => Some(StopReason::from_word(word).ok_or_else(|| unreadable("the stop reason is unknown"))?),
@@ -117,7 +135,10 @@ impl<'r> Columns<'r> {
             user,
             thread_id,
             priority,
+            durability,
+            parent_run_id,
             status,
+            wait,
             stop_reason,
             error: code.zip(message).map(|(code, message)| RunError { code, message }),
             usage: Usage {
@@ -150,6 +171,7 @@ impl<'r> Columns<'r> {
             parent: self.parsed_if_there()?,
             limits: RunLimits { fuel: self.unsigned()?, memory_bytes: self.unsigned()?, deadline_ms: self.unsigned()? },
             priority: self.priority()?,
+            durability: self.durability()?,
             created_at: self.time()?,
             metadata: self.json()?,
             input: self.json()?,
@@ -164,6 +186,8 @@ impl<'r> Columns<'r> {
             digest: self.parsed()?,
             thread: self.parsed()?,
             priority: self.priority()?,
+            durability: self.durability()?,
+            parent: self.parsed_if_there()?,
             created_at: self.time()?,
             status: self.status()?,
             effects: self.take()?,
@@ -219,6 +243,11 @@ impl<'r> Columns<'r> {
     /// A JSON document of one of our types.
     pub(super) fn document<T: DeserializeOwned>(&mut self) -> Result<T, SqliteError> {
         serde_json::from_str(self.take()?).map_err(unreadable)
+    }
+
+    /// The same, if there is one.
+    pub(super) fn document_if_there<T: DeserializeOwned>(&mut self) -> Result<Option<T>, SqliteError> {
+        self.take::<Option<&str>>()?.map(serde_json::from_str).transpose().map_err(unreadable)
     }
 
     pub(super) fn identity(&mut self) -> Result<Identity, SqliteError> {

@@ -5,7 +5,7 @@
 use super::{SqliteError, rows::Columns, writes::Row};
 use cofferdam_core::{
     context::StateSpace,
-    ids::{PluginName, UserId},
+    ids::{PluginName, RunId, UserId},
     quota::STATE_KEY_OVERHEAD_BYTES,
     storage::{Expected, StateRefused},
 };
@@ -30,11 +30,23 @@ impl StateKey {
         Self { user, plugin, thread: space.thread().to_owned(), key }
     }
 
-    pub(super) async fn decide_delete(
+}
+
+impl DeleteState {
+    pub(super) async fn decide(
         &self,
         connection: &mut SqliteConnection,
         rows: &mut Vec<Row>,
     ) -> Result<bool, SqliteError> {
+        let was_there = self.key.is_there(connection, rows).await?;
+        rows.extend(self.by.map(|by| Row::state_change(&self.key.user, by, was_there.into())));
+        Ok(was_there)
+    }
+}
+
+impl StateKey {
+    /// Whether it is there, to be removed.
+    async fn is_there(&self, connection: &mut SqliteConnection, rows: &mut Vec<Row>) -> Result<bool, SqliteError> {
         let query = sqlx::query(
             "SELECT expires_at IS NULL OR expires_at > ?5 FROM state
             WHERE user = ?1 AND plugin = ?2 AND thread = ?3 AND key = ?4",
@@ -58,6 +70,13 @@ pub(super) struct SetState {
     pub(super) expires_at: Option<Timestamp>,
     pub(super) expected: Expected,
     pub(super) user_bytes_max: u64,
+    pub(super) by: Option<(RunId, u64)>,
+}
+
+/// A state key to remove.
+pub(super) struct DeleteState {
+    pub(super) key: StateKey,
+    pub(super) by: Option<(RunId, u64)>,
 }
 
 impl SetState {
@@ -119,6 +138,7 @@ impl SetState {
             return Ok((!more_to_sweep).then_some(Err(StateRefused::Full(self.user_bytes_max))));
         }
         let version = newest + 1;
+        rows.extend(self.by.map(|by| Row::state_change(&self.key.user, by, version)));
         rows.push(Row::state(self, version));
         Ok(Some(Ok(version)))
     }

@@ -45,6 +45,7 @@ fn spec(user: &str, input_bytes: usize) -> RunSpec {
         input: Json::of(&"x".repeat(input_bytes)),
         limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
         priority: Priority::default(),
+        durability: Durability::Ephemeral,
         created_at: Timestamp::UNIX_EPOCH,
     }
 }
@@ -56,7 +57,7 @@ fn batch(run: RunId, events: u64) -> RunBatch {
         at: Timestamp::UNIX_EPOCH,
         event: Event::AgentThinking { text: "about it".into() },
     };
-    RunBatch { run, started_at: None, effects: false, events: (1..=events).map(event).collect(), chunks: Vec::new() }
+    RunBatch { run, started_at: None, effects: false, events: (1..=events).map(event).collect(), chunks: Vec::new(), wait: None }
 }
 
 fn end() -> RunEnd {
@@ -83,7 +84,7 @@ fn state_write(key: &str, value_bytes: usize) -> StateWrite {
         value: vec![1; value_bytes],
         expires_at: None,
         expected: Expected::Any,
-        user_bytes_max: 1 << 30,
+        by: None, user_bytes_max: 1 << 30,
     }
 }
 
@@ -257,7 +258,7 @@ async fn a_full_disk_fails_the_write_and_nothing_else() {
     assert!(storage.state_get(&space("ann"), "too much").await.expect("reads").is_none());
 
     // As soon as there is room, all goes on.
-    assert!(storage.state_delete(&space("ann"), "large").await.expect("deletes"));
+    assert!(storage.state_delete(&space("ann"), "large", None).await.expect("deletes"));
     storage.insert_run(&ann, &spec("ann", 300_000), None).await.expect("inserts");
     storage.finish(&ann, batch(first.id, 2), end()).await.expect("finishes");
     assert_eq!(storage.events(&ann, first.id, 0, 9).await.expect("reads").len(), 2);

@@ -8,7 +8,7 @@
 use super::{
     SqliteError, connect_to_write,
     once::Create,
-    state::{SetState, StateKey},
+    state::{DeleteState, SetState},
     writes::{ROW_COLUMNS, Row},
 };
 use cofferdam_core::{idempotency::Creation, ids::UserId, latency::Latencies, storage::StateRefused};
@@ -78,7 +78,7 @@ enum Change {
     Rows(Vec<Row>, Pending<()>),
     Create(Box<Create>, Pending<Creation>),
     SetState(SetState, Pending<Result<u64, StateRefused>>),
-    DeleteState(StateKey, Pending<bool>),
+    DeleteState(DeleteState, Pending<bool>),
     /// Nothing more will be asked for; the answer comes when the file is closed.
     Close(oneshot::Sender<()>),
 }
@@ -141,7 +141,7 @@ impl Writer {
     }
 
     /// Removes a state key. Says whether it was there.
-    pub(super) async fn delete_state(&self, key: StateKey) -> Reply<bool> {
+    pub(super) async fn delete_state(&self, key: DeleteState) -> Reply<bool> {
         self.ask(0, |pending| Change::DeleteState(key, pending)).await
     }
 
@@ -268,16 +268,18 @@ impl Write {
             Change::Rows(rows, _) => rows.len(),
             // The sweep and the record.
             Change::Create(create, _) => create.rows.len() + 2,
-            // The sweep and the key.
-            Change::SetState(..) => 2,
-            Change::DeleteState(..) => 1,
+            // The sweep, the key, and by which call.
+            Change::SetState(..) => 3,
+            Change::DeleteState(..) => 2,
             Change::Close(_) => 0,
         }
     }
 
     fn state_user(&self) -> Option<&UserId> {
         match &self.change {
-            Change::SetState(SetState { key, .. }, _) | Change::DeleteState(key, _) => Some(&key.user),
+            Change::SetState(SetState { key, .. }, _) | Change::DeleteState(DeleteState { key, .. }, _) => {
+                Some(&key.user)
+            }
             Change::Rows(..) | Change::Create(..) | Change::Close(_) => None,
         }
     }
@@ -302,7 +304,7 @@ impl Write {
                 pending.outcome = Some(create.decide(connection, added, rows).await?);
             }
             Change::SetState(set, pending) => pending.outcome = set.decide(connection, rows).await?,
-            Change::DeleteState(key, pending) => pending.outcome = Some(key.decide_delete(connection, rows).await?),
+            Change::DeleteState(key, pending) => pending.outcome = Some(key.decide(connection, rows).await?),
             Change::Close(_) => {}
         }
         Ok(())

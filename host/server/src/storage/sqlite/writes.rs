@@ -14,9 +14,10 @@ use cofferdam_core::{
     ids::{PluginName, RunId, SessionId, TierName, UserId},
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
-    run::{CancelRequest, Priority, RunEnd, RunSpec, RunStatus, Usage},
+    run::{CancelRequest, Durability, Priority, RunEnd, RunSpec, RunStatus, Usage},
     storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
     usage::{Day, USAGE_DAYS_PRUNED_AT_ONCE_MAX},
+    wait::{Wait, WaitFor},
 };
 use jiff::Timestamp;
 use sqlx::{Arguments as _, sqlite::SqliteArguments};
@@ -96,6 +97,32 @@ impl Row {
         };
         let kind = Value::Word("priority");
         Some(Self(vec![kind, scope.user().as_str().into(), spec.id.to_string().into(), Value::Number(priority)]))
+    }
+
+    /// A run that ends with its host has no such row.
+    pub(super) fn durable(scope: &Scope, spec: &RunSpec) -> Option<Self> {
+        let durable = spec.durability == Durability::Durable;
+        durable.then(|| Self(vec![Value::Word("durable"), scope.user().as_str().into(), spec.id.to_string().into()]))
+    }
+
+    pub(super) fn wait(scope: &Scope, run: &str, wait: &Wait) -> Result<Self, SqliteError> {
+        let child = match wait.waits_for {
+            WaitFor::Child { run_id } => Some(run_id.to_string()),
+            _ => None,
+        };
+        let document = serde_json::to_string(wait).map_err(|error| SqliteError::Value(error.into()))?;
+        let (kind, user) = (Value::Word("wait"), scope.user().as_str().into());
+        Ok(Self(vec![kind, user, run.into(), wait.call.into(), wait.until.into(), child.into(), document.into()]))
+    }
+
+    pub(super) fn answer(scope: &Scope, run: RunId, call: u64, answer: String) -> Self {
+        let (kind, user) = (Value::Word("answer"), scope.user().as_str().into());
+        Self(vec![kind, user, run.to_string().into(), call.into(), answer.into()])
+    }
+
+    pub(super) fn state_change(user: &UserId, (run, call): (RunId, u64), outcome: u64) -> Self {
+        let (kind, user) = (Value::Word("state_change"), user.as_str().into());
+        Self(vec![kind, user, run.to_string().into(), call.into(), outcome.into()])
     }
 
     /// The last event of a batch makes the batch known in the user's feed.

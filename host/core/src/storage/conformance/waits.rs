@@ -1,0 +1,161 @@
+//! Runs that wait are found when there is what they wait for, and an answer is taken once.
+
+use super::*;
+use crate::wait::{Answer, Answered, StoredWait, TakenBefore, WaitFor};
+
+fn human() -> WaitFor {
+    WaitFor::Human { prompt: "go on?".into(), schema: json(r#"{"type":"boolean"}"#), default: Some(json("false")) }
+}
+
+fn wait(call: u64, waits_for: WaitFor, until: Option<i64>) -> Wait {
+    let taken = TakenBefore { wall_ms: 1, active_ms: 2, fuel: u64::MAX, memory_byte_seconds: 4, memory_waits: 5 };
+    Wait { call, waits_for, since: at(7), until: until.map(at), taken }
+}
+
+fn answer(value: &str, by: &str) -> Answer {
+    Answer { by: by.parse().expect("a key id"), at: at(20), value: json(value) }
+}
+
+async fn waits(storage: &dyn Storage, spec: &RunSpec, seq: u64, wait: &Wait) {
+    let scope = scope(spec.user.as_str());
+    let started_at = Some(at(5));
+    let put_away =
+        RunBatch { started_at, wait: Some(wait.clone()), ..batch(spec.id, [thinking(spec.id, seq, "waits")]) };
+    storage.append(&scope, put_away).await.expect("appends");
+}
+
+fn ids(runs: &[UnfinishedRun]) -> Vec<RunId> {
+    runs.iter().map(|run| run.id).collect()
+}
+
+pub(super) async fn check(storage: &dyn Storage) {
+    let (operator, wanda, other) = (Operator::host(), scope("wanda"), scope("other"));
+    let own = storage.waits();
+    let durable = RunSpec { durability: Durability::Durable, ..spec("wanda") };
+    let (asks, sleeps, parent) =
+        (insert(storage, durable).await, insert(storage, spec("wanda")).await, insert(storage, spec("wanda")).await);
+    let child = insert(storage, RunSpec { parent: Some(parent.id), ..spec("wanda") }).await;
+    assert_eq!(own.waiting(&wanda, asks.id).await.expect("reads"), None);
+    assert_eq!(own.answer(&wanda, asks.id, 3, &answer("true", "key_1")).await.expect("keeps"), Answered::NotWaiting);
+
+    let (question, time) = (wait(3, human(), Some(100)), wait(1, WaitFor::Time, Some(50)));
+    let for_child = wait(2, WaitFor::Child { run_id: child.id }, None);
+    waits(storage, &asks, 1, &question).await;
+    waits(storage, &sleeps, 1, &time).await;
+    waits(storage, &parent, 1, &for_child).await;
+
+    // It reads as waiting, and for what, by itself and in a list.
+    let expected = RunView {
+        status: RunStatus::Waiting,
+        started_at: Some(at(5)),
+        wait: Some(question.clone()),
+        ..RunView::queued(&asks)
+    };
+    assert_run(storage, &wanda, &expected).await;
+    let waiting = RunQuery { status: Some(RunStatus::Waiting), ..query() };
+    let listed = storage.runs(&wanda, &waiting).await.expect("lists");
+    assert_eq!(listed.iter().map(|run| run.id).collect::<Vec<_>>(), [parent.id, sleeps.id, asks.id]);
+    assert_eq!(own.waiting_runs(&wanda).await.expect("counts"), 3);
+    assert_eq!(own.waiting_runs(&other).await.expect("counts"), 0);
+    // What waits is nothing that a starting host has to end or take up.
+    let unfinished = storage.unfinished_runs(operator).await.expect("lists");
+    assert!(unfinished.iter().all(|run| ![asks.id, sleeps.id, parent.id].contains(&run.id)));
+    let of_asks = own.unfinished(&wanda, asks.id).await.expect("reads").expect("it has not ended");
+    assert_eq!(
+        (of_asks.status, of_asks.durability, of_asks.last_seq, of_asks.started_at),
+        (RunStatus::Waiting, Durability::Durable, 1, Some(at(5)))
+    );
+    assert_eq!(own.unfinished(&other, asks.id).await.expect("reads"), None);
+
+    // Times come in their order.
+    assert_eq!(own.next_wake(operator).await.expect("reads"), Some(at(50)));
+    for (now, after, limit, due) in [
+        (49, None, 9, vec![]),
+        (50, None, 9, vec![sleeps.id]),
+        (100, None, 9, vec![asks.id, sleeps.id]),
+        (100, None, 1, vec![asks.id]),
+        (100, Some(asks.id), 9, vec![sleeps.id]),
+    ] {
+        assert_eq!(ids(&own.due(operator, at(now), after, limit).await.expect("lists")), due, "at {now}");
+    }
+
+    // The first answer to its own question stands, also when it is written again.
+    let first = answer("true", "key_1");
+    assert_eq!(own.answer(&other, asks.id, 3, &first).await.expect("keeps"), Answered::NotWaiting);
+    assert_eq!(own.answer(&wanda, asks.id, 2, &first).await.expect("keeps"), Answered::NotWaiting);
+    assert_eq!(ids(&own.told(operator).await.expect("lists")), []);
+    for _ in 0..2 {
+        assert_eq!(own.answer(&wanda, asks.id, 3, &first).await.expect("keeps"), Answered::Taken);
+    }
+    assert_eq!(own.answer(&wanda, asks.id, 3, &answer("false", "key_2")).await.expect("keeps"), Answered::Already);
+    waits(storage, &asks, 1, &question).await;
+    let stored = StoredWait { wait: question.clone(), answer: Some(first) };
+    assert_eq!(own.waiting(&wanda, asks.id).await.expect("reads"), Some(stored));
+    assert_eq!(own.waiting(&other, asks.id).await.expect("reads"), None);
+    assert_eq!(ids(&own.told(operator).await.expect("lists")), [asks.id]);
+
+    // A child is found by its parent and a parent by its child, and the child's end tells.
+    assert_eq!(own.parent_of(&wanda, child.id).await.expect("reads").map(|run| run.id), Some(parent.id));
+    assert_eq!(own.parent_of(&other, child.id).await.expect("reads"), None);
+    assert_eq!(own.children(&wanda, parent.id).await.expect("lists"), [child.id]);
+    assert_eq!(own.children(&other, parent.id).await.expect("lists"), []);
+    storage.finish(&wanda, batch(child.id, [ended(child.id, 1)]), completed("1")).await.expect("finishes");
+    assert_eq!(ids(&own.told(operator).await.expect("lists")), [asks.id, parent.id]);
+
+    // What goes on waits no more, and keeps what it was told until it waits again.
+    let again = RunBatch { started_at: Some(at(5)), ..batch(asks.id, []) };
+    storage.append(&wanda, again).await.expect("appends");
+    let running = RunView { status: RunStatus::Running, wait: None, ..expected };
+    assert_run(storage, &wanda, &running).await;
+    assert_eq!(ids(&own.told(operator).await.expect("lists")), [parent.id]);
+    assert_eq!(ids(&own.due(operator, at(100), None, 9).await.expect("lists")), [sleeps.id]);
+    assert!(own.waiting(&wanda, asks.id).await.expect("reads").is_some_and(|stored| stored.answer.is_some()));
+    assert_eq!(own.answer(&wanda, asks.id, 3, &answer("1", "key_3")).await.expect("keeps"), Answered::Already);
+    waits(storage, &asks, 2, &wait(9, human(), None)).await;
+    assert!(own.waiting(&wanda, asks.id).await.expect("reads").is_some_and(|stored| stored.answer.is_none()));
+    assert_eq!(own.answer(&wanda, asks.id, 9, &answer("1", "key_3")).await.expect("keeps"), Answered::Taken);
+
+    // A cancel tells, too; and nothing is left of a wait behind the end.
+    let request = CancelRequest { by: "key_9".parse().expect("a key id"), at: at(30) };
+    storage.request_cancel(&wanda, sleeps.id, &request).await.expect("keeps");
+    assert_eq!(ids(&own.told(operator).await.expect("lists")), [asks.id, sleeps.id, parent.id]);
+    for run in [&asks, &sleeps, &parent] {
+        storage.finish(&wanda, batch(run.id, [ended(run.id, 9)]), completed("1")).await.expect("finishes");
+        assert_eq!(own.waiting(&wanda, run.id).await.expect("reads"), None);
+        assert_eq!(own.unfinished(&wanda, run.id).await.expect("reads"), None);
+    }
+    assert_eq!(ids(&own.told(operator).await.expect("lists")), []);
+    assert_eq!(own.next_wake(operator).await.expect("reads"), None);
+
+    a_change_of_state_is_known_by_its_call(storage).await;
+}
+
+async fn a_change_of_state_is_known_by_its_call(storage: &dyn Storage) {
+    let wanda = scope("wanda");
+    let run = insert(storage, RunSpec { durability: Durability::Durable, ..spec("wanda") }).await;
+    let space = space("wanda", "notes", None);
+    let own = storage.waits();
+    let change = async |call| own.state_change(&wanda, run.id, call).await.expect("reads");
+    assert_eq!(change(1).await, None);
+    let write = StateWrite {
+        key: "k".into(),
+        value: b"v".to_vec(),
+        expires_at: None,
+        expected: Expected::Any,
+        user_bytes_max: u64::MAX,
+        by: Some((run.id, 1)),
+    };
+    let version = storage.state_set(&space, write.clone()).await.expect("sets");
+    assert_eq!((change(1).await, change(2).await), (Some(version), None));
+    // What was refused has changed nothing.
+    let refused = StateWrite { expected: Expected::Absent, by: Some((run.id, 2)), ..write };
+    storage.state_set(&space, refused).await.expect_err("it is there");
+    assert_eq!(change(2).await, None);
+    assert!(storage.state_delete(&space, "k", Some((run.id, 3))).await.expect("deletes"));
+    assert_eq!((change(3).await, change(1).await), (Some(1), None));
+    assert!(!storage.state_delete(&space, "k", Some((run.id, 4))).await.expect("deletes"));
+    assert_eq!(change(4).await, Some(0));
+    assert_eq!(own.state_change(&scope("other"), run.id, 4).await.expect("reads"), None);
+    storage.finish(&wanda, batch(run.id, [ended(run.id, 1)]), completed("1")).await.expect("finishes");
+    assert_eq!(change(4).await, None);
+}

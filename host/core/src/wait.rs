@@ -1,0 +1,130 @@
+//! A run that waits: for what, until when, and what it was told.
+//!
+//! A run that waits has no sandbox, no slot and no memory, only its journal and one [`Wait`] in storage. What it waits for
+//! brings it back into the queue, and it is executed again up to the call in which it waited.
+
+use crate::{
+    Json,
+    ids::{KeyId, RunId},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What a run waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "for", rename_all = "snake_case")]
+pub enum WaitFor {
+    /// For a time to come.
+    Time,
+    /// For somebody's answer to a question.
+    Human {
+        /// The question, for a person to read.
+        prompt: String,
+        /// JSON Schema of the answer.
+        schema: Json,
+        /// The answer if nobody gives one in time.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        default: Option<Json>,
+    },
+    /// For somebody to allow a tool call.
+    Approval {
+        /// The tool's full name.
+        tool: String,
+        /// What it is to be given.
+        arguments: Json,
+        /// JSON Schema of the answer.
+        schema: Json,
+    },
+    /// For the end of a run that it started.
+    Child {
+        /// The run.
+        run_id: RunId,
+    },
+    /// For the host to have memory again.
+    Memory,
+}
+
+impl WaitFor {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Human { .. } => "human",
+            Self::Approval { .. } => "approval",
+            Self::Child { .. } => "child",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// JSON Schema of the answer that somebody may give, if anybody may.
+    #[must_use]
+    pub const fn schema(&self) -> Option<&Json> {
+        match self {
+            Self::Human { schema, .. } | Self::Approval { schema, .. } => Some(schema),
+            Self::Time | Self::Child { .. } | Self::Memory => None,
+        }
+    }
+}
+
+/// What a run had taken when it was put away. What is executed again up to there is not charged again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TakenBefore {
+    /// Time since it was admitted, without the time that it waited, in milliseconds.
+    pub wall_ms: u64,
+    /// Time in which its guests, or the host on their behalf, were executing, in milliseconds.
+    pub active_ms: u64,
+    /// Fuel.
+    pub fuel: u64,
+    /// Bytes that it held, times the seconds for which it did.
+    pub memory_byte_seconds: u64,
+    /// How often it was put away for want of memory, one after the other.
+    pub memory_waits: u32,
+}
+
+/// That a run waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// Number of the call in its record whose answer it waits for; 0 if it is not a call's.
+    pub call: u64,
+    /// For what.
+    #[serde(flatten)]
+    pub waits_for: WaitFor,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it goes on by itself, if it does.
+    pub until: Option<Timestamp>,
+    /// What it had taken.
+    pub taken: TakenBefore,
+}
+
+/// What somebody answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// With which key.
+    pub by: KeyId,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub value: Json,
+}
+
+/// A wait as it stands in storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredWait {
+    /// The wait that the run came to last.
+    pub wait: Wait,
+    /// What was answered, if somebody has.
+    pub answer: Option<Answer>,
+}
+
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// It is the answer.
+    Taken,
+    /// There was one already.
+    Already,
+    /// The run does not wait for an answer to this call.
+    NotWaiting,
+}

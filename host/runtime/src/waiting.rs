@@ -1,0 +1,352 @@
+//! Runs that wait: put away without a sandbox, a slot or memory, and brought back into the queue when there is what they
+//! wait for.
+//!
+//! Whoever brings a run back looks at what is stored, not at what was said: a time that has come, an answer, the end of a
+//! child, a cancel. So a host that was killed in between finds the same at its start. A run is brought back by one only, who
+//! makes it live.
+
+use crate::{
+    invoke::{Ending, RunTask},
+    runtime::{Inner, Runtime},
+    sandbox::{Stop, Waits},
+    schema::{Checker, Misfit},
+};
+use cofferdam_core::{
+    Json, UserExecutionContext,
+    admission::Want,
+    clock,
+    event::Event,
+    fault::Fault,
+    identity::{Operator, Scope},
+    ids::{AgentRef, KeyId, Pick, RunId},
+    journal::{Continued, RecordUnusable, RunJournal},
+    replay::Known,
+    run::{RunStatus, RunView, StopReason},
+    storage::{PluginVersion, StorageError, UnfinishedRun},
+    wait::{Answer, Answered, StoredWait, TakenBefore, Wait, WaitFor},
+};
+use jiff::{Timestamp, ToSpan as _};
+use std::{
+    sync::{Arc, Weak},
+    task::Poll,
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
+
+/// Runs looked at in one go, of those whose time has come.
+const DUE_AT_ONCE: u32 = 128;
+
+/// The longest time without a look at what is due, should nobody say that there is something.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+/// The shortest time between two looks: what was found is due until it runs.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(20);
+
+/// The time between two looks while what is due waits for its slot.
+const LOOK_INTERVAL_QUEUED: Duration = Duration::from_secs(1);
+
+/// The first and the longest wait for memory.
+const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How often a run waits for memory, one wait after the other, before it ends.
+const MEMORY_WAITS_MAX: u32 = 30;
+
+/// What a run goes on with.
+pub struct Back {
+    pub run: UnfinishedRun,
+    pub known: Arc<Known>,
+    pub continued: Continued,
+    pub told: Option<StoredWait>,
+    pub taken: TakenBefore,
+}
+
+/// Why a run cannot be brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum NotBack {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Record(#[from] RecordUnusable),
+    #[error("the run's record is not complete: {0}")]
+    Incomplete(String),
+}
+
+/// Why an answer is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The run waits for no answer, or for one to another question.
+    #[error("the run does not wait for an answer{0}")]
+    NotWaiting(&'static str),
+    /// Somebody has answered.
+    #[error("the question has been answered already")]
+    Already,
+    /// It does not fit the question's schema.
+    #[error("the answer does not fit the question's schema: {0}")]
+    Misfit(Misfit),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl AnswerError {
+    /// Who is to blame.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::NotWaiting(_) | Self::Already | Self::Misfit(_) => Fault::Caller,
+            Self::Storage(_) => Fault::Host,
+        }
+    }
+
+    /// For programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotWaiting(_) => "not_waiting",
+            Self::Already => "already_answered",
+            Self::Misfit(_) => "answer_misfit",
+            Self::Storage(_) => "storage_failed",
+        }
+    }
+}
+
+impl Runtime {
+    /// Answers the question that a run waits with; of a certain call, if one is named. Gives the run as it then stands.
+    ///
+    /// # Errors
+    /// When the run does not wait for that answer, or the answer does not fit. Then the run waits on.
+    pub async fn answer(
+        &self,
+        scope: &Scope,
+        id: RunId,
+        call: Option<u64>,
+        value: Json,
+        by: &KeyId,
+    ) -> Result<Option<RunView>, AnswerError> {
+        let Some(run) = self.storage().run(scope, id).await? else { return Ok(None) };
+        let stored = self.storage().waits().waiting(scope, id).await?.filter(|_| run.status == RunStatus::Waiting);
+        let Some(StoredWait { wait, answer }) = stored else { return Err(AnswerError::NotWaiting("")) };
+        let Some(schema) = wait.waits_for.schema().cloned() else {
+            return Err(AnswerError::NotWaiting(" but for something else"));
+        };
+        if call.is_some_and(|call| call != wait.call) {
+            return Err(AnswerError::NotWaiting(" to that question"));
+        }
+        if answer.is_some() {
+            return Err(AnswerError::Already);
+        }
+        let value = check(schema, value).await.map_err(AnswerError::Misfit)?;
+        let answer = Answer { by: by.clone(), at: clock::now(), value };
+        match self.storage().waits().answer(scope, id, wait.call, &answer).await? {
+            Answered::Taken => {}
+            Answered::Already => return Err(AnswerError::Already),
+            Answered::NotWaiting => return Err(AnswerError::NotWaiting("")),
+        }
+        self.bring_back(scope, id).await?;
+        Ok(self.storage().run(scope, id).await?)
+    }
+
+    /// Brings back a run that waits, if there is what it waits for.
+    pub(crate) async fn bring_back(&self, scope: &Scope, id: RunId) -> Result<(), StorageError> {
+        let Some(run) = self.storage().waits().unfinished(scope, id).await? else { return Ok(()) };
+        if run.status == RunStatus::Waiting {
+            let Some(stored) = self.storage().waits().waiting(scope, id).await? else { return Ok(()) };
+            let child_ended = match stored.wait.waits_for {
+                WaitFor::Child { run_id } => {
+                    self.storage().run(scope, run_id).await?.is_none_or(|child| child.status.is_terminal())
+                }
+                _ => false,
+            };
+            let due = stored.wait.until.is_some_and(|until| until <= clock::now());
+            if due || child_ended || stored.answer.is_some() || run.cancel.is_some() {
+                self.go_on(run);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings a run into the queue, of whatever kind and wherever it was, unless somebody has.
+    pub(crate) fn go_on(&self, run: UnfinishedRun) {
+        if self.0.drained.is_cancelled() {
+            return;
+        }
+        let scope = Operator::host().on_behalf_of(&run.user);
+        let (ending, ended) = watch::channel(None);
+        let Some(task) = self.enter_once(scope, &run, ended) else { return };
+        let about = self.about(&run);
+        if let Some(stop) = stop_of_waiting(&run, about.is_some()) {
+            self.spawn_run(async move { task.never_started(stop, &ending).await });
+            return;
+        }
+        let Some(about) = about else { return };
+        // How much it asked for is read with its input; no run can ask for more than this.
+        let quota = self.0.services.quotas.now(&run.user);
+        let want =
+            Want { fuel: quota.fuel_per_run, memory_bytes: quota.memory_bytes_per_context, priority: run.priority };
+        let place = self.0.admission.enqueue_again(&run.user, want);
+        // The input is read when its turn comes: a long queue must not fill memory.
+        let mut work = Box::pin(task.queue(place, None, about, ending));
+        // It takes its place in the queue here, so that the runs stand there in the order in which they came.
+        let mut polled = std::pin::pin!(std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        if polled.as_mut().poll(&mut cx) == Poll::Ready(true) {
+            self.spawn_run(work);
+        }
+    }
+
+    pub(crate) fn about(&self, run: &UnfinishedRun) -> Option<Arc<PluginVersion>> {
+        let agent = AgentRef { name: run.agent.clone(), pick: Pick::Digest(run.digest) };
+        self.0.services.plugins.find(&agent)
+    }
+
+    /// Brings back the run that waits for this one, if one does.
+    pub(crate) async fn child_ended(&self, scope: &Scope, child: RunId) {
+        match self.storage().waits().parent_of(scope, child).await {
+            Ok(Some(parent)) => self.go_on(parent),
+            Ok(None) => {}
+            // The next start finds it.
+            Err(error) => tracing::error!(%child, %error, "the parent of a run is not told of its end"),
+        }
+    }
+
+    /// Brings back what is due. Says whether anything is that was brought back before.
+    async fn wake_due(&self) -> Result<bool, StorageError> {
+        let (mut after, mut queued) = (None, false);
+        loop {
+            let due = self.storage().waits().due(Operator::host(), clock::now(), after, DUE_AT_ONCE).await?;
+            let Some(last) = due.last() else { return Ok(queued) };
+            after = Some(last.id);
+            for run in due {
+                queued |= self.live().contains_key(&run.id);
+                self.go_on(run);
+            }
+        }
+    }
+}
+
+/// Brings back runs whose time has come, for as long as the runtime is there.
+pub(crate) async fn watch_times(runtime: Weak<Inner>, changed: Arc<Notify>) {
+    loop {
+        let pause = {
+            let Some(runtime) = runtime.upgrade().map(Runtime) else { return };
+            let looked = async {
+                let queued = runtime.wake_due().await?;
+                Ok::<_, StorageError>((queued, runtime.storage().waits().next_wake(Operator::host()).await?))
+            };
+            match looked.await {
+                Ok((true, _)) => LOOK_INTERVAL_QUEUED,
+                Ok((false, None)) => LOOK_INTERVAL_MAX,
+                Ok((false, Some(next))) => Duration::try_from(next.duration_since(clock::now()))
+                    .unwrap_or_default()
+                    .clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX),
+                Err(error) => {
+                    tracing::error!(%error, source = ?error.source, "what is due cannot be read; trying again");
+                    LOOK_INTERVAL_QUEUED
+                }
+            }
+        };
+        let _ = tokio::time::timeout(pause, changed.notified()).await;
+    }
+}
+
+/// Why a run that is brought back does not go on.
+fn stop_of_waiting(run: &UnfinishedRun, agent_is_here: bool) -> Option<Stop> {
+    match &run.cancel {
+        Some(request) => Some(Stop::cancelled(request, " while it waited")),
+        None if agent_is_here => None,
+        None => Some(Stop::new(StopReason::HostError, "the agent of this run is not on this host any more")),
+    }
+}
+
+/// Checks an answer beside the threads that serve others: both the schema and the answer are bounded, and so is the work.
+#[expect(clippy::disallowed_methods, reason = "it ends by itself, with or without who asked")]
+async fn check(schema: Json, value: Json) -> Result<Json, Misfit> {
+    let checked = tokio::task::spawn_blocking(move || {
+        let checker = Checker::of(&schema).map_err(|why| Misfit { at: String::new(), why })?;
+        checker.check(&value).map(|()| value)
+    });
+    checked.await.unwrap_or_else(|error| Err(Misfit { at: String::new(), why: error.to_string() }))
+}
+
+impl RunTask {
+    /// What the journal knows of a run that goes on.
+    pub async fn back(&self, run: &UnfinishedRun) -> Result<Back, NotBack> {
+        let storage = self.runtime.storage();
+        let (mut continued, mut after) = (Continued::default(), 0);
+        loop {
+            let chunks = storage.record(&self.scope, run.id, after).await?;
+            let Some(last) = chunks.last() else { break };
+            after = last.number;
+            chunks.iter().try_for_each(|chunk| continued.take(chunk))?;
+        }
+        if let Some(why) = continued.incomplete() {
+            return Err(NotBack::Incomplete(why.to_owned()));
+        }
+        let told = storage.waits().waiting(&self.scope, run.id).await?;
+        let taken = told.as_ref().map(|stored| stored.wait.taken).unwrap_or_default();
+        let known = Arc::new(continued.known());
+        Ok(Back { run: run.clone(), known, continued, told, taken })
+    }
+}
+
+/// Puts a run away. It may be brought back as soon as this is durable.
+pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore) {
+    let Waits { call, waits_for, until } = waits;
+    let about = about(&waits_for);
+    let event = Event::RunWaiting {
+        waits_for: waits_for.as_str().to_owned(),
+        call,
+        about,
+        until: until.map(|until| until.to_string()),
+    };
+    journal.put_away(event, Wait { call, waits_for, since: clock::now(), until, taken }).await;
+}
+
+/// Until when a run waits for memory, and how often it has; none if it was often enough.
+pub fn memory_wait(waits: &mut Waits, taken: &mut TakenBefore) -> bool {
+    if waits.waits_for != WaitFor::Memory {
+        taken.memory_waits = 0;
+        return true;
+    }
+    let (first, longest) = MEMORY_WAIT;
+    let wait = first.saturating_mul(1 << taken.memory_waits.min(6)).min(longest);
+    let ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+    waits.until = Some(clock::now().checked_add(ms.milliseconds()).unwrap_or(Timestamp::MAX));
+    taken.memory_waits += 1;
+    taken.memory_waits <= MEMORY_WAITS_MAX
+}
+
+/// What a client is told of what a run waits for.
+fn about(waits_for: &WaitFor) -> Json {
+    let mut about = serde_json::to_value(waits_for).unwrap_or_default();
+    if let Some(members) = about.as_object_mut() {
+        members.remove("for");
+    }
+    Json::of(&about)
+}
+
+/// What is told of a run that was stopped while it waited, or could not be brought back.
+pub fn ending_of(run: &UnfinishedRun, taken: TakenBefore) -> Ending {
+    Ending {
+        taken,
+        ..Ending::never_ran(run.started_at)
+    }
+}
+
+/// What an execution has taken, with what the ones before had.
+pub fn taken_by(
+    ctx: &UserExecutionContext,
+    before: TakenBefore,
+    fuel: u64,
+    active: Duration,
+    memory_byte_seconds: u64,
+) -> TakenBefore {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    TakenBefore {
+        wall_ms: ms(ctx.began().elapsed()),
+        active_ms: before.active_ms.saturating_add(ms(active)),
+        fuel: before.fuel.max(fuel),
+        memory_byte_seconds: before.memory_byte_seconds.saturating_add(memory_byte_seconds),
+        memory_waits: before.memory_waits,
+    }
+}
