@@ -45,7 +45,7 @@ pub trait Agent {
     ///
     /// What the client should see: [`Error::invalid_input`] where the input is at fault, [`Error::denied`] where the
     /// host refused something that the agent cannot do without, [`Error::failed`] for the rest. The errors of tools,
-    /// events and state become an [`Error`] by `?`.
+    /// events, state, waits, questions and children become an [`Error`] by `?`.
     fn run(ctx: &Context, input: Self::Input) -> Result<Self::Output, Error>;
 }
 

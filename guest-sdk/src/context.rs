@@ -2,12 +2,17 @@
 
 use std::cell::OnceCell;
 use std::ops::Deref;
+use std::time::{Duration, SystemTime};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::wit::{context, events, tools};
-use crate::{Error, EventError, Files, Level, Pending, Scope, State, ToolError, ToolInfo, json};
+use crate::{
+    AskError, Child, ChildLimits, Error, EventError, Files, Level, Pending, Question, Scope, SpawnError, State,
+    ToolError, ToolInfo, WaitError, json,
+};
 
 /// What is left of a run's budget, read at the moment of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +31,8 @@ pub struct BudgetLeft {
     pub host_calls: u64,
 }
 
-/// What an agent can reach: everything a [`ToolContext`] has (who the run is for, its budget, events, state), and tools.
+/// What an agent can reach: everything a [`ToolContext`] has (who the run is for, its budget, events, state), tools, people
+/// and other agents.
 ///
 /// ```no_run
 /// # fn example(ctx: &cofferdam_sdk::Context) -> Result<(), cofferdam_sdk::Error> {
@@ -90,6 +96,92 @@ impl Context {
     /// As [`call`](Context::call); [`ToolError::Exhausted`] when 32 are under way.
     pub fn start<R: DeserializeOwned>(&self, name: &str, arguments: &impl Serialize) -> Result<Pending<R>, ToolError> {
         crate::tools::start(name, arguments)
+    }
+
+    /// Asks people, and waits for their answer. The client sees `run_waiting` with the question, and answers with
+    /// `POST /v1/runs/{id}/input`. Needs [`human`](crate::Needs::human).
+    ///
+    /// Whoever answers is shown the JSON Schema of `R`, and the host refuses what does not fit it. The wait holds no sandbox
+    /// and is not the run's time. Take a `serde_json::Value`, and a question with a
+    /// [schema of its own](Question::schema), where the shape is known only while the agent runs.
+    ///
+    /// ```no_run
+    /// # fn example(ctx: &cofferdam_sdk::Context) -> Result<(), cofferdam_sdk::Error> {
+    /// use cofferdam_sdk::Question;
+    /// use std::time::Duration;
+    ///
+    /// #[derive(serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+    /// struct Decision {
+    ///     /// Whether the invoice may be paid.
+    ///     approved: bool,
+    /// }
+    ///
+    /// let question = Question::new("Pay invoice 17, 1,250 EUR, to Ada Ltd?")
+    ///     .expires_after(Duration::from_secs(24 * 60 * 60))
+    ///     .default_answer(&Decision { approved: false });
+    /// let decision: Decision = ctx.ask(question)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`AskError::Expired`] if nobody answered in time and the question has no default, [`AskError::Denied`] without the
+    /// need or the grant, [`AskError::Unavailable`] where the run cannot be put away, [`AskError::Exhausted`] when the user
+    /// has as many runs that wait as may be, and [`AskError::Invalid`] for a question out of bounds.
+    pub fn ask<R: DeserializeOwned + JsonSchema>(&self, question: Question) -> Result<R, AskError> {
+        crate::human::ask(question)
+    }
+
+    /// Starts an agent on an input, in a run of its own: for the same user, in the same thread, and out of this run's
+    /// budget. Needs [`agents`](crate::Needs::agents).
+    ///
+    /// `agent` is a name, or `name@version`. The input is at most 1 MiB of JSON. A run starts at most 16 others, and a tree
+    /// of runs has at most 64 and is at most 8 deep. When this run ends, its children that have not are cancelled.
+    ///
+    /// ```no_run
+    /// # fn example(ctx: &cofferdam_sdk::Context) -> Result<(), cofferdam_sdk::Error> {
+    /// let chapters = ["one.txt", "two.txt", "three.txt"];
+    /// let mut children = Vec::new();
+    /// for path in chapters {
+    ///     children.push(ctx.spawn::<String>("summary", &serde_json::json!({"path": path}))?);
+    /// }
+    /// for child in &children {
+    ///     let summary = child.wait()?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError::Denied`] without the need or the grant, [`SpawnError::UnknownAgent`], [`SpawnError::TooMany`] at one of
+    /// the bounds above, [`SpawnError::Invalid`] also for an input that cannot be written as JSON. What becomes of the child
+    /// is told by [`Child::wait`].
+    pub fn spawn<R: DeserializeOwned>(&self, agent: &str, input: &impl Serialize) -> Result<Child<R>, SpawnError> {
+        self.spawn_with(agent, input, ChildLimits::inherited())
+    }
+
+    /// Starts an agent as [`spawn`](Context::spawn) does, with limits of its own.
+    ///
+    /// ```no_run
+    /// # fn example(ctx: &cofferdam_sdk::Context) -> Result<(), cofferdam_sdk::Error> {
+    /// use cofferdam_sdk::ChildLimits;
+    /// use std::time::Duration;
+    ///
+    /// let limits = ChildLimits::inherited().fuel(100_000_000).deadline(Duration::from_secs(10));
+    /// let child = ctx.spawn_with::<String>("summary", &serde_json::json!({"path": "one.txt"}), limits)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Context::spawn); [`SpawnError::Invalid`] for a limit beyond what is left to this run.
+    pub fn spawn_with<R: DeserializeOwned>(
+        &self,
+        agent: &str,
+        input: &impl Serialize,
+        limits: ChildLimits,
+    ) -> Result<Child<R>, SpawnError> {
+        crate::children::spawn(agent, input, limits)
     }
 
     /// The files of the user's workspace. Needs the tools `file.list`, `file.read` or `file.write`, or `file.*`.
@@ -164,6 +256,26 @@ impl ToolContext {
             .map_err(|why| Error::invalid_input(format!("the run's metadata are not valid: {why}")))
     }
 
+    /// In a tool plugin: a text that is the same for each attempt at one call, and another for each call. None in an agent.
+    ///
+    /// A durable run that was cut off while an [idempotent](crate::Tool::idempotent) tool ran calls it again with the same
+    /// key. Hand it on to services that take such keys, or keep it with what was done, and the work is done once.
+    ///
+    /// ```no_run
+    /// # use cofferdam_sdk::{Error, Scope, ToolContext};
+    /// # fn example(ctx: &ToolContext) -> Result<(), Error> {
+    /// let key = ctx.idempotency_key().unwrap_or_default();
+    /// let state = ctx.state(Scope::User);
+    /// if state.get(key)?.is_none() {
+    ///     // The work itself comes here.
+    ///     state.set(key, b"done")?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.identity().idempotency_key.as_deref()
+    }
+
     /// What is left to this run.
     pub fn budget(&self) -> BudgetLeft {
         let left = context::budget();
@@ -175,6 +287,44 @@ impl ToolContext {
             events: left.events,
             host_calls: left.host_calls,
         }
+    }
+
+    /// Waits until a time, to the millisecond. A time that is past returns at once.
+    ///
+    /// A wait of a second or more holds no sandbox and does not count as the run's time; a shorter one does. At most as long
+    /// from now as the user's quota says, 30 days by default. In a tool plugin every wait is a short one.
+    ///
+    /// ```no_run
+    /// # fn example(ctx: &cofferdam_sdk::Context) -> Result<(), cofferdam_sdk::Error> {
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// let midnight = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000);
+    /// ctx.sleep_until(midnight)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::Invalid`] for a time that is too far away, [`WaitError::Unavailable`] where the run cannot be put away,
+    /// [`WaitError::Exhausted`] when the user has as many runs that wait as may be.
+    pub fn sleep_until(&self, time: SystemTime) -> Result<(), WaitError> {
+        Ok(context::sleep_until(crate::wait::unix_ms(time))?)
+    }
+
+    /// Waits so long, to the millisecond, as [`sleep_until`](ToolContext::sleep_until) does. Unlike `std::thread::sleep`, it
+    /// holds no sandbox from a second on.
+    ///
+    /// ```no_run
+    /// # fn example(ctx: &cofferdam_sdk::Context) -> Result<(), cofferdam_sdk::Error> {
+    /// ctx.sleep(std::time::Duration::from_secs(60 * 60))?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`sleep_until`](ToolContext::sleep_until).
+    pub fn sleep(&self, duration: Duration) -> Result<(), WaitError> {
+        Ok(context::sleep_until(crate::wait::unix_ms_after(SystemTime::now(), duration))?)
     }
 
     /// Says what the plugin is working on, for a person to read. The client sees `agent_thinking`.

@@ -3,14 +3,14 @@
 use std::fmt;
 
 use crate::wit::agents::{AgentError, Failure};
-use crate::{EventError, StateError, ToolError};
+use crate::{AskError, ChildError, EventError, SpawnError, StateError, ToolError, WaitError};
 
 /// The longest code, in characters, as the contract has it.
 const CODE_CHARS_MAX: usize = 64;
 
 /// Why a run failed, as the client sees it.
 ///
-/// The errors of tools, events and state become an `Error` by `?`: what the host denied is [`Error::Denied`], all
+/// The errors of tools, events, state, waits, questions and children become an `Error` by `?`: what the host denied is [`Error::Denied`], all
 /// else is [`Error::Failed`] with a code of its own.
 ///
 /// ```
@@ -90,6 +90,7 @@ impl From<ToolError> for Error {
             ToolError::Exhausted(_) => "exhausted",
             ToolError::NotFound(_) => "not_found",
             ToolError::Failed(_) => "tool_failed",
+            ToolError::OutcomeUnknown(_) => "outcome_unknown",
             ToolError::UnexpectedAnswer(_) => "unexpected_answer",
         };
         Error::failed(code, error.to_string())
@@ -125,6 +126,57 @@ impl From<StateError> for Error {
     }
 }
 
+impl From<WaitError> for Error {
+    fn from(error: WaitError) -> Error {
+        let code = match &error {
+            WaitError::Invalid(_) => "invalid_wait",
+            WaitError::Unavailable(_) => "wait_unavailable",
+            WaitError::Exhausted(_) => "waits_exhausted",
+        };
+        Error::failed(code, error.to_string())
+    }
+}
+
+impl From<AskError> for Error {
+    fn from(error: AskError) -> Error {
+        let code = match &error {
+            AskError::Denied(text) => return Error::Denied(text.clone()),
+            AskError::Invalid(_) => "invalid_question",
+            AskError::Expired => "question_expired",
+            AskError::Unavailable(_) => "question_unavailable",
+            AskError::Exhausted(_) => "questions_exhausted",
+            AskError::UnexpectedAnswer(_) => "unexpected_human_answer",
+        };
+        Error::failed(code, error.to_string())
+    }
+}
+
+impl From<SpawnError> for Error {
+    fn from(error: SpawnError) -> Error {
+        let code = match &error {
+            SpawnError::Denied(text) => return Error::Denied(text.clone()),
+            SpawnError::UnknownAgent(_) => "unknown_agent",
+            SpawnError::Invalid(_) => "invalid_child",
+            SpawnError::TooMany(_) => "too_many_children",
+            SpawnError::Exhausted(_) => "children_exhausted",
+            SpawnError::Unavailable(_) => "children_unavailable",
+        };
+        Error::failed(code, error.to_string())
+    }
+}
+
+impl From<ChildError> for Error {
+    fn from(error: ChildError) -> Error {
+        let code = match error {
+            // What kept this run from waiting is the same, whatever it waited for.
+            ChildError::Wait(error) => return error.into(),
+            ChildError::Failed(_) => "child_failed",
+            ChildError::UnexpectedOutput(_) => "unexpected_child_output",
+        };
+        Error::failed(code, error.to_string())
+    }
+}
+
 impl From<Error> for AgentError {
     fn from(error: Error) -> AgentError {
         match error {
@@ -138,6 +190,7 @@ impl From<Error> for AgentError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ChildFailure;
 
     fn code_of(error: impl Into<Error>) -> String {
         match error.into() {
@@ -150,6 +203,8 @@ mod tests {
     fn what_the_host_denied_stays_denied() {
         assert_eq!(Error::from(ToolError::Denied("no grant".into())), Error::denied("no grant"));
         assert_eq!(Error::from(StateError::Denied("no grant".into())), Error::denied("no grant"));
+        assert_eq!(Error::from(AskError::Denied("no grant".into())), Error::denied("no grant"));
+        assert_eq!(Error::from(SpawnError::Denied("no grant".into())), Error::denied("no grant"));
     }
 
     #[test]
@@ -161,6 +216,7 @@ mod tests {
             code_of(ToolError::Exhausted("x".into())),
             code_of(ToolError::NotFound("x".into())),
             code_of(ToolError::Failed("x".into())),
+            code_of(ToolError::OutcomeUnknown("x".into())),
             code_of(ToolError::UnexpectedAnswer("x".into())),
             code_of(EventError::TooMany(1)),
             code_of(EventError::TooLarge(1)),
@@ -171,9 +227,35 @@ mod tests {
             code_of(StateError::Conflict(None)),
             code_of(StateError::Unavailable),
             code_of(StateError::NotJson("x".into())),
+            code_of(WaitError::Invalid("x".into())),
+            code_of(WaitError::Unavailable("x".into())),
+            code_of(WaitError::Exhausted("x".into())),
+            code_of(AskError::Invalid("x".into())),
+            code_of(AskError::Expired),
+            code_of(AskError::Unavailable("x".into())),
+            code_of(AskError::Exhausted("x".into())),
+            code_of(AskError::UnexpectedAnswer("x".into())),
+            code_of(SpawnError::UnknownAgent("x".into())),
+            code_of(SpawnError::Invalid("x".into())),
+            code_of(SpawnError::TooMany("x".into())),
+            code_of(SpawnError::Exhausted("x".into())),
+            code_of(SpawnError::Unavailable("x".into())),
+            code_of(ChildError::Failed(a_failure())),
+            code_of(ChildError::UnexpectedOutput("x".into())),
         ];
         let distinct: std::collections::BTreeSet<_> = codes.iter().collect();
         assert_eq!(distinct.len(), codes.len());
+    }
+
+    fn a_failure() -> ChildFailure {
+        ChildFailure { stop_reason: "guest_error".into(), code: "no_rows".into(), message: "it has no rows".into() }
+    }
+
+    #[test]
+    fn a_child_that_could_not_be_waited_for_fails_as_any_wait_does_and_one_that_failed_says_how() {
+        assert_eq!(code_of(ChildError::Wait(WaitError::Exhausted("x".into()))), "waits_exhausted");
+        let text = Error::from(ChildError::Failed(a_failure())).to_string();
+        assert_eq!(text, "child_failed: the child ended as guest_error (no_rows): it has no rows");
     }
 
     #[test]

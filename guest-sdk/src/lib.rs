@@ -1,7 +1,8 @@
 //! Write agents and tool plugins for Cofferdam in Rust.
 //!
 //! An **agent** takes a JSON input, works, and gives a JSON output. It runs for one user, in a sandbox of its own,
-//! and everything it does to the world outside goes through its [`Context`]: tools, events, and the user's state.
+//! and everything it does to the world outside goes through its [`Context`]: tools, events, the user's state, questions to
+//! people, and agents that it starts.
 //! Implement [`Agent`] and name the type in [`export_agent!`]:
 //!
 //! ```no_run,standalone_crate
@@ -91,25 +92,31 @@ pub use serde;
 pub use serde_json;
 
 mod agent;
+mod children;
 mod context;
 mod error;
 mod events;
 mod files;
+mod human;
 mod json;
 mod needs;
 mod state;
 mod tool_plugin;
 mod tools;
+mod wait;
 
 pub use agent::Agent;
+pub use children::{Child, ChildError, ChildFailure, ChildLimits, SpawnError};
 pub use context::{BudgetLeft, Context, ToolContext};
 pub use error::Error;
 pub use events::{EventError, Level};
 pub use files::{CHUNK_BYTES_MAX, Chunk, Entry, EntryKind, Files, Listing};
+pub use human::{AskError, Question};
 pub use needs::{Access, Needs};
 pub use state::{Scope, State, StateError, Stored};
 pub use tool_plugin::{Tool, ToolPlugin};
 pub use tools::{Pending, ToolError, ToolInfo};
+pub use wait::WaitError;
 
 /// Generated from `wit/agent.wit`. Not for authors: it changes with the generator.
 #[doc(hidden)]

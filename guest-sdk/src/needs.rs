@@ -22,12 +22,16 @@ pub enum Access {
 /// use cofferdam_sdk::{Access, Needs};
 ///
 /// let needs = Needs::none().tools(["file.*", "units.convert"]).state(Access::Read);
+/// let needs = needs.agents(["summary"]).human();
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     tools: Vec<String>,
     state: Access,
     workspace: Access,
+    agents: Vec<String>,
+    human: bool,
+    durable: bool,
 }
 
 impl Needs {
@@ -54,6 +58,27 @@ impl Needs {
         self.workspace = access;
         self
     }
+
+    /// Starts these agents as well, with [`Context::spawn`](crate::Context::spawn): by the names they were pushed under,
+    /// without a version, or `*` for any. At most 64 in all; the host refuses a plugin that names more.
+    pub fn agents<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Needs {
+        self.agents.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Asks people, with [`Context::ask`](crate::Context::ask). Makes the agent [durable](Needs::durable) as well: an
+    /// answer may come long after the host was started again.
+    pub fn human(mut self) -> Needs {
+        self.human = true;
+        self
+    }
+
+    /// Has durable runs: a host that is killed goes on with them where they were, by executing them again from their
+    /// journal. Not a permission, and granted by nobody. A durable run has no `/workspace`.
+    pub fn durable(mut self) -> Needs {
+        self.durable = true;
+        self
+    }
 }
 
 impl From<Access> for types::Access {
@@ -68,7 +93,14 @@ impl From<Access> for types::Access {
 
 impl From<Needs> for types::Needs {
     fn from(needs: Needs) -> types::Needs {
-        types::Needs { tools: needs.tools, state: needs.state.into(), workspace: needs.workspace.into() }
+        types::Needs {
+            tools: needs.tools,
+            state: needs.state.into(),
+            workspace: needs.workspace.into(),
+            agents: needs.agents,
+            human: needs.human,
+            durable: needs.durable,
+        }
     }
 }
 
@@ -81,10 +113,17 @@ mod tests {
         let nothing: types::Needs = Needs::none().into();
         assert!(nothing.tools.is_empty());
         assert_eq!((nothing.state, nothing.workspace), (types::Access::None, types::Access::None));
+        assert!(nothing.agents.is_empty() && !nothing.human && !nothing.durable);
 
         let more = Needs::none().tools(["file.read"]).tools(["units.*"]).state(Access::ReadWrite);
         let more: types::Needs = more.workspace(Access::Read).into();
         assert_eq!(more.tools, ["file.read", "units.*"]);
         assert_eq!((more.state, more.workspace), (types::Access::ReadWrite, types::Access::Read));
+
+        let asking: types::Needs = Needs::none().agents(["summary"]).agents(["probe"]).human().into();
+        assert_eq!(asking.agents, ["summary", "probe"]);
+        // That whoever asks is durable follows on the host, for agents in every language.
+        assert!(asking.human && !asking.durable);
+        assert!(types::Needs::from(Needs::none().durable()).durable);
     }
 }

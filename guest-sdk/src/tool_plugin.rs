@@ -60,14 +60,21 @@ pub trait ToolPlugin {
         Access::None
     }
 
+    /// The access to the user's files, below `/workspace` with `std::fs`, that the plugin asks to be granted. By default
+    /// none. A tool has no `/scratch`.
+    fn workspace() -> Access {
+        Access::None
+    }
+
     /// The plugin's tools, 1 to 64. Called again for each call, so it should build the table and do nothing else.
     fn tools() -> Vec<Tool>;
 }
 
-/// A tool's name, description, the JSON Schema of its arguments, and what answers a call.
+/// A tool's name, description, the JSON Schema of its arguments, whether it may be called twice, and what answers a call.
 pub struct Tool {
     name: &'static str,
     description: &'static str,
+    idempotent: bool,
     schema: fn() -> String,
     answer: Box<Answer>,
 }
@@ -95,7 +102,27 @@ impl Tool {
             serde_json::to_string(&answer)
                 .map_err(|why| ToolError::Failed(format!("the answer cannot be written as JSON: {why}")))
         };
-        Tool { name, description, schema: json::schema_of_input::<A>, answer: Box::new(answer) }
+        let schema = json::schema_of_input::<A>;
+        Tool { name, description, idempotent: false, schema, answer: Box::new(answer) }
+    }
+
+    /// Says that a second call with the same arguments does no harm: the tool only looks, or puts things in a state that
+    /// does not depend on what was before, or knows a call that it has seen by its
+    /// [key](ToolContext::idempotency_key). A durable run that was cut off while the tool ran calls it again, with the
+    /// same key; of a tool that is not idempotent it learns [`ToolError::OutcomeUnknown`].
+    ///
+    /// ```
+    /// use cofferdam_sdk::{Tool, ToolContext, ToolError};
+    ///
+    /// fn add(_ctx: &ToolContext, (a, b): (i32, i32)) -> Result<i64, ToolError> {
+    ///     Ok(i64::from(a) + i64::from(b))
+    /// }
+    ///
+    /// let tool = Tool::new("add", "Adds two numbers.", add).idempotent();
+    /// ```
+    pub fn idempotent(mut self) -> Tool {
+        self.idempotent = true;
+        self
     }
 }
 
@@ -111,13 +138,14 @@ pub fn describe<P: ToolPlugin>(crate_name: &str, crate_version: &str) -> PluginD
         name: tool.name.to_owned(),
         description: tool.description.to_owned(),
         input_schema: (tool.schema)(),
+        idempotent: tool.idempotent,
     });
     PluginDescriptor {
         name: P::NAME.unwrap_or(crate_name).to_owned(),
         version: P::VERSION.unwrap_or(crate_version).to_owned(),
         description: P::DESCRIPTION.to_owned(),
         tools: tools.collect(),
-        needs: Needs::none().state(P::state()).into(),
+        needs: Needs::none().state(P::state()).workspace(P::workspace()).into(),
     }
 }
 
@@ -148,7 +176,7 @@ mod tests {
 
         fn tools() -> Vec<Tool> {
             vec![
-                Tool::new("add", "Adds.", |_ctx, Pair { a, b }| Ok(u64::from(a) + u64::from(b))),
+                Tool::new("add", "Adds.", |_ctx, Pair { a, b }| Ok(u64::from(a) + u64::from(b))).idempotent(),
                 Tool::new("divide", "Divides.", |_ctx, Pair { a, b }| {
                     a.checked_div(b).ok_or_else(|| ToolError::Failed("cannot divide by zero".to_owned()))
                 }),
@@ -163,8 +191,9 @@ mod tests {
         assert_eq!(described.tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["add", "divide"]);
         let schema: serde_json::Value = serde_json::from_str(&described.tools[0].input_schema).unwrap();
         assert_eq!(schema["required"], serde_json::json!(["a", "b"]));
-        assert!(described.needs.tools.is_empty());
-        assert_eq!(described.needs.state, types::Access::None);
+        assert_eq!(described.tools.iter().map(|tool| tool.idempotent).collect::<Vec<_>>(), [true, false]);
+        assert!(described.needs.tools.is_empty() && described.needs.agents.is_empty() && !described.needs.human);
+        assert_eq!((described.needs.state, described.needs.workspace), (types::Access::None, types::Access::None));
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub struct ToolInfo {
     pub description: String,
     /// JSON Schema of the arguments, as a JSON text.
     pub input_schema: String,
+    /// Whether a second call with the same arguments, of which nobody knows whether the first one came to its end, does no
+    /// harm. A durable run makes such a call again after a crash; of any other it learns [`ToolError::OutcomeUnknown`].
+    pub idempotent: bool,
 }
 
 /// Why a tool call came to nothing.
@@ -39,6 +42,9 @@ pub enum ToolError {
     NotFound(String),
     /// The tool ran and failed.
     Failed(String),
+    /// The host went away while the tool ran, and the tool is not [idempotent](ToolInfo::idempotent). It may have done its
+    /// work, or some of it, or none: look before you call it again.
+    OutcomeUnknown(String),
     /// The tool answered, but not with what the caller's type expects. The text says what and where.
     UnexpectedAnswer(String),
 }
@@ -53,6 +59,7 @@ impl fmt::Display for ToolError {
             ToolError::Exhausted(text) => write!(f, "budget used up: {text}"),
             ToolError::NotFound(text) => write!(f, "not found: {text}"),
             ToolError::Failed(text) => write!(f, "the tool failed: {text}"),
+            ToolError::OutcomeUnknown(text) => write!(f, "nobody knows what the tool did: {text}"),
             ToolError::UnexpectedAnswer(text) => write!(f, "unexpected answer: {text}"),
         }
     }
@@ -70,6 +77,7 @@ impl From<types::ToolError> for ToolError {
             types::ToolError::Exhausted(text) => ToolError::Exhausted(text),
             types::ToolError::NotFound(text) => ToolError::NotFound(text),
             types::ToolError::Failed(text) => ToolError::Failed(text),
+            types::ToolError::OutcomeUnknown(text) => ToolError::OutcomeUnknown(text),
         }
     }
 }
@@ -84,6 +92,7 @@ impl From<ToolError> for types::ToolError {
             ToolError::Exhausted(text) => types::ToolError::Exhausted(text),
             ToolError::NotFound(text) => types::ToolError::NotFound(text),
             ToolError::Failed(text) => types::ToolError::Failed(text),
+            ToolError::OutcomeUnknown(text) => types::ToolError::OutcomeUnknown(text),
             // An answer has no such case for its own caller: there it is the tool that failed.
             ToolError::UnexpectedAnswer(_) => types::ToolError::Failed(error.to_string()),
         }
@@ -92,7 +101,12 @@ impl From<ToolError> for types::ToolError {
 
 impl From<types::Tool> for ToolInfo {
     fn from(tool: types::Tool) -> ToolInfo {
-        ToolInfo { name: tool.name, description: tool.description, input_schema: tool.input_schema }
+        ToolInfo {
+            name: tool.name,
+            description: tool.description,
+            input_schema: tool.input_schema,
+            idempotent: tool.idempotent,
+        }
     }
 }
 
@@ -178,6 +192,7 @@ mod tests {
             ToolError::Exhausted("e".into()),
             ToolError::NotFound("f".into()),
             ToolError::Failed("g".into()),
+            ToolError::OutcomeUnknown("h".into()),
         ] {
             assert_eq!(ToolError::from(types::ToolError::from(error.clone())), error);
         }

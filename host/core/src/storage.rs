@@ -219,6 +219,10 @@ pub struct ToolDescription {
     pub description: String,
     /// JSON Schema of the arguments.
     pub input_schema: Json,
+    /// Whether a second call with the same arguments, of which nobody knows whether the first one came to its end, does no
+    /// harm.
+    #[serde(default)]
+    pub idempotent: bool,
 }
 
 /// A version of a plugin: the component, and what it said of itself.
@@ -238,6 +242,9 @@ pub struct PluginVersion {
     pub description: String,
     /// What it asks to be granted.
     pub needs: Permissions,
+    /// An agent's runs are to be durable: it said so, or asks people.
+    #[serde(default)]
+    pub durable: bool,
     /// JSON Schema of an agent's input.
     pub input_schema: Option<Json>,
     /// JSON Schema of an agent's output.

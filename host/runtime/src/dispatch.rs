@@ -2,7 +2,6 @@
 
 use crate::{
     bindings::types::{Tool, ToolError},
-    imports::tools::tool,
     meter::{HeldBytes, RunMemory},
     plugin::Plugin,
     sandbox::{Guest, HostFailure, Sandbox, Spent},
@@ -60,7 +59,9 @@ impl FileTool {
         match self {
             Self::List => "Lists a directory of the user's workspace: names, kinds and sizes, sorted by name.",
             Self::Read => "Reads a part of a file in the user's workspace, as text or base64, at most 512 KiB at once.",
-            Self::Write => "Writes a file in the user's workspace, from text or base64, replacing it or adding to it.",
+            Self::Write => {
+                "Writes a file in the user's workspace, from text or base64, replacing it or adding to it. Replacing twice does no harm; adding twice adds twice."
+            }
         }
     }
 
@@ -75,6 +76,14 @@ impl FileTool {
             Self::Write => {
                 r#"{"type":"object","properties":{"path":{"type":"string"},"text":{"type":"string"},"base64":{"type":"string"},"append":{"type":"boolean","default":false}},"required":["path"],"additionalProperties":false}"#
             }
+        }
+    }
+
+    /// Looking changes nothing, and writing the same bytes again leaves the same file. The flag is the tool's and not the
+    /// call's, so it says nothing of a write that appends: a second one adds the bytes a second time.
+    const fn idempotent(self) -> bool {
+        match self {
+            Self::List | Self::Read | Self::Write => true,
         }
     }
 
@@ -104,23 +113,25 @@ pub fn list(guest: &mut Guest) -> Listed {
     let permissions = ctx.permissions();
     let bytes_left = usize::try_from(guest.meter.run().bytes_left()).unwrap_or(usize::MAX);
     let (mut tools, mut bytes, bytes_max) = (Vec::new(), 0, HOST_CALL_BYTES_MAX.min(bytes_left));
-    let mut take = |name: &str, description: &str, input_schema: &str| {
+    let mut take = |name: &str, description: &str, input_schema: &str, idempotent: bool| {
         bytes += TOOL_OVERHEAD_BYTES + name.len() + description.len() + input_schema.len();
         if bytes > bytes_max {
             return ControlFlow::Break(());
         }
-        tools.push(tool(name.to_owned(), description.to_owned(), input_schema.to_owned()));
+        let (name, description, input_schema) = (name.to_owned(), description.to_owned(), input_schema.to_owned());
+        tools.push(Tool { name, description, input_schema, idempotent });
         ControlFlow::Continue(())
     };
     let mut own = FileTool::ALL.into_iter().filter(|own| permissions.allow_tool(own.name()));
-    let mut listed = own.try_for_each(|own| take(own.name(), own.description(), own.input_schema()));
+    let mut listed = own.try_for_each(|own| take(own.name(), own.description(), own.input_schema(), own.idempotent()));
     if listed.is_continue() {
         guest.services.plugins.each_tool_plugin(|about| {
             if permissions.allow_some_of(about.name.as_str()) {
                 let named = about.tools.iter().map(|offered| (full_name(&about.name, &offered.name), offered));
                 let mut allowed = named.filter(|(name, _)| permissions.allow_tool(name));
-                listed = allowed
-                    .try_for_each(|(name, offered)| take(&name, &offered.description, offered.input_schema.as_str()));
+                listed = allowed.try_for_each(|(name, offered)| {
+                    take(&name, &offered.description, offered.input_schema.as_str(), offered.idempotent)
+                });
             }
             listed
         });
@@ -469,6 +480,7 @@ fn cut(error: ToolError) -> ToolError {
         ToolError::Exhausted(text) => ToolError::Exhausted(cut(text)),
         ToolError::NotFound(text) => ToolError::NotFound(cut(text)),
         ToolError::Failed(text) => ToolError::Failed(cut(text)),
+        ToolError::OutcomeUnknown(text) => ToolError::OutcomeUnknown(cut(text)),
     }
 }
 
@@ -481,6 +493,7 @@ fn failure(error: &ToolError) -> ToolFailure {
         ToolError::Exhausted(text) => ("exhausted", text.clone()),
         ToolError::NotFound(text) => ("not_found", text.clone()),
         ToolError::Failed(text) => ("failed", text.clone()),
+        ToolError::OutcomeUnknown(text) => ("outcome_unknown", text.clone()),
     };
     ToolFailure { code: code.into(), message }
 }

@@ -409,6 +409,7 @@ impl Registry {
                 version: checked_version(version)?,
                 description: bounded("description", description, DESCRIPTION_BYTES_MAX)?,
                 needs,
+                durable: false,
                 input_schema: None,
                 output_schema: None,
                 tools: Vec::new(),
@@ -531,12 +532,13 @@ const TOOLS: &str = "cofferdam:agent/tools@0.1.0";
 
 /// Whether an import has a name that the host knows. Whether it also has the right type is for the linker to say.
 fn is_offered(name: &str) -> bool {
-    const OFFERED: [&str; 23] = [
+    const OFFERED: [&str; 24] = [
         "cofferdam:agent/types@0.1.0",
         "cofferdam:agent/context@0.1.0",
         "cofferdam:agent/events@0.1.0",
         TOOLS,
         "cofferdam:agent/state@0.1.0",
+        "cofferdam:agent/human@0.1.0",
         "cofferdam:agent/agents@0.1.0",
         "cofferdam:agent/tool-plugins@0.1.0",
         "wasi:cli/environment@0.2",
@@ -649,6 +651,7 @@ fn checked_tools(tools: Vec<bindings::types::Tool>) -> Result<Vec<ToolDescriptio
         checked.push(ToolDescription {
             description: bounded(&field("description"), tool.description, DESCRIPTION_BYTES_MAX)?,
             input_schema: schema(&field("input-schema"), tool.input_schema)?,
+            idempotent: tool.idempotent,
             name: tool.name,
         });
     }

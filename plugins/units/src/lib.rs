@@ -100,8 +100,9 @@ impl ToolPlugin for Units {
                 "convert",
                 "Converts a number from one unit of measure to another of the same quantity.",
                 convert,
-            ),
-            Tool::new("list", "Lists the units that `convert` knows, with their symbols.", list),
+            )
+            .idempotent(),
+            Tool::new("list", "Lists the units that `convert` knows, with their symbols.", list).idempotent(),
         ]
     }
 }

@@ -587,9 +587,15 @@ async fn plugins_are_listed_in_order_of_their_last_push(storage: &dyn Storage) {
         version: version.into(),
         description: "line\nline".into(),
         needs: Permissions::new(["file.*".parse().expect("a tool")], Access::Read),
+        durable: true,
         input_schema: Some(json(r#"{"b": 1.0, "a": [ ]}"#)),
         output_schema: None,
-        tools: vec![ToolDescription { name: "t".into(), description: "d".into(), input_schema: json("true") }],
+        tools: vec![ToolDescription {
+            name: "t".into(),
+            description: "d".into(),
+            input_schema: json("true"),
+            idempotent: true,
+        }],
         bytes: u64::MAX,
         pushed_at: at(7),
     };

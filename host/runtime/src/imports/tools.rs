@@ -2,7 +2,7 @@
 //! the fuel of the store that calls it.
 
 use crate::{
-    bindings::types::{Tool, ToolError},
+    bindings::types::ToolError,
     dispatch::{self, Answer, ToolAnswer},
     sandbox::Guest,
 };
@@ -185,9 +185,4 @@ async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>)
         recorder.observed(number)?;
     }
     Ok(result)
-}
-
-/// A tool as the WIT shows it.
-pub fn tool(name: String, description: String, input_schema: String) -> Tool {
-    Tool { name, description, input_schema }
 }

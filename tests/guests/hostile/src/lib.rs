@@ -28,7 +28,14 @@ impl Guest for Hostile {
             input_schema: r#"{"type":"object","properties":{"scenario":{"type":"string"}},"required":["scenario"]}"#
                 .to_owned(),
             output_schema: "true".to_owned(),
-            needs: Needs { tools: vec!["file.*".to_owned()], state: Access::ReadWrite, workspace: Access::ReadWrite },
+            needs: Needs {
+                tools: vec!["file.*".to_owned()],
+                state: Access::ReadWrite,
+                workspace: Access::ReadWrite,
+                agents: Vec::new(),
+                human: false,
+                durable: false,
+            },
         }
     }
 

@@ -19,7 +19,14 @@ impl Guest for Mute {
             description: "Never runs.".to_owned(),
             input_schema: "true".to_owned(),
             output_schema: "true".to_owned(),
-            needs: Needs { tools: Vec::new(), state: Access::None, workspace: Access::None },
+            needs: Needs {
+                tools: Vec::new(),
+                state: Access::None,
+                workspace: Access::None,
+                agents: Vec::new(),
+                human: false,
+                durable: false,
+            },
         }
     }
 

@@ -7,7 +7,8 @@ use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cofferdam_sdk::{
-    Access, Agent, Context, Error, EventError, Level, Needs, Pending, Scope, State, StateError, ToolError, export_agent,
+    Access, Agent, AskError, Child, ChildError, ChildLimits, Context, Error, EventError, Level, Needs, Pending, Question,
+    Scope, SpawnError, State, StateError, ToolError, WaitError, export_agent,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -122,8 +123,38 @@ enum Do {
     },
     /// How many bytes standard input has.
     Stdin {},
+    /// Sleeps as `std::thread::sleep` does, in its sandbox.
     Sleep {
         ms: u64,
+    },
+    /// Waits until so many milliseconds from now, by the wall clock.
+    SleepUntil {
+        in_ms: u64,
+    },
+    /// Asks people. Without a schema any answer will do.
+    Ask {
+        prompt: String,
+        #[serde(default = "any_value")]
+        schema: Value,
+        #[serde(default)]
+        expires_ms: Option<u64>,
+        #[serde(default)]
+        default: Option<Value>,
+    },
+    /// Starts an agent, asks it to stop if `cancel` says so, and waits for its output unless `wait` is false. Gives its run
+    /// and what came of it, or why it was not started.
+    Spawn {
+        #[serde(flatten)]
+        child: ChildSpec,
+        #[serde(default = "yes")]
+        wait: bool,
+    },
+    /// Starts all children, then waits for them in the order of `wait` (indices into `specs`, the same as often as one
+    /// likes; by default as started). Gives as `spawn` does, in the order of the waiting.
+    Children {
+        specs: Vec<ChildSpec>,
+        #[serde(default)]
+        wait: Option<Vec<usize>>,
     },
     /// Gives the value back.
     Echo {
@@ -186,6 +217,31 @@ enum LogLevel {
     Error,
 }
 
+/// A child to start.
+#[derive(Deserialize, JsonSchema)]
+struct ChildSpec {
+    agent: String,
+    #[serde(default)]
+    input: Value,
+    #[serde(default)]
+    fuel: Option<u64>,
+    #[serde(default)]
+    memory_bytes: Option<u64>,
+    #[serde(default)]
+    deadline_ms: Option<u64>,
+    /// Asks it to stop as soon as it is started.
+    #[serde(default)]
+    cancel: bool,
+}
+
+fn any_value() -> Value {
+    json!(true)
+}
+
+fn yes() -> bool {
+    true
+}
+
 fn no_arguments() -> Value {
     json!({})
 }
@@ -202,7 +258,12 @@ impl Agent for Probe {
     const DESCRIPTION: &'static str = "Calls every import, politely, and says what came back.";
 
     fn needs() -> Needs {
-        Needs::none().tools(["file.*", "units.*"]).state(Access::ReadWrite).workspace(Access::ReadWrite)
+        Needs::none()
+            .tools(["file.*", "units.*", "effects.*"])
+            .state(Access::ReadWrite)
+            .workspace(Access::ReadWrite)
+            .agents(["*"])
+            .human()
     }
 
     fn run(ctx: &Context, input: Do) -> Result<Value, Error> {
@@ -256,7 +317,12 @@ fn perform(ctx: &Context, step: Do) -> Result<Value, Error> {
             let tools = ctx.tools().into_iter().map(|tool| {
                 // A schema that is not JSON is the host's mistake, to be seen as it is.
                 let schema = serde_json::from_str(&tool.input_schema).unwrap_or(Value::String(tool.input_schema));
-                json!({"name": tool.name, "description": tool.description, "input_schema": schema})
+                json!({
+                    "name": tool.name,
+                    "description": tool.description,
+                    "input_schema": schema,
+                    "idempotent": tool.idempotent,
+                })
             });
             tools.collect()
         }
@@ -342,6 +408,19 @@ fn perform(ctx: &Context, step: Do) -> Result<Value, Error> {
             std::thread::sleep(Duration::from_millis(ms));
             json!({"slept_ms": started.elapsed().as_millis() as u64})
         }
+        Do::SleepUntil { in_ms } => of_wait(ctx.sleep_until(SystemTime::now() + Duration::from_millis(in_ms))),
+        Do::Ask { prompt, schema, expires_ms, default } => {
+            let mut question = Question::new(prompt).schema(&schema);
+            if let Some(expires_ms) = expires_ms {
+                question = question.expires_after(Duration::from_millis(expires_ms));
+            }
+            if let Some(default) = default {
+                question = question.default_answer(&default);
+            }
+            of_ask(ctx.ask(question))
+        }
+        Do::Spawn { child, wait } => of_child(spawn(ctx, &child).as_ref(), wait),
+        Do::Children { specs, wait } => children(ctx, &specs, wait)?,
         Do::Echo { value } => value,
         Do::Seq { steps } => steps.into_iter().map(|step| perform(ctx, step)).collect::<Result<Value, _>>()?,
         Do::Fail { code, message } => return Err(Error::Failed { code, message }),
@@ -389,6 +468,34 @@ fn parallel(ctx: &Context, calls: &[Call], wait: Option<Vec<usize>>) -> Result<V
     answers.collect()
 }
 
+fn spawn(ctx: &Context, spec: &ChildSpec) -> Result<Child<Value>, SpawnError> {
+    let mut limits = ChildLimits::inherited();
+    if let Some(fuel) = spec.fuel {
+        limits = limits.fuel(fuel);
+    }
+    if let Some(memory_bytes) = spec.memory_bytes {
+        limits = limits.memory_bytes(memory_bytes);
+    }
+    if let Some(deadline_ms) = spec.deadline_ms {
+        limits = limits.deadline(Duration::from_millis(deadline_ms));
+    }
+    let child = ctx.spawn_with(&spec.agent, &spec.input, limits)?;
+    if spec.cancel {
+        child.cancel();
+    }
+    Ok(child)
+}
+
+fn children(ctx: &Context, specs: &[ChildSpec], wait: Option<Vec<usize>>) -> Result<Value, Error> {
+    let started: Vec<_> = specs.iter().map(|spec| spawn(ctx, spec)).collect();
+    let order = wait.unwrap_or_else(|| (0..specs.len()).collect());
+    let answers = order.into_iter().map(|index| match started.get(index) {
+        Some(started) => Ok(of_child(started.as_ref(), true)),
+        None => Err(Error::invalid_input(format!("`wait` names the child {index}, which does not exist"))),
+    });
+    answers.collect()
+}
+
 impl Content {
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.text.clone().into_bytes();
@@ -418,6 +525,7 @@ fn of_tool<T: Serialize>(outcome: Result<T, ToolError>) -> Value {
         Err(ToolError::Exhausted(text)) => json!({"kind": "exhausted", "text": text}),
         Err(ToolError::NotFound(text)) => json!({"kind": "not_found", "text": text}),
         Err(ToolError::Failed(text)) => json!({"kind": "failed", "text": text}),
+        Err(ToolError::OutcomeUnknown(text)) => json!({"kind": "outcome_unknown", "text": text}),
         Err(ToolError::UnexpectedAnswer(text)) => json!({"kind": "unexpected_answer", "text": text}),
     };
     json!({"error": error})
@@ -446,6 +554,63 @@ fn of_state<T: Serialize>(outcome: Result<T, StateError>) -> Value {
         Err(StateError::Unavailable) => json!({"kind": "unavailable"}),
         Err(StateError::Exhausted(text)) => json!({"kind": "exhausted", "text": text}),
         Err(StateError::NotJson(text)) => json!({"kind": "not_json", "text": text}),
+    };
+    json!({"error": error})
+}
+
+fn of_wait(outcome: Result<(), WaitError>) -> Value {
+    match outcome {
+        Ok(()) => json!({"ok": null}),
+        Err(error) => json!({"error": wait_error(error)}),
+    }
+}
+
+fn wait_error(error: WaitError) -> Value {
+    match error {
+        WaitError::Invalid(text) => json!({"kind": "invalid", "text": text}),
+        WaitError::Unavailable(text) => json!({"kind": "unavailable", "text": text}),
+        WaitError::Exhausted(text) => json!({"kind": "exhausted", "text": text}),
+    }
+}
+
+fn of_ask(outcome: Result<Value, AskError>) -> Value {
+    let error = match outcome {
+        Ok(answer) => return json!({"ok": answer}),
+        Err(AskError::Denied(text)) => json!({"kind": "denied", "text": text}),
+        Err(AskError::Invalid(text)) => json!({"kind": "invalid", "text": text}),
+        Err(AskError::Expired) => json!({"kind": "expired"}),
+        Err(AskError::Unavailable(text)) => json!({"kind": "unavailable", "text": text}),
+        Err(AskError::Exhausted(text)) => json!({"kind": "exhausted", "text": text}),
+        Err(AskError::UnexpectedAnswer(text)) => json!({"kind": "unexpected_answer", "text": text}),
+    };
+    json!({"error": error})
+}
+
+/// A child's run as `id`, and as `answer` what it gave, or null if nobody waited for it.
+fn of_child(started: Result<&Child<Value>, &SpawnError>, wait: bool) -> Value {
+    let error = match started {
+        Ok(child) => return json!({"id": child.id(), "answer": wait.then(|| of_output(child.wait()))}),
+        Err(SpawnError::Denied(text)) => json!({"kind": "denied", "text": text}),
+        Err(SpawnError::UnknownAgent(text)) => json!({"kind": "unknown_agent", "text": text}),
+        Err(SpawnError::Invalid(text)) => json!({"kind": "invalid", "text": text}),
+        Err(SpawnError::TooMany(text)) => json!({"kind": "too_many", "text": text}),
+        Err(SpawnError::Exhausted(text)) => json!({"kind": "exhausted", "text": text}),
+        Err(SpawnError::Unavailable(text)) => json!({"kind": "unavailable", "text": text}),
+    };
+    json!({"error": error})
+}
+
+fn of_output(outcome: Result<Value, ChildError>) -> Value {
+    let error = match outcome {
+        Ok(output) => return json!({"ok": output}),
+        Err(ChildError::Failed(failure)) => json!({
+            "kind": "failed",
+            "stop_reason": failure.stop_reason,
+            "code": failure.code,
+            "text": failure.message,
+        }),
+        Err(ChildError::Wait(error)) => json!({"kind": "wait", "wait": wait_error(error)}),
+        Err(ChildError::UnexpectedOutput(text)) => json!({"kind": "unexpected_output", "text": text}),
     };
     json!({"error": error})
 }
