@@ -19,7 +19,7 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::{RequestId, UserId},
     quota::LimitsAsked,
-    run::{Priority, StopReason},
+    run::{Durability, Priority, StopReason},
     storage::{MemoryStorage, Storage},
 };
 use cofferdam_runtime::{Runtime, RuntimeConfig, Submission};
@@ -134,6 +134,7 @@ impl Host {
             metadata: None,
             limits: LimitsAsked::default(),
             priority: Priority::default(),
+            durability: Durability::default(),
             request: RequestId::generate(),
             once: None,
         }

@@ -11,7 +11,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::{PluginName, RequestId},
     quota::LimitsAsked,
-    run::{Priority, RunView, StopReason},
+    run::{Durability, Priority, RunView, StopReason},
 };
 use cofferdam_runtime::{Runtime, RuntimeConfig, Submission};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ async fn probe(runtime: &Runtime, user: &str, input: &str) -> RunView {
         metadata: None,
         limits: LimitsAsked::default(),
         priority: Priority::default(),
+        durability: Durability::default(),
         request: RequestId::generate(),
         once: None,
     };

@@ -14,6 +14,7 @@
 
 mod bad_input;
 mod cancel;
+mod children;
 mod cli;
 #[path = "corpus/component.rs"]
 #[allow(dead_code, reason = "shared with the corpus, which uses all of it")]
@@ -47,4 +48,5 @@ mod tools;
 mod turns;
 mod uploads;
 mod usage;
+mod waits;
 mod wat;

@@ -6,7 +6,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::{Digest, RequestId, RunId, ThreadId, UserId},
     quota::{LimitsAsked, Quota},
-    run::{Priority, RunEnd, RunSpec, StopReason, Usage},
+    run::{Durability, Priority, RunEnd, RunSpec, StopReason, Usage},
     storage::RunBatch,
 };
 use jiff::ToSpan as _;
@@ -291,7 +291,7 @@ async fn ended_days_ago(server: &Server, user: &User, days: i64) {
         created_at: then,
     };
     storage.insert_run(&scope, &spec, None).await.expect("kept");
-    let batch = RunBatch { run: id, started_at: Some(then), effects: false, events: Vec::new(), chunks: Vec::new() };
+    let batch = RunBatch { run: id, started_at: Some(then), effects: false, events: Vec::new(), chunks: Vec::new(), wait: None };
     let end = RunEnd {
         stop_reason: StopReason::Completed,
         output: None,

@@ -6,7 +6,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::RequestId,
     quota::{LimitsAsked, Quota},
-    run::Priority,
+    run::{Durability, Priority},
     storage::MemoryStorage,
 };
 use cofferdam_runtime::{AcceptError, Runtime, RuntimeConfig, Submission};
@@ -108,6 +108,7 @@ fn a_host_whose_disk_is_nearly_full_takes_no_new_runs_and_says_why() {
             metadata: None,
             limits: LimitsAsked::default(),
             priority: Priority::default(),
+            durability: Durability::default(),
             request: RequestId::generate(),
             once: None,
         };

@@ -13,7 +13,7 @@ use cofferdam_core::{
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
         ApiKey, FeedEntry, FeedPlace, History, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry,
-        StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun,
+        StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun, Waits,
     },
     usage::{Day, UsageSum},
 };

@@ -125,6 +125,7 @@ struct Spent {
     event_bytes: Budget,
     log_bytes: Budget,
     denials: AtomicU32,
+    children: Budget,
 }
 
 /// What was taken of something that there is so much of, and what was refused.
@@ -169,6 +170,7 @@ impl Default for Spent {
             event_bytes: Budget::default(),
             log_bytes: Budget::default(),
             denials: AtomicU32::new(0),
+            children: Budget::default(),
         }
     }
 }
@@ -286,6 +288,9 @@ pub enum BudgetSpent {
     /// No more events.
     #[error("this run has emitted {0} events, which is as many as it may")]
     Events(u32),
+    /// No more children.
+    #[error("this run has started {0} others, which is as many as it may")]
+    Children(u32),
     /// No more bytes of the record of calls, without which a durable run could not be continued.
     #[error("the record of this run's calls has {0} bytes, which is as many as it may, and a durable run needs it")]
     Record(u64),
@@ -597,6 +602,21 @@ impl UserExecutionContext {
         let number = self.take(&self.spent.tool_calls, 1, max.into(), BudgetSpent::ToolCalls(max))?;
         place.number = u32::try_from(number).unwrap_or(u32::MAX);
         Ok(place)
+    }
+
+    /// Takes one child from the budget, and gives how many there are with it.
+    ///
+    /// # Errors
+    /// When the run has started as many as it may.
+    pub fn take_child(&self) -> Result<u64, BudgetSpent> {
+        let max = self.quota.get(|quota| quota.children_per_run);
+        self.take(&self.spent.children, 1, max.into(), BudgetSpent::Children(max))
+    }
+
+    /// Whether the run has started others.
+    #[must_use]
+    pub fn has_children(&self) -> bool {
+        self.spent.children.taken.load(Ordering::Relaxed) > 0
     }
 
     /// Tool calls of the run's guests so far.

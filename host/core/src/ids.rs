@@ -176,6 +176,23 @@ impl RunId {
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// The run that a call of another one starts: the same whenever it is asked for, and in the order of ids beside its
+    /// parent.
+    #[must_use]
+    pub fn of_child(parent: Self, call: u64) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(b"child");
+        hasher.update(parent.0.as_bytes());
+        hasher.update(call.to_be_bytes());
+        let digest = hasher.finalize();
+        let mut bytes = *parent.0.as_bytes();
+        // The first six are the time; what follows is random in any id.
+        for (byte, other) in bytes.iter_mut().zip(digest).skip(6) {
+            *byte = other;
+        }
+        Self(uuid::Builder::from_bytes(bytes).with_version(uuid::Version::SortRand).with_variant(uuid::Variant::RFC4122).into_uuid())
+    }
 }
 
 impl FromStr for RunId {

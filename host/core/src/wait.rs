@@ -57,6 +57,16 @@ impl WaitFor {
         }
     }
 
+    /// What a client is told of it: a JSON object.
+    #[must_use]
+    pub fn about(&self) -> Json {
+        let mut about = serde_json::to_value(self).unwrap_or_default();
+        if let Some(members) = about.as_object_mut() {
+            members.remove("for");
+        }
+        Json::of(&about)
+    }
+
     /// JSON Schema of the answer that somebody may give, if anybody may.
     #[must_use]
     pub const fn schema(&self) -> Option<&Json> {

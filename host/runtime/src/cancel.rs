@@ -8,7 +8,7 @@ use cofferdam_core::{
     context::StopCause,
     identity::Scope,
     ids::{KeyId, RunId},
-    run::{CancelRequest, RunView},
+    run::{CancelRequest, RunStatus, RunView},
     storage::StorageError,
 };
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Runtime {
     }
 
     /// Makes the request durable and stops the run for whoever asked first, unless the run has come to its end.
-    async fn request_and_stop(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<(), StorageError> {
+    pub(crate) async fn request_and_stop(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<(), StorageError> {
         let live = self.live_run(scope, id);
         // Held to the end of this: meanwhile the run does not end.
         let _asking = match live.as_ref().map(|live| live.stop.ask()) {
@@ -55,8 +55,14 @@ impl Runtime {
         };
         self.storage().request_cancel(scope, id, request).await?;
         let view = self.storage().run(scope, id).await?.filter(|view| !view.status.is_terminal());
-        if let (Some(standing), Some(live)) = (view.and_then(|view| view.cancel), live) {
-            live.stop.stop(StopCause::Cancelled(standing));
+        let waits = view.as_ref().is_some_and(|view| view.status == RunStatus::Waiting);
+        match (view.and_then(|view| view.cancel), live) {
+            (Some(standing), Some(live)) => {
+                live.stop.stop(StopCause::Cancelled(standing));
+            }
+            // What waits is brought back to its end.
+            (Some(_), None) if waits => self.bring_back(scope, id).await?,
+            _ => {}
         }
         Ok(())
     }

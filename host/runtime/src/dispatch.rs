@@ -280,6 +280,32 @@ pub fn refused_before(guest: &Guest, answer: Result<String, ToolError>) -> Resul
     answer
 }
 
+/// Makes a call again that had begun under this number, and of which nobody knows how it ended, if that does no harm. If it
+/// would, the caller learns that its outcome is not known.
+pub fn again(guest: &Guest, number: u64, name: String, arguments: String, fuel: u64) -> Result<Call, ToolError> {
+    let place = guest.ctx.tool_calls() + 1;
+    // Also one that is refused by now may have done its work then.
+    let again = prepare(guest, name.clone(), arguments, fuel).ok().filter(Call::does_no_harm_again);
+    let again = again.map(|call| Call { number, ..call }).ok_or_else(|| {
+        ToolError::OutcomeUnknown(format!(
+            "the host went away while {name} ran, which may or may not have done its work; look before you call it again"
+        ))
+    });
+    again.inspect_err(|error| {
+        if let Some(recorder) = &guest.recorder {
+            let event = Event::ToolCompleted {
+                call: u32::try_from(place).unwrap_or(u32::MAX),
+                tool: name,
+                error: Some(failure(error)),
+                result_bytes: 0,
+                elapsed_ms: 0,
+            };
+            let answer: (Result<&str, &ToolError>, u64, u64) = (Err(error), 0, 0);
+            recorder.finished(number, &answer, Some(event));
+        }
+    })
+}
+
 /// What a call carries is held by the host, and counts as the run's memory.
 fn no_memory() -> ToolError {
     ToolError::Exhausted("the arguments or the answer do not fit into the run's memory limit; hold less".into())
@@ -332,6 +358,18 @@ impl Call {
     /// The fuel that the caller gave for it; none for the host's own tools, which run no guest code.
     pub fn fuel_lent(&self) -> u64 {
         self.fuel
+    }
+
+    fn does_no_harm_again(&self) -> bool {
+        match &self.target {
+            Target::File(FileTool::List | FileTool::Read) => true,
+            Target::File(FileTool::Write) => {
+                self.arguments::<WriteArguments>().is_ok_and(|arguments| !arguments.append)
+            }
+            Target::Plugin(plugin, verb) => self.services.plugins.latest_of(plugin).is_some_and(|about| {
+                about.tools.iter().any(|offered| offered.name == *verb && offered.idempotent)
+            }),
+        }
     }
 
     /// Its number in the record.

@@ -35,7 +35,7 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 pub fn link_agent(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     tools::link(linker)?;
     bindings::human::add_to_linker::<_, HasSelf<Guest>>(linker, Guest::called)?;
-    bindings::agents::add_to_linker::<_, HasSelf<Guest>>(linker, Guest::called)
+    children::link(linker)
 }
 
 impl Guest {

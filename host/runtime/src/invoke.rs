@@ -72,7 +72,8 @@ impl RunTask {
         about: Arc<PluginVersion>,
         ending: watch::Sender<Option<RunView>>,
     ) {
-        let inner = &self.runtime.0;
+        let runtime = self.runtime.clone();
+        let inner = &runtime.0;
         // What is queued when the host goes away stays queued; also what was being taken just then.
         if inner.drained.is_cancelled() {
             return;
@@ -176,6 +177,9 @@ impl RunTask {
         let end = waiting::ending_of(&run, taken)
             .close(&self.runtime.0.services.counts, &journal, self.settled(Err(stop)).await)
             .await;
+        if self.has_begun() {
+            self.runtime.end_children(&self.scope, self.id).await;
+        }
         self.tell(ending, self.ended(&end)).await;
     }
 
@@ -286,6 +290,9 @@ impl RunTask {
             self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
         }
         services.scratch.gone(spec.id).await;
+        if ctx.has_children() {
+            self.runtime.end_children(&self.scope, spec.id).await;
+        }
         Executed::Ended(self.ended(&end))
     }
 

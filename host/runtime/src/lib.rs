@@ -5,6 +5,7 @@ mod artifact;
 mod backoff;
 mod bindings;
 mod cancel;
+mod children;
 pub mod compile;
 mod counts;
 mod disk;

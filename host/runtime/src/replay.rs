@@ -5,7 +5,7 @@ use crate::{
     artifact::ArtifactError,
     registry::PushError,
     runtime::Runtime,
-    sandbox::{Sandbox, Spent, Stop},
+    sandbox::{Ended, Sandbox, Spent, Stop},
 };
 use bytes::Bytes;
 use cofferdam_core::{
@@ -250,6 +250,8 @@ impl Runtime {
 
 async fn execute(sandbox: Sandbox, spec: Arc<RunSpec>, slot: Slot) -> (Result<Json, Stop>, Spent) {
     let (result, spent) = sandbox.run(&spec.input).await;
+    // What is only looked at is never put away: it ends where its record does.
+    let result = result.map_err(Ended::stop);
     slot.used(spent.fuel, spent.active);
     (result, spent)
 }

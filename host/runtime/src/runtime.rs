@@ -361,6 +361,7 @@ impl Runtime {
             counts,
             engine,
             storage,
+            runtime: OnceLock::new(),
         });
         let (quotas, memory, turns) = (services.quotas.clone(), services.memory.clone(), services.turns.clone());
         // How long a user who comes now waits: a tick of each of those who are before.
@@ -387,6 +388,8 @@ impl Runtime {
             drained: tokio_util::sync::CancellationToken::new(),
             services,
         }));
+        // Set once.
+        let _ = runtime.0.services.runtime.set(Arc::downgrade(&runtime.0));
         runtime.recover().await?;
         let waking = waiting::watch_times(Arc::downgrade(&runtime.0), runtime.0.waits_changed.clone());
         // Set once.
@@ -630,7 +633,7 @@ impl Runtime {
         Ok((about, spec))
     }
 
-    fn unknown_agent(&self, asked: &AgentRef) -> AcceptError {
+    pub(crate) fn unknown_agent(&self, asked: &AgentRef) -> AcceptError {
         let plugins = &self.0.services.plugins;
         let known = plugins.latest_of(&asked.name);
         let nearest = match &known {

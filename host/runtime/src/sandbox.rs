@@ -263,7 +263,8 @@ impl Stop {
 
     /// For a run that somebody asked to stop; with what else there is to say of when that was.
     pub fn cancelled(request: &CancelRequest, when: &str) -> Self {
-        let message = format!("the run was cancelled with the key {}{when}", request.by);
+        let who = if request.by.as_str().starts_with("run_") { "by the run that started it," } else { "with the key" };
+        let message = format!("the run was cancelled {who} {}{when}", request.by);
         Self { cancelled_by: Some(request.by.clone()), ..Self::new(StopReason::Cancelled, message) }
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::{
     counts::Counts, engine::Engine, guest_threads::GuestThreads, meter::HostMemory, plugin::Plugins,
+    runtime::{Inner, Runtime},
+    sandbox::HostFailure,
     scratch::Scratches, workspace::Workspaces,
 };
 use chacha20::{
@@ -18,7 +20,7 @@ use cofferdam_core::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::AtomicU64},
 };
 use tokio::sync::Semaphore;
 
@@ -61,6 +63,19 @@ pub struct Services {
     pub sandboxes_open: AtomicU64,
     /// What was counted since the start.
     pub counts: Arc<Counts>,
+    /// The runtime above, for agents that start others.
+    pub runtime: OnceLock<Weak<Inner>>,
+}
+
+impl Services {
+    /// The runtime above.
+    ///
+    /// # Errors
+    /// When the host is going away.
+    pub fn runtime(&self) -> wasmtime::Result<Runtime> {
+        let runtime = self.runtime.get().and_then(Weak::upgrade);
+        runtime.map(Runtime).ok_or_else(|| HostFailure::new("the host is going away").into())
+    }
 }
 
 /// Where the seeds of guests' random numbers come from: a generator that the operating system's numbers have seeded once,

@@ -292,7 +292,7 @@ impl RunTask {
 /// Puts a run away. It may be brought back as soon as this is durable.
 pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore) {
     let Waits { call, waits_for, until } = waits;
-    let about = about(&waits_for);
+    let about = waits_for.about();
     let event = Event::RunWaiting {
         waits_for: waits_for.as_str().to_owned(),
         call,
@@ -314,15 +314,6 @@ pub fn memory_wait(waits: &mut Waits, taken: &mut TakenBefore) -> bool {
     waits.until = Some(clock::now().checked_add(ms.milliseconds()).unwrap_or(Timestamp::MAX));
     taken.memory_waits += 1;
     taken.memory_waits <= MEMORY_WAITS_MAX
-}
-
-/// What a client is told of what a run waits for.
-fn about(waits_for: &WaitFor) -> Json {
-    let mut about = serde_json::to_value(waits_for).unwrap_or_default();
-    if let Some(members) = about.as_object_mut() {
-        members.remove("for");
-    }
-    Json::of(&about)
 }
 
 /// What is told of a run that was stopped while it waited, or could not be brought back.

@@ -199,6 +199,7 @@ async fn bench() -> Bench {
         input: crate::Json::empty_object(),
         limits: Quota::default().narrow(crate::quota::LimitsAsked::default()).expect("the defaults"),
         priority: crate::run::Priority::default(),
+        durability: crate::run::Durability::Ephemeral,
         created_at: clock::now(),
     };
     let ctx = UserExecutionContext::rest(

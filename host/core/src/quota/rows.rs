@@ -161,6 +161,12 @@ rows! {
     runs_queued: u32 = 100, 1..=10_000, "", "runs waiting of one user", "429 and `Retry-After`";
     /// How long a run may wait for a slot, in milliseconds.
     queue_wait_ms: u64 = 30_000, 10..=86_400_000, "ms", "longest wait for a slot", "`quota`";
+    /// Runs that one run starts.
+    children_per_run: u32 = 16, 1..=1_024, "", "runs that one run starts", "typed error to the guest";
+    /// Runs that a run and those that it started start together.
+    descendants_per_run: u32 = 64, 1..=4_096, "", "runs below one that no run started", "typed error to the guest";
+    /// How many runs started one another, in a row.
+    child_depth: u32 = 8, 1..=32, "", "runs that started one another, in a row", "typed error to the guest";
     /// Runs that wait for something to happen, without a slot; one more wait is refused.
     runs_waiting: u32 = 1_000, 1..=1_000_000, "", "runs of one user that wait for people, children or a time",
         "typed error to the guest";

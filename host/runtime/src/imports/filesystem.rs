@@ -12,7 +12,7 @@ use crate::{
     tree::{At, Node, Opened, Opening, Tree, joined},
     workspace::{EntryKind, FileError, PATH_BYTES_MAX, READ_BYTES_MAX, Workspace, log_failure},
 };
-use cofferdam_core::{context::Effect, grant::Access, quota::HOST_CALL_BYTES_MAX, record::Asked};
+use cofferdam_core::{context::Effect, grant::Access, quota::HOST_CALL_BYTES_MAX, record::Asked, run::Durability};
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
@@ -204,6 +204,10 @@ impl Guest {
             return if known { Access::ReadWrite } else { Access::Read };
         }
         if self.recorder.as_ref().is_some_and(|recorder| recorder.known().is_some()) {
+            return Access::None;
+        }
+        // A durable run must be able to do again all that it did; the tools file.* are recorded.
+        if self.ctx.spec().durability == Durability::Durable && !self.ctx.is_tool() {
             return Access::None;
         }
         let access = self.ctx.permissions().workspace();

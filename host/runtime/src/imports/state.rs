@@ -133,7 +133,7 @@ impl Guest {
     }
 
     /// A call that has begun was refused after all, or one that has not was refused.
-    async fn refused<T: bincode::Encode>(&mut self, before: Option<u64>, asked: Asked, refused: T) -> T {
+    pub async fn refused<T: bincode::Encode>(&mut self, before: Option<u64>, asked: Asked, refused: T) -> T {
         match before {
             Some(_) => self.changed(before, refused),
             None => self.answered(|| asked, refused).await,

@@ -99,7 +99,11 @@ async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: St
             store.set_fuel(fuel.saturating_sub(answer.spent))?;
             return Ok(answer.result);
         }
-        Some(Again::Open { number }) => return Err(guest.open_call(number)),
+        Some(Again::Open { number }) if guest.is_looked_at() => return Err(guest.open_call(number)),
+        Some(Again::Open { number }) => match dispatch::again(guest, number, name, arguments, fuel) {
+            Ok(call) => return run(store, call, fuel).await,
+            Err(error) => return Ok(Err(error)),
+        },
     }
     guest.relieved().await;
     let asked = asked("tools.call", &name, &arguments);
@@ -107,6 +111,11 @@ async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: St
         Ok(call) => call.begun(asked),
         Err(error) => return Ok(refused(guest, asked, error)),
     };
+    run(store, call, fuel).await
+}
+
+async fn run(mut store: StoreContextMut<'_, Guest>, call: dispatch::Call, fuel: u64) -> wasmtime::Result<Called> {
+    let guest = store.data_mut();
     let called = guest.ctx.spawn(call.run());
     let answer = called.await.map_err(|error| store.data().lost(error))??;
     store.set_fuel(fuel.saturating_sub(answer.spent.fuel))?;
@@ -140,28 +149,44 @@ fn start(
             guest.fuel_unused.fetch_add(answer.lent.saturating_sub(answer.spent), Ordering::Relaxed);
             Pending { fuel_lent: answer.lent, call: PendingCall::Answered(answer), number }
         }
-        Some(Again::Open { number }) => Pending { call: PendingCall::Open, fuel_lent: 0, number },
+        Some(Again::Open { number }) if guest.is_looked_at() => {
+            Pending { call: PendingCall::Open, fuel_lent: 0, number }
+        }
+        Some(Again::Open { number }) => {
+            let shares = u64::from(guest.ctx.quota().tool_calls_in_flight) + 1;
+            match dispatch::again(guest, number, name, arguments, fuel / shares) {
+                Ok(call) => running(guest, call),
+                Err(error) => {
+                    let answer = ToolAnswer { result: Err(error), lent: 0, spent: 0 };
+                    Pending { call: PendingCall::Answered(answer), fuel_lent: 0, number }
+                }
+            }
+        }
         None => {
             let shares = u64::from(guest.ctx.quota().tool_calls_in_flight) + 1;
             let asked = asked("tools.start", &name, &arguments);
-            let call = match dispatch::prepare(guest, name, arguments, fuel / shares) {
-                Ok(call) => call.begun(asked),
+            match dispatch::prepare(guest, name, arguments, fuel / shares) {
+                Ok(call) => running(guest, call.begun(asked)),
                 Err(error) => return Ok(refused(guest, asked, error)),
-            };
-            let (fuel_lent, number) = (call.fuel_lent(), call.number());
-            let unused = guest.fuel_unused.clone();
-            let call = guest.ctx.clone().spawn(async move {
-                let answer = call.run().await?;
-                unused.fetch_add(fuel_lent.saturating_sub(answer.spent.fuel), Ordering::Relaxed);
-                Ok(answer)
-            });
-            Pending { call: PendingCall::Running(call), fuel_lent, number }
+            }
         }
     };
     let lent = pending.fuel_lent;
     let pending = guest.table.push(pending)?;
     store.set_fuel(fuel.saturating_sub(lent))?;
     Ok(Ok(pending))
+}
+
+/// Runs a call beside its caller.
+fn running(guest: &Guest, call: dispatch::Call) -> Pending {
+    let (fuel_lent, number) = (call.fuel_lent(), call.number());
+    let unused = guest.fuel_unused.clone();
+    let call = guest.ctx.spawn(guest.started.track_future(async move {
+        let answer = call.run().await?;
+        unused.fetch_add(fuel_lent.saturating_sub(answer.spent.fuel), Ordering::Relaxed);
+        Ok(answer)
+    }));
+    Pending { call: PendingCall::Running(call), fuel_lent, number }
 }
 
 async fn wait(mut store: StoreContextMut<'_, Guest>, pending: Resource<Pending>) -> wasmtime::Result<Called> {

@@ -2,7 +2,7 @@
 
 use super::{
     health, live,
-    rest::{events, feed, files, grants, journal, keys, plugins, quotas, replay, runs, usage},
+    rest::{events, feed, files, grants, input, journal, keys, plugins, quotas, replay, runs, usage},
 };
 use axum::{http::header, response::IntoResponse};
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use utoipa::{
                        they leave what they left the first time.",
     ),
     paths(
-        runs::submit, runs::list, runs::get, runs::cancel, events::get, journal::get, replay::post,
+        runs::submit, runs::list, runs::get, runs::cancel, events::get, input::post, journal::get, replay::post,
         feed::get, feed::stats, live::open, live::ticket,
         plugins::push, plugins::list, plugins::get,
         grants::get, grants::put,

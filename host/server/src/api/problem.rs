@@ -15,7 +15,7 @@ use cofferdam_core::{
     quota::{QuotaError, RowError},
     storage::StorageError,
 };
-use cofferdam_runtime::{AcceptError, EditError, FileError, PushError, ReplayError};
+use cofferdam_runtime::{AcceptError, AnswerError, EditError, FileError, PushError, ReplayError};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -88,6 +88,7 @@ const fn status(fault: Fault, code: &str) -> StatusCode {
         b"no_room_to_compile" | b"no_room_to_describe" => StatusCode::SERVICE_UNAVAILABLE,
         // It is what is there already that stands against it.
         b"other_kind" => StatusCode::CONFLICT,
+        b"not_waiting" | b"already_answered" => StatusCode::CONFLICT,
         b"run_not_ended" | b"run_never_began" | b"record_incomplete" | b"record_of_another_version" => {
             StatusCode::CONFLICT
         }
@@ -271,6 +272,17 @@ impl From<AcceptError> for Problem {
             AcceptError::Draining => problem.retry_after(5),
             AcceptError::DiskFull { .. } => problem.retry_after(60),
             AcceptError::Storage(_) => problem,
+        }
+    }
+}
+
+impl From<AnswerError> for Problem {
+    fn from(error: AnswerError) -> Self {
+        let problem = logged(error.fault(), error.code(), &error);
+        match error {
+            AnswerError::NotWaiting(_) => problem.hint("GET /v1/runs/{id} says for what it waits, and with which call"),
+            AnswerError::Misfit(misfit) => problem.field(format!("answer{}", misfit.at)),
+            AnswerError::Already | AnswerError::Storage(_) => problem,
         }
     }
 }

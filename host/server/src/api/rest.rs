@@ -17,6 +17,7 @@ pub mod events;
 pub mod feed;
 pub mod files;
 pub mod grants;
+pub mod input;
 pub mod journal;
 pub mod keys;
 pub mod plugins;
@@ -32,6 +33,7 @@ pub(crate) fn routes() -> Router<Arc<Api>> {
         .route("/v1/runs/{id}", get(runs::get))
         .route("/v1/runs/{id}/cancel", post(runs::cancel))
         .route("/v1/runs/{id}/events", get(events::get))
+        .route("/v1/runs/{id}/input", post(input::post))
         .route("/v1/runs/{id}/journal", get(journal::get))
         .route("/v1/runs/{id}/replay", post(replay::post))
         .route("/v1/events", get(feed::get))

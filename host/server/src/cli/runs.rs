@@ -7,7 +7,7 @@ use super::{
     output::{json_line, line, note, printable},
 };
 use clap::{Args, Subcommand};
-use cofferdam_core::{ids::IdempotencyKey, quota::LimitsAsked, run::Priority};
+use cofferdam_core::{ids::IdempotencyKey, quota::LimitsAsked, run::{Durability, Priority}};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -47,6 +47,17 @@ enum RunsVerb {
         /// The run.
         id: String,
     },
+    /// Answer the question that a run waits with.
+    Input {
+        /// The run.
+        id: String,
+        /// The answer: JSON, @FILE, or - for standard input.
+        #[arg(long, value_name = "JSON|@FILE|-")]
+        answer: String,
+        /// Which question: the call that the run waits with. If not said, the one that it waits with now.
+        #[arg(long, value_name = "NUMBER")]
+        call: Option<u64>,
+    },
     /// Ask a run to stop.
     Cancel {
         /// The run.
@@ -72,6 +83,9 @@ struct SubmitArgs {
     /// Which of your own runs go first where they cannot all run: high, normal (if not said), low.
     #[arg(long, value_name = "PRIORITY")]
     priority: Option<Priority>,
+    /// If the host goes away while the run executes, it goes on where it was.
+    #[arg(long)]
+    durable: bool,
     /// Print events as they come, then the run.
     #[arg(long)]
     follow: bool,
@@ -126,11 +140,25 @@ pub(super) async fn run(args: RunsArgs, json: bool) -> Result<(), Failure> {
         RunsVerb::Events { id, follow: true, after } => follow(&client, Followed::Run(&id, after), json).await,
         RunsVerb::Events { id, follow: false, after } => events(&client, &id, after, json).await,
         RunsVerb::Journal { id } => journal(&client, &id, json).await,
+        RunsVerb::Input { id, answer, call } => {
+            let input = Input { answer: json_argument("answer", &answer)?, call };
+            let body = serde_json::to_string(&input).map_err(|error| Failure::Usage(error.to_string()))?;
+            let request = with_json(client.request(As::User, Method::POST, ["v1", "runs", &id, "input"])?, body);
+            show(&client, &client.text(request).await?, json)
+        }
         RunsVerb::Cancel { id } => {
             let request = client.request(As::User, Method::POST, ["v1", "runs", &id, "cancel"])?;
             show(&client, &client.text(request).await?, json)
         }
     }
+}
+
+/// An answer, as it was written.
+#[derive(Serialize)]
+struct Input {
+    answer: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<u64>,
 }
 
 /// What the server is asked for. Input and metadata are passed on as they were written.
@@ -145,6 +173,8 @@ struct Submission {
     limits: LimitsAsked,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<Priority>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durability: Option<Durability>,
 }
 
 impl From<LimitArgs> for LimitsAsked {
@@ -168,6 +198,7 @@ async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Fai
         thread_id: args.thread,
         limits: args.limits.into(),
         priority: args.priority,
+        durability: args.durable.then_some(Durability::Durable),
     };
     let body = serde_json::to_string(&submission).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut request = with_json(client.request(As::User, Method::POST, ["v1", "runs"])?, body);

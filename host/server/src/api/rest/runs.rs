@@ -24,8 +24,9 @@ use cofferdam_core::{
     identity::Scope,
     ids::{AgentRef, Digest, InvalidId, KeyId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     quota::{LimitsAsked, METADATA_BYTES_MAX, RUN_INPUT_BYTES_MAX},
-    run::{Priority, RunStatus, RunView, StopReason, Usage},
+    run::{Durability, Priority, RunStatus, RunView, StopReason, Usage},
     storage::RunQuery,
+    wait::Wait,
 };
 use cofferdam_runtime::{Accepted, Submission};
 use jiff::Timestamp;
@@ -73,6 +74,10 @@ pub(crate) struct RunSubmission {
     #[serde(default)]
     #[schema(schema_with = priority)]
     priority: Option<Priority>,
+    /// What becomes of the run when its host goes away while it executes.
+    #[serde(default)]
+    #[schema(schema_with = durability)]
+    durability: Option<Durability>,
 }
 
 /// What a run may take at most. Each can be left out, and none can be higher than the user's own.
@@ -115,13 +120,22 @@ pub struct Run {
     /// Which of your own runs go first.
     #[schema(schema_with = priority)]
     priority: Priority,
-    /// Where it stands.
+    /// What becomes of it when its host goes away while it executes.
+    #[schema(schema_with = durability)]
+    durability: Durability,
+    /// The run that started it, if one did.
+    #[schema(value_type = Option<String>, required = true)]
+    parent_run_id: Option<RunId>,
+    /// Where it stands. What is `waiting` holds no sandbox.
     #[schema(schema_with = run_status)]
     status: RunStatus,
     /// Where its context stands: `initializing` and `throttled` wait (the latter for fuel of the next minute), `active` is
     /// admitted, `executing` runs its guest, `completed` and `failed` give back what they held, of `cleaned` nothing is left.
     #[schema(schema_with = context_status)]
     context_status: ContextStatus,
+    /// For what it waits, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait: Option<WaitBody>,
     /// Why it ended, once it has.
     #[schema(schema_with = stop_reason, required = true)]
     stop_reason: Option<StopReason>,
@@ -150,6 +164,34 @@ pub struct Run {
     /// When it ended.
     #[schema(value_type = Option<String>, format = DateTime, required = true)]
     finished_at: Option<Timestamp>,
+}
+
+/// For what a run waits.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Wait)]
+pub(crate) struct WaitBody {
+    /// `time`, `human`, `approval`, `child` or `memory`. The second and third are answered with `POST /v1/runs/{id}/input`.
+    #[serde(rename = "for")]
+    waits_for: &'static str,
+    /// Number of the call in the run's record whose answer it waits for.
+    call: u64,
+    /// What there is to know of it: of a question `prompt`, the `schema` of the answer, and the `default`; of an approval
+    /// `tool`, `arguments` and the `schema` of the answer; of a child its `run_id`.
+    #[schema(value_type = Object)]
+    about: Json,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    /// When it goes on by itself, if it does.
+    #[schema(value_type = Option<String>, format = DateTime, required = true)]
+    until: Option<Timestamp>,
+}
+
+impl From<Wait> for WaitBody {
+    fn from(wait: Wait) -> Self {
+        let (waits_for, about) = (wait.waits_for.as_str(), wait.waits_for.about());
+        Self { waits_for, call: wait.call, about, since: wait.since, until: wait.until }
+    }
 }
 
 /// Why a run has no output.
@@ -195,6 +237,13 @@ fn priority() -> ObjectSchema {
     words(Priority::ALL.map(Priority::as_str)).description(Some(what)).build()
 }
 
+fn durability() -> ObjectSchema {
+    let what = "`ephemeral` (if not said): it ends, as `host_shutdown`, or as `outcome_unknown` if it may have changed \
+        something. `durable`: it goes on where it was; it has no directory `/workspace`. A plugin can say that its runs are \
+        durable in any case.";
+    words([Durability::Ephemeral, Durability::Durable].map(Durability::as_str)).description(Some(what)).build()
+}
+
 fn run_status() -> ObjectSchema {
     words(RunStatus::ALL.map(RunStatus::as_str)).build()
 }
@@ -227,8 +276,11 @@ impl Run {
             user: view.user,
             thread_id: view.thread_id,
             priority: view.priority,
+            durability: view.durability,
+            parent_run_id: view.parent_run_id,
             status: view.status,
             context_status,
+            wait: view.wait.map(WaitBody::from),
             stop_reason: view.stop_reason,
             output: view.output,
             error: view.error.map(|error| RunErrorBody { code: error.code, message: error.message }),
@@ -351,6 +403,7 @@ pub(in crate::api) async fn accept(
         metadata: asked.metadata,
         limits: asked.limits.unwrap_or_default().0,
         priority: asked.priority.unwrap_or_default(),
+        durability: asked.durability.unwrap_or_default(),
         request,
         once,
     };
@@ -360,12 +413,30 @@ pub(in crate::api) async fn accept(
 /// The run as it stands when it has ended, when the time is up, or when the host goes away.
 async fn ended_within(api: &Api, scope: &Scope, accepted: &Accepted, wait: Duration) -> RunView {
     tokio::select! {
-        view = accepted.ended() => return view,
+        view = ended(api, scope, accepted) => if let Some(view) = view {
+            return view;
+        },
         () = tokio::time::sleep(wait) => {}
         () = api.closing.cancelled() => {}
     }
     // It has been accepted, whatever storage says now.
     api.runtime.storage().run(scope, accepted.view.id).await.ok().flatten().unwrap_or_else(|| accepted.view.clone())
+}
+
+/// Waits for the end of a run, also of one that is put away meanwhile. None if that cannot be known.
+async fn ended(api: &Api, scope: &Scope, accepted: &Accepted) -> Option<RunView> {
+    let view = accepted.ended().await;
+    if view.status.is_terminal() {
+        return Some(view);
+    }
+    let mut following = api.runtime.journal().follow(view.id);
+    loop {
+        let view = api.runtime.storage().run(scope, view.id).await.ok().flatten()?;
+        if view.status.is_terminal() {
+            return Some(view);
+        }
+        while !following.changed().await.ended {}
+    }
 }
 
 /// How long the client would wait (RFC 7240). What cannot be read is not asked for.
@@ -565,6 +636,8 @@ mod tests {
             "user",
             "thread_id",
             "priority",
+            "durability",
+            "parent_run_id",
             "status",
             "stop_reason",
             "output",

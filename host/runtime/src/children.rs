@@ -1,0 +1,120 @@
+//! Runs that a run started: how they begin, and that they end with it.
+
+use crate::{
+    bindings::agents::SpawnError,
+    runtime::{AcceptError, Runtime},
+};
+use cofferdam_core::{
+    Json, UserExecutionContext, clock,
+    identity::Scope,
+    ids::{AgentRef, KeyId, RequestId, RunId},
+    quota::LimitsAsked,
+    run::{CancelRequest, RunSpec, RunView},
+    storage::{PluginKind, StorageError, UnfinishedRun},
+};
+use std::time::Duration;
+
+/// How many runs deep a tree is looked through upwards; no quota allows deeper ones.
+const DEPTH_MAX: u32 = 64;
+
+impl Runtime {
+    /// Starts a child of a run, as a call of it. Started again by the same call, it is the same child.
+    pub(crate) async fn start_child(
+        &self,
+        parent: &UserExecutionContext,
+        call: u64,
+        agent: AgentRef,
+        input: Json,
+        limits: LimitsAsked,
+    ) -> Result<RunId, SpawnError> {
+        let unavailable = |why: String| SpawnError::Unavailable(why);
+        let about = self.0.services.plugins.find(&agent);
+        let about = about.ok_or_else(|| SpawnError::UnknownAgent(self.unknown_agent(&agent).to_string()))?;
+        if about.kind != PluginKind::Agent {
+            return Err(SpawnError::Invalid(AcceptError::NotAnAgent(about.name.clone()).to_string()));
+        }
+        let quota = parent.quota();
+        // What is left to the parent can be less than a run of its own could ask for; it is not refused for that.
+        let asked = LimitsAsked { fuel: limits.fuel.map(|fuel| fuel.max(1)), ..limits };
+        let limits = quota.narrow(asked).map_err(|error| SpawnError::Invalid(error.to_string()))?;
+        let own = parent.spec();
+        let id = RunId::of_child(own.id, call);
+        let spec = RunSpec {
+            id,
+            user: own.user.clone(),
+            agent: about.name.clone(),
+            digest: about.digest,
+            request: RequestId::generate(),
+            thread: own.thread.clone(),
+            session: own.session.clone(),
+            parent: Some(own.id),
+            metadata: own.metadata.clone(),
+            input,
+            limits,
+            priority: own.priority,
+            durability: own.durability,
+            created_at: clock::now(),
+        };
+        let scope = parent.scope();
+        let made = self.storage().insert_run(&scope, &spec, None).await;
+        made.map_err(|error| unavailable(format!("the child could not be stored: {error}")))?;
+        self.0.services.counts.accepted();
+        self.go_on(UnfinishedRun::queued(&RunView::queued(&spec)));
+        Ok(id)
+    }
+
+    /// A run of the user's, if it ends within a time.
+    pub(crate) async fn ended_within(
+        &self,
+        scope: &Scope,
+        id: RunId,
+        wait: Duration,
+    ) -> Result<Option<RunView>, StorageError> {
+        if let Some(mut live) = self.live_run(scope, id) {
+            // Whether it has ended by then is read below.
+            let _ = tokio::time::timeout(wait, live.ended.wait_for(Option::is_some)).await;
+        }
+        Ok(self.storage().run(scope, id).await?.filter(|run| run.status.is_terminal()))
+    }
+
+    /// How deep a run is in its tree, and how many runs are below the root; counted to a little more than a bound.
+    pub(crate) async fn tree_of(&self, ctx: &UserExecutionContext, max: u32) -> Result<(u32, u32), StorageError> {
+        let (scope, mut root, mut depth) = (ctx.scope(), ctx.spec().id, 0);
+        let mut parent = ctx.spec().parent;
+        while let Some(above) = parent.filter(|_| depth < DEPTH_MAX) {
+            (root, depth) = (above, depth + 1);
+            parent = self.storage().run(&scope, above).await?.and_then(|run| run.parent_run_id);
+        }
+        let (mut descendants, mut level) = (0, vec![root]);
+        while let Some(run) = level.pop() {
+            let children = self.storage().waits().children(&scope, run).await?;
+            descendants += u32::try_from(children.len()).unwrap_or(u32::MAX);
+            if descendants >= max {
+                break;
+            }
+            level.extend(children);
+        }
+        Ok((depth, descendants))
+    }
+
+    /// Asks a child to stop, in its parent's name.
+    pub(crate) async fn cancel_child(&self, scope: &Scope, parent: RunId, child: RunId) -> Result<(), StorageError> {
+        let by = parent.to_string().parse::<KeyId>();
+        let by = by.map_err(|error| StorageError { doing: "cancel a child", source: error.into() })?;
+        let request = CancelRequest { by, at: clock::now() };
+        self.request_and_stop(scope, child, &request).await
+    }
+
+    /// Ends what a run that has ended has started and that has not.
+    pub(crate) async fn end_children(&self, scope: &Scope, parent: RunId) {
+        let ended = async {
+            for child in self.storage().waits().children(scope, parent).await? {
+                self.cancel_child(scope, parent, child).await?;
+            }
+            Ok::<_, StorageError>(())
+        };
+        if let Err(error) = ended.await {
+            tracing::error!(run = %parent, %error, "the children of a run are not all asked to stop");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Runs that wait: for a time, and for people. They hold nothing, survive a restart, and go on with what they were told.
+
+use crate::server::{Server, User, run, shared};
+use cofferdam_core::quota::Quota;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// All that the probe asks for.
+async fn asker(server: &Server) -> User {
+    let user = server.stranger().await;
+    let grant = json!({"tools": ["*"], "state": "read_write", "workspace": "read_write", "human": true, "agents": ["*"]});
+    server.grant(&user, "probe", &grant).await;
+    user
+}
+
+/// Waits until a run waits, and gives it.
+async fn waiting(user: &User, id: &str) -> Value {
+    let waits = async {
+        loop {
+            let run = user.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK);
+            if run["status"] == "waiting" {
+                return run;
+            }
+            assert!(run["finished_at"].is_null(), "{run}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waits).await.expect("it waits")
+}
+
+fn steps(steps: &[Value]) -> Value {
+    json!({"agent": "probe", "input": {"do": "seq", "steps": steps}})
+}
+
+fn ask() -> Value {
+    let schema = json!({"type": "object", "properties": {"room": {"enum": ["blue", "red"]}}, "required": ["room"]});
+    json!({"do": "ask", "prompt": "Which room?", "schema": schema})
+}
+
+async fn answer(user: &User, id: &str, answer: &Value) -> crate::server::Answer {
+    user.post(&format!("/v1/runs/{id}/input"), &json!({ "answer": answer })).await
+}
+
+#[test]
+fn a_question_is_answered_once_and_the_run_goes_on_with_what_it_had() {
+    run(async {
+        let server = shared().await;
+        let ann = asker(server).await;
+        let before = json!({"do": "state_set", "scope": "user", "key": "k", "text": "v"});
+        let scratch = json!({"do": "std", "op": "write", "path": "/scratch/x", "text": "kept"});
+        let read = json!({"do": "std", "op": "read", "path": "/scratch/x"});
+        let clock = json!({"do": "clock"});
+        let think = |text: &str| json!({"do": "thinking", "text": text});
+        let id = ann
+            .submit(&steps(&[
+                think("before"), before.clone(), scratch, clock.clone(), json!({"do": "random", "bytes": 16}),
+                json!({"do": "print", "stdout": ["a line"]}), ask(), read, clock, think("after"),
+            ]))
+            .await;
+        let run = waiting(&ann, &id).await;
+        let wait = &run["wait"];
+        assert_eq!((&wait["for"], &wait["about"]["prompt"]), (&json!("human"), &json!("Which room?")), "{run:#}");
+        assert!(wait["until"].is_string() && wait["about"]["schema"]["required"] == json!(["room"]), "{run:#}");
+        // Its store is gone, and its slot.
+        let usage = ann.get("/v1/usage").await.is(StatusCode::OK);
+        assert_eq!(usage["now"]["runs_executing"], 0, "{usage:#}");
+        // The event has the question.
+        let events = ann.events(&id).await;
+        let told = events.iter().find(|event| event["type"] == "run_waiting").expect("it is told");
+        assert_eq!((&told["priority"], &told["payload"]["about"]["prompt"]), (&json!(1), &json!("Which room?")));
+        // What does not fit is refused with its place, and the run waits on.
+        let misfit = answer(&ann, &id, &json!({"room": "green"})).await.problem(422, "answer_misfit");
+        assert_eq!(misfit["field"], "answer/room", "{misfit}");
+        answer(&ann, &id, &json!("blue")).await.problem(422, "answer_misfit");
+        ann.post(&format!("/v1/runs/{id}/input"), &json!({"answer": {"room": "red"}, "call": 99}))
+            .await
+            .problem(409, "not_waiting");
+        server.stranger().await.post(&format!("/v1/runs/{id}/input"), &json!({"answer": 1})).await.problem(404, "unknown_run");
+        answer(&ann, &id, &json!({"room": "blue"})).await.is(StatusCode::OK);
+        let again = answer(&ann, &id, &json!({"room": "red"})).await;
+        assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.text);
+        let done = ann.ended(&id).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let output = &done["output"];
+        assert_eq!((&output[6], &output[7]["ok"]), (&json!({"ok": {"room": "blue"}}), &json!("kept")), "{output:#}");
+        // Events are there once, in order, without holes; the state was set once.
+        let events = ann.events(&id).await;
+        let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().expect("a type")).collect();
+        let expected =
+            ["agent_started", "agent_thinking", "log", "run_waiting", "agent_thinking", "agent_completed"];
+        assert_eq!(kinds, expected, "{events:#?}");
+        assert!(events.iter().zip(1_u64..).all(|(event, seq)| event["seq"] == seq), "{events:#?}");
+        assert_eq!(output[1]["ok"], 1, "{output:#}");
+        answer(&ann, &id, &json!({"room": "red"})).await.problem(409, "not_waiting");
+        // And all of it can be replayed.
+        let found = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!((&found["same"], &found["reached"]), (&json!(true), &json!("end")), "{found:#}");
+        assert_eq!(found["fuel"], done["usage"]["fuel"], "what was executed again is not charged again");
+    });
+}
+
+#[test]
+fn what_nobody_answers_has_its_default_or_expires() {
+    run(async {
+        let ann = asker(shared().await).await;
+        let asks = |default: Value| json!({"do": "ask", "prompt": "?", "expires_ms": 300, "default": default});
+        let done = ann.finish(&steps(&[asks(json!(7))])).await;
+        assert_eq!(done["output"], json!([{"ok": 7}]), "{done:#}");
+        let done = ann.finish(&steps(&[json!({"do": "ask", "prompt": "?", "expires_ms": 300})])).await;
+        assert_eq!(done["output"][0]["error"]["kind"], "expired", "{done:#}");
+        // What cannot be asked is told, with why.
+        for (question, kind, why) in [
+            (json!({"do": "ask", "prompt": ""}), "invalid", "prompt"),
+            (json!({"do": "ask", "prompt": "?", "schema": {"type": "nothing"}}), "invalid", "schema"),
+            (json!({"do": "ask", "prompt": "?", "schema": {"$ref": "http://example.com"}}), "invalid", "refers"),
+            (json!({"do": "ask", "prompt": "?", "schema": {"type": "string"}, "default": 1}), "invalid", "default"),
+            (json!({"do": "ask", "prompt": "?", "expires_ms": 0}), "invalid", "expires-ms"),
+        ] {
+            let done = ann.finish(&steps(&[question.clone()])).await;
+            let error = &done["output"][0]["error"];
+            assert_eq!(error["kind"], kind, "{question}: {done:#}");
+            assert!(error["text"].as_str().is_some_and(|text| text.contains(why)), "{question}: {error}");
+        }
+        let bob = shared().await.stranger().await;
+        shared().await.grant(&bob, "probe", &json!({"tools": ["*"]})).await;
+        let done = bob.finish(&steps(&[ask()])).await;
+        assert_eq!(done["output"][0]["error"]["kind"], "denied", "{done:#}");
+        let used = json!({"do": "std", "op": "list", "path": "/workspace"});
+        let done = ann.finish(&steps(&[used, ask()])).await;
+        assert_eq!(done["output"][1]["error"]["kind"], "unavailable", "{done:#}");
+    });
+}
+
+#[test]
+fn a_sleep_is_not_the_runs_time_and_ends_when_it_should() {
+    run(async {
+        let ann = asker(shared().await).await;
+        let begun = Instant::now();
+        let sleeps = json!({
+            "agent": "probe", "limits": {"deadline_ms": 1_000},
+            "input": {"do": "seq", "steps": [{"do": "sleep_until", "in_ms": 1_500}, {"do": "sleep_until", "in_ms": 20}]},
+        });
+        let done = ann.finish(&sleeps).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(1_500) && took < Duration::from_secs(8), "{took:?}");
+        assert!(done["usage"]["wall_ms"].as_u64() < Some(1_000), "{done:#}");
+        let done = ann.finish(&steps(&[json!({"do": "sleep_until", "in_ms": 4_000_000_000_000_u64})])).await;
+        assert_eq!(done["output"][0]["error"]["kind"], "invalid", "{done:#}");
+    });
+}
+
+#[test]
+fn a_run_that_waits_can_be_cancelled_and_outlives_a_restart() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let ann = asker(&server).await;
+        let cancelled = ann.submit(&steps(&[ask()])).await;
+        waiting(&ann, &cancelled).await;
+        ann.post(&format!("/v1/runs/{cancelled}/cancel"), &json!({})).await;
+        let ended = ann.ended(&cancelled).await;
+        assert_eq!(ended["stop_reason"], "cancelled", "{ended:#}");
+        answer(&ann, &cancelled, &json!({"room": "red"})).await.problem(409, "not_waiting");
+        let (asks, sleeps) =
+            (ann.submit(&steps(&[ask()])).await, ann.submit(&steps(&[json!({"do": "sleep_until", "in_ms": 1_200})])).await);
+        waiting(&ann, &asks).await;
+        waiting(&ann, &sleeps).await;
+        let server = server.restart().await;
+        let ann = User::new(&ann.name, &server.app.url(), &ann.key);
+        assert_eq!(ann.ended(&sleeps).await["stop_reason"], "completed");
+        waiting(&ann, &asks).await;
+        answer(&ann, &asks, &json!({"room": "red"})).await.is(StatusCode::OK);
+        let done = ann.ended(&asks).await;
+        assert_eq!(done["output"], json!([{"ok": {"room": "red"}}]), "{done:#}");
+        let listed = ann.get("/v1/runs?status=waiting").await.is(StatusCode::OK);
+        assert_eq!(listed["runs"], json!([]));
+    });
+}
