@@ -10,7 +10,10 @@ fn nothing_is_granted_until_somebody_grants_it() {
         let server = shared().await;
         let ann = server.stranger().await;
         let path = format!("/v1/users/{}/grants/probe", ann.name);
-        assert_eq!(ann.get(&path).await.is(StatusCode::OK), json!({"tools": [], "state": "none", "workspace": "none"}));
+        assert_eq!(
+            ann.get(&path).await.is(StatusCode::OK),
+            json!({"tools": [], "state": "none", "workspace": "none", "agents": [], "human": false})
+        );
         assert_eq!(ann.probe(&json!({"do": "list_tools"})).await, json!([]));
         let call = json!({"do": "call", "name": "file.list"});
         assert_eq!(ann.probe(&call).await["error"]["kind"], "denied");
@@ -49,14 +52,56 @@ fn a_grant_gives_no_more_than_was_declared_and_a_declaration_no_more_than_was_gr
         let path = format!("/v1/users/{}/grants/echo", ann.name);
         let all = json!({"tools": ["*"], "state": "read_write"});
         let answer = server.operator.send(Method::PUT, &path, Some(&all)).await.is(StatusCode::OK);
-        assert_eq!(answer["grant"], json!({"tools": ["*"], "state": "read_write", "workspace": "none"}));
-        assert_eq!(answer["effective"], json!({"tools": [], "state": "none", "workspace": "none"}));
+        assert_eq!(
+            answer["grant"],
+            json!({"tools": ["*"], "state": "read_write", "workspace": "none", "agents": [], "human": false})
+        );
+        assert_eq!(
+            answer["effective"],
+            json!({"tools": [], "state": "none", "workspace": "none", "agents": [], "human": false})
+        );
 
         // A grant is live at the next run, and taken back as quickly.
         server.grant(&ann, "probe", &json!({"tools": ["file.*"]})).await;
         assert_eq!(kind(write.clone()).await, serde_json::Value::Null);
         server.grant(&ann, "probe", &json!({})).await;
         assert_eq!(kind(write).await, "denied");
+    });
+}
+
+#[test]
+fn agents_and_people_are_granted_like_everything_else() {
+    run(async {
+        let server = shared().await;
+        let ann = server.stranger().await;
+        let path = format!("/v1/users/{}/grants/probe", ann.name);
+        let set = async |grant: serde_json::Value| server.operator.send(Method::PUT, &path, Some(&grant)).await;
+        let answer = set(json!({"agents": ["echo", "analyst", "echo"], "human": true})).await.is(StatusCode::OK);
+        let granted =
+            json!({"tools": [], "state": "none", "workspace": "none", "agents": ["analyst", "echo"], "human": true});
+        assert_eq!((&answer["grant"], &answer["effective"]), (&granted, &granted));
+        assert_eq!(answer["declared"]["agents"], json!(["*"]));
+        assert_eq!(ann.get(&path).await.is(StatusCode::OK), granted);
+        let answer = set(json!({"agents": ["*", "echo"]})).await.is(StatusCode::OK);
+        assert_eq!((&answer["grant"]["agents"], &answer["effective"]["human"]), (&json!(["*"]), &json!(false)));
+
+        // `echo` asks for neither.
+        let all = json!({"agents": ["*"], "human": true});
+        let path = format!("/v1/users/{}/grants/echo", ann.name);
+        let answer = server.operator.send(Method::PUT, &path, Some(&all)).await.is(StatusCode::OK);
+        assert_eq!((&answer["effective"]["agents"], &answer["effective"]["human"]), (&json!([]), &json!(false)));
+
+        for bad in [
+            json!({"agents": "*"}),
+            json!({"agents": ["Echo"]}),
+            json!({"agents": ["echo@0.1.0"]}),
+            json!({"agents": [7]}),
+            json!({"human": "yes"}),
+            json!({"agents": (0..65).map(|n| format!("agent-{n}")).collect::<Vec<_>>()}),
+            json!({"durable": true}),
+        ] {
+            set(bad).await.problem(422, "invalid_body");
+        }
     });
 }
 
@@ -89,7 +134,7 @@ fn only_an_operator_grants_and_a_user_sees_only_their_own() {
         assert_eq!(bob.get(&path).await.status, StatusCode::NOT_FOUND, "as if there were no such user");
         assert_eq!(
             server.operator.get(&path).await.is(StatusCode::OK),
-            json!({"tools": [], "state": "none", "workspace": "none"})
+            json!({"tools": [], "state": "none", "workspace": "none", "agents": [], "human": false})
         );
         for bad in [
             json!([]),

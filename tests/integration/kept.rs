@@ -96,7 +96,10 @@ fn a_database_of_the_first_schema_is_brought_up_to_date_and_read_to_the_last_rec
         assert_eq!(names, ["echo", "probe", "units"]);
         assert_eq!(plugins["plugins"][2]["kind"], "tool");
         let grant = olga.get("/v1/users/ann/grants/probe").await.is(StatusCode::OK);
-        assert_eq!(grant, json!({"tools": ["file.*", "units.convert"], "state": "read_write", "workspace": "none"}));
+        assert_eq!(
+            grant,
+            json!({"tools": ["file.*", "units.convert"], "state": "read_write", "workspace": "none", "agents": [], "human": false})
+        );
 
         // What was granted then lets the agent read what it stored then.
         olga.push("probe", guest("probe")).await;

@@ -2,7 +2,7 @@
 
 use crate::{
     server::{Server, guest, run, shared},
-    wat::tools_with_schemas,
+    wat::{agent_needing, tool_asking_people, tool_needing, tools_with_schemas},
 };
 use cofferdam_core::{ids::Digest, quota::Quota};
 use reqwest::{Method, StatusCode};
@@ -19,8 +19,10 @@ fn a_plugin_is_pushed_described_and_listed() {
         assert_eq!((&first["kind"], &first["bytes"]), (&json!("agent"), &json!(component.len())));
         assert_eq!(
             first["needs"],
-            json!({"tools": ["file.*", "units.*"], "state": "read_write", "workspace": "read_write"})
+            json!({"tools": ["effects.*", "file.*", "units.*"], "state": "read_write", "workspace": "read_write",
+                "agents": ["*"], "human": true})
         );
+        assert_eq!(first["durable"], true, "whoever asks people is durable");
         assert!(first["input_schema"].is_object() && first["description"].is_string(), "{first}");
         server.operator.push("pushed-twice", component).await.is(StatusCode::OK);
         let ann = server.stranger().await;
@@ -98,6 +100,51 @@ fn what_is_not_a_plugin_is_refused_and_told_why() {
         let undescribed = Digest::of(&guest("undescribed")).hex();
         let kept = server.dir.path().join(format!("artifacts/{undescribed}.cwasm"));
         assert!(!kept.exists(), "nothing is kept of what is refused");
+    });
+}
+
+#[test]
+fn what_a_plugin_needs_is_told_and_bounded() {
+    run(async {
+        let operator = &shared().await.operator;
+        let pushed = async |name: &str, bytes: Vec<u8>| operator.push(name, bytes).await;
+        let nothing = pushed("needs-nothing", agent_needing("")).await.is(StatusCode::CREATED);
+        assert_eq!(
+            (&nothing["needs"]["agents"], &nothing["needs"]["human"], &nothing["durable"]),
+            (&json!([]), &json!(false), &json!(false))
+        );
+        // In the record of needs, agents are at 12, whether it asks people at 20, and whether it is durable at 21.
+        let durable = pushed("needs-durable", agent_needing("(i32.store8 (i32.const 1085) (i32.const 1))")).await;
+        let durable = durable.is(StatusCode::CREATED);
+        assert_eq!((&durable["needs"], &durable["durable"]), (&nothing["needs"], &json!(true)));
+        let human = pushed("needs-human", agent_needing("(i32.store8 (i32.const 1084) (i32.const 1))")).await;
+        let human = human.is(StatusCode::CREATED);
+        assert_eq!((&human["needs"]["human"], &human["durable"]), (&json!(true), &json!(true)));
+
+        let agents = |count: u32, name: u32| {
+            let mut body = format!("(call $at (i32.const 52) (i32.const 8192) (i32.const {count}))");
+            for n in 0..count {
+                // `$at` counts from 1024, where the description of itself begins.
+                body.push_str(&format!(
+                    "(call $at (i32.const {}) (i32.const {name}) (i32.const 1))",
+                    8192 - 1024 + 8 * n
+                ));
+            }
+            agent_needing(&body)
+        };
+        let all = pushed("needs-agents", agents(64, 4102)).await.is(StatusCode::CREATED);
+        assert_eq!(all["needs"]["agents"], json!(["*"]), "what is said 64 times is said once");
+        let refused = async |bytes: Vec<u8>, code: &str, word: &str| {
+            let problem = operator.push("needs-too-much", bytes).await.problem(422, code);
+            assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(word)), "{word}: {problem}");
+        };
+        refused(agents(65, 4102), "invalid_description", "needs.agents has 65 entries, at most 64").await;
+        refused(agents(1, 4103), "invalid_description", r#"needs.agents "A" names no agent"#).await;
+
+        refused(tool_needing("agents"), "invalid_description", "needs.agents must be empty").await;
+        refused(tool_needing("human"), "invalid_description", "needs.human must be false").await;
+        refused(tool_needing("durable"), "invalid_description", "needs.durable must be false").await;
+        refused(tool_asking_people(), "wrong_world", "let the agent ask").await;
     });
 }
 

@@ -144,6 +144,53 @@ fn state_keeps_versions_and_forgets_what_has_expired() {
 }
 
 #[test]
+fn a_tool_says_whether_it_may_be_called_twice_and_knows_its_call_by_a_key() {
+    run(async {
+        let server = Server::start().await;
+        server.operator.push("effects", guest("effects")).await.is(StatusCode::CREATED);
+        let ann = server.trusted().await;
+        server.grant(&ann, "effects", &json!({"workspace": "read_write"})).await;
+        let tools = ann.probe(&json!({"do": "list_tools"})).await;
+        let idempotent: Vec<_> =
+            tools.as_array().expect("tools").iter().map(|t| (&t["name"], &t["idempotent"])).collect();
+        let expected = [
+            ("effects.append", false),
+            ("effects.put", true),
+            ("file.list", true),
+            ("file.read", true),
+            ("file.write", true),
+            ("units.convert", true),
+            ("units.list", true),
+        ]
+        .map(|(name, idempotent)| (json!(name), json!(idempotent)));
+        assert_eq!(idempotent, expected.iter().map(|(name, idempotent)| (name, idempotent)).collect::<Vec<_>>());
+        let pushed = ann.get("/v1/plugins/effects").await.is(StatusCode::OK);
+        let pushed = pushed["latest"]["tools"].as_array().expect("tools");
+        assert_eq!(pushed.iter().map(|tool| &tool["idempotent"]).collect::<Vec<_>>(), [&json!(false), &json!(true)]);
+
+        // Two calls have two keys, one after the other and side by side.
+        let put = json!({"do": "call", "name": "effects.put", "args": {"dir": "done", "attempts": "attempts"}});
+        let append = json!({"do": "call", "name": "effects.append", "args": {"path": "lines"}});
+        let both = json!({"do": "parallel", "calls": [put, put]});
+        let input = json!({"do": "seq", "steps": [put, append, both]});
+        let run = ann.finish(&json!({"agent": "probe", "input": input})).await;
+        let id = run["id"].as_str().expect("an id");
+        let output = &run["output"];
+        let answers = [&output[0], &output[1], &output[2][0], &output[2][1]];
+        let keys = answers.map(|answer| answer["ok"]["key"].as_str().unwrap_or_else(|| panic!("{run}")));
+        for (n, key) in keys.iter().enumerate() {
+            assert!(key.starts_with(&format!("{id}:")), "{key} is no key of a call of {id}");
+            assert!(!keys[..n].contains(key), "{keys:?}");
+            assert_eq!(answers[n]["ok"]["run_id"], id);
+        }
+        assert_eq!(ann.get("/v1/files/lines").await.text, format!("{}\n", keys[1]));
+        let listed = ann.get("/v1/files?path=done").await.is(StatusCode::OK);
+        assert_eq!(listed["entries"].as_array().map(Vec::len), Some(3), "each call once: {listed}");
+        assert_eq!(ann.get("/v1/files/attempts").await.text.lines().count(), 3);
+    });
+}
+
+#[test]
 fn a_list_of_tools_crosses_as_one_call_may_and_counts_as_the_runs_memory() {
     run(async {
         let server = Server::start_empty(tempfile::tempdir().expect("a directory"), Quota::default()).await;

@@ -18,7 +18,8 @@ const WORLDS: &str = "package test:worlds;
     world tool {
         include cofferdam:agent/tool@0.1.0; import wasi:cli/exit@0.2.0; import wasi:filesystem/preopens@0.2.0;
     }
-    world calling-tool { include tool; import cofferdam:agent/tools@0.1.0; }";
+    world calling-tool { include tool; import cofferdam:agent/tools@0.1.0; }
+    world asking-tool { include tool; import cofferdam:agent/human@0.1.0; }";
 
 /// A component of one of the worlds, `agent` or `tool`, around a core module.
 pub fn component(world: &str, core_wat: &str) -> Vec<u8> {
@@ -92,6 +93,44 @@ pub fn tool_needing_tools() -> Vec<u8> {
     )
 }
 
+/// A tool plugin whose needs have agents, people or durable runs in them, as `field` says.
+pub fn tool_needing(field: &str) -> Vec<u8> {
+    let declares = match field {
+        "agents" => {
+            "(call $at (i32.const 1068) (i32.const 1200) (i32.const 1))
+             (call $at (i32.const 1200) (i32.const 3000) (i32.const 1))"
+        }
+        "human" => "(i32.store8 (i32.const 1076) (i32.const 1))",
+        "durable" => "(i32.store8 (i32.const 1077) (i32.const 1))",
+        other => panic!("{other} is no need"),
+    };
+    Tools { declares, data: r#"(data (i32.const 3000) "*")"#.into(), ..Tools::default() }.plugin(
+        "tool",
+        1,
+        "{}",
+        "(unreachable)",
+    )
+}
+
+/// A tool plugin that imports `human`: of no world that a host offers.
+pub fn tool_asking_people() -> Vec<u8> {
+    let import =
+        r#"(import "cofferdam:agent/human@0.1.0" "ask" (func $ask (param i32 i32 i32 i32 i32 i64 i32 i32 i32 i32)))"#;
+    Tools { world: "asking-tool", imports: import.into(), ..Tools::default() }.plugin("tool", 1, "{}", "(unreachable)")
+}
+
+/// An agent that says nothing of itself but what it needs: what `body` puts into the record of its needs, which begins at
+/// 1064. `*` and a name that no agent can have are at 4102 and 4103.
+pub fn agent_needing(body: &str) -> Vec<u8> {
+    describing(&format!(
+        r#"(i32.store8 (i32.const 4102) (i32.const 42))
+           (i32.store8 (i32.const 4103) (i32.const 65))
+           (drop (call $polite))
+           {body}
+           (i32.const 1024)"#
+    ))
+}
+
 /// A tool plugin with so many tools, each with a schema of so many bytes.
 pub fn tools_with_schemas(tools: usize, schema_bytes: usize, salt: &str) -> Vec<u8> {
     let title = "t".repeat(schema_bytes - r#"{\"title\":\"\"}"#.len() - salt.len());
@@ -127,7 +166,8 @@ impl Tools {
         let mut entries = String::new();
         for n in 0..tools {
             let name = if n == 0 { tool.to_owned() } else { format!("{tool}{n}") };
-            let (at, entry) = (texts + names.len(), list + 24 * n);
+            // Three texts and the word whether it is idempotent, which stays false.
+            let (at, entry) = (texts + names.len(), list + 28 * n);
             names.push_str(&name);
             entries.push_str(&format!(
                 "(call $at (i32.const {entry}) (i32.const {at}) (i32.const {}))

@@ -5,7 +5,7 @@ mod status;
 use crate::{
     clock,
     closing::{Asking, Order},
-    grant::{Access, Effective, Permissions, TOOL_NAME_BYTES_MAX},
+    grant::{Access, AgentPattern, Effective, Permissions, TOOL_NAME_BYTES_MAX},
     identity::Scope,
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
@@ -105,8 +105,9 @@ impl StopSignal {
 pub struct UserExecutionContext {
     spec: Arc<RunSpec>,
     plugin: PluginName,
-    /// Names do not say it: one name can have been an agent's and later a tool plugin's.
-    is_tool: bool,
+    /// The call that a tool executes for, by its number in the run's record; none for the agent itself. Names do not say
+    /// which it is: one name can have been an agent's and later a tool plugin's.
+    tool_call: Option<u64>,
     permissions: Effective,
     quota: LiveQuota,
     began: Instant,
@@ -188,6 +189,10 @@ pub enum Effect<'a> {
     WorkspaceRead,
     /// Change something in the directory `/workspace`.
     WorkspaceWrite,
+    /// Start an agent, by its name without a version.
+    Agent(&'a str),
+    /// Ask people.
+    Human,
 }
 
 /// The effect is not allowed. The text says what is missing and who can mend it.
@@ -369,14 +374,15 @@ impl UserExecutionContext {
     }
 
     /// For a plugin's tool, called from this context: same run, same budget, same end, and only what the tool plugin
-    /// itself declared and was granted.
+    /// itself declared and was granted. The call has a number in the run's record, which is the same when it is made again
+    /// after a crash.
     #[must_use]
-    pub fn tool(&self, plugin: PluginName, permissions: impl Into<Effective>) -> Self {
+    pub fn tool(&self, plugin: PluginName, permissions: impl Into<Effective>, call: u64) -> Self {
         let permissions = permissions.into();
         Self {
             spec: self.spec.clone(),
             plugin,
-            is_tool: true,
+            tool_call: Some(call),
             permissions,
             quota: self.quota.clone(),
             began: self.began,
@@ -388,7 +394,7 @@ impl UserExecutionContext {
     fn new(spec: Arc<RunSpec>, permissions: Effective, quota: LiveQuota, stop: StopSignal) -> Self {
         Self {
             plugin: spec.agent.clone(),
-            is_tool: false,
+            tool_call: None,
             permissions,
             quota,
             began: Instant::now(),
@@ -426,7 +432,13 @@ impl UserExecutionContext {
     /// Whether a tool executes in this context, called by the run's agent, and not the agent itself.
     #[must_use]
     pub const fn is_tool(&self) -> bool {
-        self.is_tool
+        self.tool_call.is_some()
+    }
+
+    /// In a tool: a text that is the same for each attempt at one call, and another for each call.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Option<String> {
+        self.tool_call.map(|call| format!("{}:{call}", self.spec.id))
     }
 
     /// The right to touch this user's data.
@@ -502,6 +514,8 @@ impl UserExecutionContext {
             Effect::StateWrite => self.permissions().state() >= Access::ReadWrite,
             Effect::WorkspaceRead => self.permissions().workspace() >= Access::Read,
             Effect::WorkspaceWrite => self.permissions().workspace() >= Access::ReadWrite,
+            Effect::Agent(name) => self.permissions().allow_agent(name),
+            Effect::Human => self.permissions().human(),
         };
         if allowed {
             return Ok(Permit { scope: self.scope(), plugin: self.plugin.clone(), thread: self.spec.thread.clone() });
@@ -513,30 +527,41 @@ impl UserExecutionContext {
     /// Says on which side it is missing.
     fn denied(&self, effect: Effect<'_>) -> Denied {
         let declared = self.permissions.declared();
-        let none = Access::None;
-        let (what, declared, tool, state, workspace) = match effect {
+        // What the guest wants to do, whether its plugin declared it, and what would have to be granted for it.
+        let nothing = Permissions::none;
+        // A guest chose the name; the message repeats no more of it than a name can have.
+        let shown = |name: &str| -> String { name.chars().take(TOOL_NAME_BYTES_MAX).collect() };
+        let (what, declared, wanted) = match effect {
             Effect::Tool(name) => {
-                // A guest chose the name; the message repeats no more of it than a name can have.
-                let shown: String = name.chars().take(TOOL_NAME_BYTES_MAX).collect();
-                (format!("call {shown:?}"), declared.allow_tool(name), shown.parse().ok(), none, none)
+                let wanted = Permissions::new(shown(name).parse(), Access::None);
+                (format!("call {:?}", shown(name)), declared.allow_tool(name), wanted)
             }
-            Effect::StateRead => ("read state".into(), declared.state() >= Access::Read, None, Access::Read, none),
+            Effect::StateRead => {
+                ("read state".into(), declared.state() >= Access::Read, Permissions::new([], Access::Read))
+            }
             Effect::StateWrite => {
-                ("change state".into(), declared.state() >= Access::ReadWrite, None, Access::ReadWrite, none)
+                ("change state".into(), declared.state() >= Access::ReadWrite, Permissions::new([], Access::ReadWrite))
             }
             Effect::WorkspaceRead => {
-                ("read /workspace".into(), declared.workspace() >= Access::Read, None, none, Access::Read)
+                let declared = declared.workspace() >= Access::Read;
+                ("read /workspace".into(), declared, nothing().with_workspace(Access::Read))
             }
             Effect::WorkspaceWrite => {
                 let declared = declared.workspace() >= Access::ReadWrite;
-                ("change /workspace".into(), declared, None, none, Access::ReadWrite)
+                ("change /workspace".into(), declared, nothing().with_workspace(Access::ReadWrite))
             }
+            Effect::Agent(name) => {
+                // Not as a pattern: whoever asks for `*` is not to have all agents proposed.
+                let wanted = nothing().with_agents(shown(name).parse().map(AgentPattern::Named));
+                (format!("start the agent {:?}", shown(name)), declared.allow_agent(name), wanted)
+            }
+            Effect::Human => ("ask people".into(), declared.human(), nothing().with_human(true)),
         };
         let plugin = self.plugin.clone();
         if !declared {
             return Denied::NotDeclared { what, plugin };
         }
-        let grant = Json::of(&self.permissions.granted_and(tool, state, workspace)).as_str().to_owned();
+        let grant = Json::of(&self.permissions.granted_and(&wanted)).as_str().to_owned();
         Denied::NotGranted { what, plugin, user: self.spec.user.clone(), grant }
     }
 
@@ -717,21 +742,56 @@ mod tests {
         let mut ctx = context(Permissions::none(), &Quota::default());
         ctx.permissions = Effective::of(&declared, &permissions(&["net.*"], Access::None));
         let word = |effect| ctx.authorize(effect).expect_err("denied").to_string();
+        assert!(word(Effect::Tool("file.read")).contains(
+            r#"'{"tools":["file.read","net.*"],"state":"none","workspace":"none","agents":[],"human":false}'"#
+        ));
         assert!(
-            word(Effect::Tool("file.read"))
-                .contains(r#"'{"tools":["file.read","net.*"],"state":"none","workspace":"none"}'"#)
+            word(Effect::StateRead)
+                .contains(r#"'{"tools":["net.*"],"state":"read","workspace":"none","agents":[],"human":false}'"#)
         );
-        assert!(word(Effect::StateRead).contains(r#"'{"tools":["net.*"],"state":"read","workspace":"none"}'"#));
-        for effect in [Effect::Tool("net.get"), Effect::Tool("Not a name"), Effect::StateWrite] {
+        for effect in [
+            Effect::Tool("net.get"),
+            Effect::Tool("Not a name"),
+            Effect::StateWrite,
+            Effect::Agent("echo"),
+            Effect::Agent("Not a name"),
+            Effect::Human,
+        ] {
             assert!(word(effect).contains("needs do not declare it"), "{effect:?}: {}", word(effect));
         }
+    }
+
+    #[test]
+    fn starting_agents_and_asking_people_are_denied_until_they_stand_on_both_sides() {
+        let agents =
+            |names: &[&str]| Permissions::none().with_agents(names.iter().map(|name| name.parse().expect("an agent")));
+        let declared = agents(&["*"]).with_human(true);
+        let mut ctx = context(declared.clone(), &Quota::default());
+        ctx.permissions = Effective::of(&declared, &agents(&["echo"]));
+        assert!(ctx.authorize(Effect::Agent("echo")).is_ok());
+        let word = |effect| ctx.authorize(effect).expect_err("denied").to_string();
+        let probe = word(Effect::Agent("probe"));
+        assert!(probe.contains(r#"may not start the agent "probe" for user "nobody""#), "{probe}");
+        assert!(probe.contains(r#""workspace":"none","agents":["echo","probe"],"human":false}'"#), "{probe}");
+        let people = word(Effect::Human);
+        assert!(
+            people.contains("may not ask people") && people.contains(r#""agents":["echo"],"human":true}'"#),
+            "{people}"
+        );
+        // No grant is proposed for what is no name, and no more of it is repeated than a name can have.
+        for name in ["*", "echo@0.1.0", &"*".repeat(1 << 20)] {
+            let text = word(Effect::Agent(name));
+            assert!(text.len() < 1_000 && text.contains(r#""agents":["echo"]"#), "{text}");
+        }
+        ctx.permissions = Effective::of(&declared, &declared);
+        assert!(ctx.authorize(Effect::Agent("probe")).is_ok() && ctx.authorize(Effect::Human).is_ok());
     }
 
     #[test]
     fn a_tool_context_spends_the_callers_budget_and_has_only_its_own_permissions() {
         let quota = Quota { events_per_run: 2, ..Quota::default() };
         let ctx = context(Permissions::new(["file.read".parse().expect("a tool")], Access::ReadWrite), &quota);
-        let tool = ctx.tool("units".parse().expect("a name"), Permissions::none());
+        let tool = ctx.tool("units".parse().expect("a name"), Permissions::none(), 7);
         assert!(tool.authorize(Effect::Tool("file.read")).is_err());
         assert!(tool.authorize(Effect::StateRead).is_err());
         assert!(tool.take_event(1).is_ok());
@@ -739,8 +799,10 @@ mod tests {
         assert_eq!(tool.take_event(1), Err(BudgetSpent::Events(2)));
         assert_eq!(tool.deadline(), ctx.deadline());
         // Also one of the agent's own name.
-        let namesake = ctx.tool(ctx.plugin().clone(), Permissions::none());
+        let namesake = ctx.tool(ctx.plugin().clone(), Permissions::none(), 8);
         assert_eq!((ctx.is_tool(), tool.is_tool(), namesake.is_tool()), (false, true, true));
+        assert_eq!(ctx.idempotency_key(), None);
+        assert_eq!(tool.idempotency_key(), Some(format!("{}:7", ctx.spec().id)));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What a plugin may do for a user: what the plugin declared *and* what the user was granted.
 
+use crate::ids::PluginName;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-/// How many entries a declaration or a grant may have.
+/// How many tools a declaration or a grant may name.
 pub const TOOL_PATTERNS_MAX: usize = 64;
+/// How many agents a declaration or a grant may name.
+pub const AGENT_PATTERNS_MAX: usize = 64;
 /// How long a tool's full name may be, in bytes.
 pub const TOOL_NAME_BYTES_MAX: usize = 130;
 
@@ -100,6 +103,70 @@ impl fmt::Display for ToolPattern {
     }
 }
 
+/// An agent's name, or all agents (`*`). Without a version: whoever may start an agent may start any version of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum AgentPattern {
+    /// All agents.
+    Any,
+    /// The agent of this name.
+    Named(PluginName),
+}
+
+/// A text that names no agent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} names no agent: write the name it was pushed under, without a version (summary), or all agents (*); a name is 1 to 64 characters of a-z, 0-9 and '-', the first a letter"
+)]
+pub struct InvalidAgentPattern(String);
+
+impl AgentPattern {
+    /// The pattern as it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Any => "*",
+            Self::Named(name) => name.as_str(),
+        }
+    }
+
+    /// Whether everything that `other` means is meant by this too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        *self == Self::Any || self == other
+    }
+}
+
+impl FromStr for AgentPattern {
+    type Err = InvalidAgentPattern;
+    fn from_str(text: &str) -> Result<Self, InvalidAgentPattern> {
+        match text {
+            "*" => Ok(Self::Any),
+            // What is echoed is cut short: it may come from a hostile plugin.
+            _ => text.parse().map(Self::Named).map_err(|_| InvalidAgentPattern(text.chars().take(80).collect())),
+        }
+    }
+}
+
+impl TryFrom<String> for AgentPattern {
+    type Error = InvalidAgentPattern;
+    fn try_from(text: String) -> Result<Self, InvalidAgentPattern> {
+        text.parse()
+    }
+}
+
+impl From<AgentPattern> for String {
+    fn from(pattern: AgentPattern) -> String {
+        pattern.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for AgentPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A set of permissions: what a plugin declares, what a user is granted, or what stands in both. Absent is nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,6 +180,12 @@ pub struct Permissions {
     /// The user's files, as the directory `/workspace`. The tools `file.*` are granted as tools.
     #[serde(default)]
     workspace: Access,
+    /// Agents that may be started.
+    #[serde(default, deserialize_with = "bounded_agents")]
+    agents: BTreeSet<AgentPattern>,
+    /// Questions to people.
+    #[serde(default)]
+    human: bool,
 }
 
 fn bounded_tools<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<ToolPattern>, D::Error> {
@@ -126,23 +199,70 @@ fn bounded_tools<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BT
     Ok(widest(tools))
 }
 
+fn bounded_agents<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<AgentPattern>, D::Error> {
+    let agents = Vec::<AgentPattern>::deserialize(deserializer)?;
+    if agents.len() > AGENT_PATTERNS_MAX {
+        return Err(serde::de::Error::custom(format!(
+            "agents has {} entries, at most {AGENT_PATTERNS_MAX} are allowed; name all agents (*) instead",
+            agents.len()
+        )));
+    }
+    Ok(fewest(agents))
+}
+
 /// The same meaning without the entries that another entry covers, so that equal meanings compare equal.
 fn widest(tools: impl IntoIterator<Item = ToolPattern>) -> BTreeSet<ToolPattern> {
     let all: BTreeSet<_> = tools.into_iter().collect();
     all.iter().filter(|tool| !all.iter().any(|other| other != *tool && other.covers(tool))).cloned().collect()
 }
 
+/// The same for agents, among which only `*` covers others.
+fn fewest(agents: impl IntoIterator<Item = AgentPattern>) -> BTreeSet<AgentPattern> {
+    let mut all: BTreeSet<_> = agents.into_iter().collect();
+    if all.contains(&AgentPattern::Any) {
+        all.retain(|agent| *agent == AgentPattern::Any);
+    }
+    all
+}
+
+/// The patterns whose meaning stands in both of two sets.
+fn in_both<P: Clone>(ours: &BTreeSet<P>, theirs: &BTreeSet<P>, covers: impl Fn(&P, &P) -> bool) -> Vec<P> {
+    let mut both = Vec::new();
+    for our in ours {
+        for their in theirs {
+            if covers(our, their) {
+                both.push(their.clone());
+            } else if covers(their, our) {
+                both.push(our.clone());
+            }
+        }
+    }
+    both
+}
+
 impl Permissions {
-    /// These tools and this access to state, and no directory.
+    /// These tools and this access to state, and nothing else.
     #[must_use]
     pub fn new(tools: impl IntoIterator<Item = ToolPattern>, state: Access) -> Self {
-        Self { tools: widest(tools), state, workspace: Access::None }
+        Self { tools: widest(tools), state, ..Self::default() }
     }
 
     /// The same, and this access to the directory `/workspace`.
     #[must_use]
     pub fn with_workspace(self, workspace: Access) -> Self {
         Self { workspace, ..self }
+    }
+
+    /// The same, and these agents to start.
+    #[must_use]
+    pub fn with_agents(self, agents: impl IntoIterator<Item = AgentPattern>) -> Self {
+        Self { agents: fewest(agents), ..self }
+    }
+
+    /// The same, and questions to people, or none.
+    #[must_use]
+    pub fn with_human(self, human: bool) -> Self {
+        Self { human, ..self }
     }
 
     /// Nothing at all.
@@ -154,20 +274,24 @@ impl Permissions {
     /// What stands in both.
     #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {
-        let mut tools = Vec::new();
-        for ours in &self.tools {
-            for theirs in &other.tools {
-                if ours.covers(theirs) {
-                    tools.push(theirs.clone());
-                } else if theirs.covers(ours) {
-                    tools.push(ours.clone());
-                }
-            }
-        }
         Self {
-            tools: widest(tools),
+            tools: widest(in_both(&self.tools, &other.tools, ToolPattern::covers)),
             state: self.state.min(other.state),
             workspace: self.workspace.min(other.workspace),
+            agents: fewest(in_both(&self.agents, &other.agents, AgentPattern::covers)),
+            human: self.human && other.human,
+        }
+    }
+
+    /// What stands in either.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            tools: widest(self.tools.union(&other.tools).cloned()),
+            state: self.state.max(other.state),
+            workspace: self.workspace.max(other.workspace),
+            agents: fewest(self.agents.union(&other.agents).cloned()),
+            human: self.human || other.human,
         }
     }
 
@@ -203,6 +327,24 @@ impl Permissions {
     pub const fn workspace(&self) -> Access {
         self.workspace
     }
+
+    /// Whether an agent may be started, by its name without a version.
+    #[must_use]
+    pub fn allow_agent(&self, name: &str) -> bool {
+        self.agents.iter().any(|pattern| *pattern == AgentPattern::Any || pattern.as_str() == name)
+    }
+
+    /// The agents that may be started.
+    #[must_use]
+    pub const fn agents(&self) -> &BTreeSet<AgentPattern> {
+        &self.agents
+    }
+
+    /// Whether people may be asked.
+    #[must_use]
+    pub const fn human(&self) -> bool {
+        self.human
+    }
 }
 
 /// What a plugin may do for a user, with where it comes from, so that a denial can say what is missing.
@@ -234,9 +376,8 @@ impl Effective {
 
     /// The grant that there is, and this beside it.
     #[must_use]
-    pub fn granted_and(&self, tool: Option<ToolPattern>, state: Access, workspace: Access) -> Permissions {
-        Permissions::new(self.granted.tools.iter().cloned().chain(tool), self.granted.state.max(state))
-            .with_workspace(self.granted.workspace.max(workspace))
+    pub fn granted_and(&self, more: &Permissions) -> Permissions {
+        self.granted.and(more)
     }
 }
 
@@ -259,19 +400,41 @@ mod tests {
 
     fn permissions() -> impl Strategy<Value = Permissions> {
         let access = prop::sample::select(vec![Access::None, Access::Read, Access::ReadWrite]);
-        (prop::collection::vec(pattern(), 0..5), access.clone(), access)
-            .prop_map(|(tools, state, workspace)| Permissions::new(tools, state).with_workspace(workspace))
+        let agent = prop::sample::select(vec!["*", "analyst", "echo", "probe"])
+            .prop_map(|text| text.parse::<AgentPattern>().expect("an agent"));
+        let agents = prop::collection::vec(agent, 0..4);
+        (prop::collection::vec(pattern(), 0..5), access.clone(), access, agents, any::<bool>()).prop_map(
+            |(tools, state, workspace, agents, human)| {
+                Permissions::new(tools, state).with_workspace(workspace).with_agents(agents).with_human(human)
+            },
+        )
     }
 
     proptest! {
         #[test]
         fn a_grant_only_narrows_a_declaration(declared in permissions(), granted in permissions(), tool in
-            prop::sample::select(vec!["file.read", "file.write", "net.get", "filex.read", "file", "other.x"]))
+            prop::sample::select(vec!["file.read", "file.write", "net.get", "filex.read", "file", "other.x"]), agent in
+            prop::sample::select(vec!["analyst", "echo", "probe", "other", "*", ""]))
         {
             let effective = declared.intersect(&granted);
             prop_assert_eq!(effective.allow_tool(tool), declared.allow_tool(tool) && granted.allow_tool(tool));
             prop_assert_eq!(effective.state(), declared.state().min(granted.state()));
             prop_assert_eq!(effective.workspace(), declared.workspace().min(granted.workspace()));
+            prop_assert_eq!(effective.allow_agent(agent), declared.allow_agent(agent) && granted.allow_agent(agent));
+            prop_assert_eq!(effective.human(), declared.human() && granted.human());
+        }
+
+        #[test]
+        fn what_a_denial_proposes_adds_to_a_grant_and_takes_nothing_away(granted in permissions(), more in permissions()) {
+            let proposed = Effective::of(&Permissions::none(), &granted).granted_and(&more);
+            prop_assert_eq!(proposed.intersect(&granted), granted.clone());
+            prop_assert_eq!(proposed.intersect(&more), more.clone());
+        }
+
+        #[test]
+        fn what_is_written_is_read_back(permissions in permissions()) {
+            let written = serde_json::to_string(&permissions).expect("writes");
+            prop_assert_eq!(serde_json::from_str::<Permissions>(&written).expect("reads"), permissions);
         }
 
         #[test]
@@ -295,10 +458,36 @@ mod tests {
             r#"{"tools":"*"}"#,
             r#"{"state":"all"}"#,
             r#"{"workspace":true}"#,
+            r#"{"agents":"*"}"#,
+            r#"{"agents":["Echo"]}"#,
+            r#"{"agents":["echo@0.1.0"]}"#,
+            r#"{"agents":["echo*"]}"#,
+            r#"{"agents":[""]}"#,
+            r#"{"human":"read"}"#,
             "null",
         ] {
             assert!(serde_json::from_str::<Permissions>(text).is_err(), "{text} was taken");
         }
+    }
+
+    #[test]
+    fn a_document_names_as_many_agents_as_it_may_and_no_more() {
+        let read = |count: usize| {
+            let agents: Vec<_> = (0..count).map(|n| format!("agent-{n}")).collect();
+            serde_json::from_value::<Permissions>(serde_json::json!({"agents": agents}))
+        };
+        assert_eq!(read(AGENT_PATTERNS_MAX).expect("as many as may be").agents().len(), AGENT_PATTERNS_MAX);
+        let refused = read(AGENT_PATTERNS_MAX + 1).expect_err("one too many").to_string();
+        assert!(refused.contains("agents has 65 entries, at most 64"), "{refused}");
+    }
+
+    #[test]
+    fn all_agents_are_said_once() {
+        let all: Permissions = serde_json::from_str(r#"{"agents":["echo","*","probe"]}"#).expect("reads");
+        assert_eq!(all, Permissions::none().with_agents([AgentPattern::Any]));
+        assert!(all.allow_agent("echo") && all.allow_agent("anything-else"));
+        let one = Permissions::none().with_agents(["echo".parse().expect("an agent")]);
+        assert!(one.allow_agent("echo") && !one.allow_agent("echo2") && !one.allow_agent("ech"));
     }
 
     #[test]

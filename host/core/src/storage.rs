@@ -263,11 +263,12 @@ impl PluginVersion {
     pub fn described_bytes(&self) -> usize {
         let schema = |schema: &Option<Json>| schema.as_ref().map_or(0, |schema| schema.as_str().len());
         let tool = |tool: &ToolDescription| tool.name.len() + tool.description.len() + tool.input_schema.as_str().len();
-        let needs = self.needs.tools().iter().map(|pattern| pattern.as_str().len());
+        let tools = self.needs.tools().iter().map(|pattern| pattern.as_str().len());
+        let agents = self.needs.agents().iter().map(|pattern| pattern.as_str().len());
         self.title.len()
             + self.version.len()
             + self.description.len()
-            + needs.sum::<usize>()
+            + tools.chain(agents).sum::<usize>()
             + schema(&self.input_schema)
             + schema(&self.output_schema)
             + self.tools.iter().map(tool).sum::<usize>()

@@ -478,7 +478,7 @@ impl Call {
         };
         let granted = self.services.grants.get(&self.ctx.scope(), name).await.map_err(HostFailure::storage)?;
         let permissions = Effective::of(&about.needs, &granted.unwrap_or_default());
-        let ctx = Arc::new(self.ctx.tool(name.clone(), permissions));
+        let ctx = Arc::new(self.ctx.tool(name.clone(), permissions, self.number));
         let sandbox = Sandbox::open(
             &self.services,
             plugin,

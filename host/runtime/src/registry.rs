@@ -18,7 +18,7 @@ use cofferdam_core::{
     Json, UserExecutionContext, clock,
     context::DESCRIPTION_LIMITS,
     fault::Fault,
-    grant::{Access, Permissions, TOOL_PATTERNS_MAX, ToolPattern, is_tool_verb},
+    grant::{AGENT_PATTERNS_MAX, Access, AgentPattern, Permissions, TOOL_PATTERNS_MAX, ToolPattern, is_tool_verb},
     identity::Operator,
     ids::{Digest, PluginName, UserId, is_version},
     quota::{PLUGIN_BYTES_MAX, PLUGIN_DESCRIPTIONS_BYTES_MAX, PLUGIN_VERSIONS_MAX},
@@ -421,16 +421,29 @@ impl Registry {
         match kind {
             PluginKind::Agent => {
                 let said = guests.run(sandbox.describe_agent()).await.ok_or_else(ended)?.map_err(of_stop)?;
+                let durable = said.needs.durable;
                 let mut about = about(said.name, said.version, said.description, checked_needs(said.needs)?)?;
+                // People take their time, and a host may end and start again before they answer.
+                about.durable = durable || about.needs.human();
                 about.input_schema = Some(schema("input-schema", said.input_schema)?);
                 about.output_schema = Some(schema("output-schema", said.output_schema)?);
                 Ok(about)
             }
             PluginKind::Tool => {
                 let said = guests.run(sandbox.describe_tool()).await.ok_or_else(ended)?.map_err(of_stop)?;
+                let durable = said.needs.durable;
                 let needs = checked_needs(said.needs)?;
                 if !needs.tools().is_empty() {
                     return Err(invalid("needs.tools", "must be empty: a tool plugin calls no other tools"));
+                }
+                if !needs.agents().is_empty() {
+                    return Err(invalid("needs.agents", "must be empty: a tool plugin starts no agents"));
+                }
+                if needs.human() {
+                    return Err(invalid("needs.human", "must be false: a tool plugin asks no people"));
+                }
+                if durable {
+                    return Err(invalid("needs.durable", "must be false: a tool plugin has no runs of its own"));
                 }
                 let mut about = about(said.name, said.version, said.description, needs)?;
                 about.tools = checked_tools(said.tools)?;
@@ -505,6 +518,11 @@ fn check(engine: &wasmtime::Engine, component: &Component) -> Result<PluginKind,
             "it is a tool plugin and imports {TOOLS}: a tool calls no other tools, nor itself; let the agent call both, and hand the answer of one to the other"
         )));
     }
+    if kind == PluginKind::Tool && component_type.imports(engine).any(|(name, _)| name.starts_with(HUMAN)) {
+        return Err(PushError::WrongWorld(format!(
+            "it is a tool plugin and imports {HUMAN}: a tool cannot wait for people; let the agent ask, and hand the answer to the tool"
+        )));
+    }
     let too_many = |what: String, max| Err(PushError::TooManyResources { what, max });
     match component.resources_required() {
         None => return Err(PushError::WrongWorld("it imports core modules".into())),
@@ -527,8 +545,10 @@ fn check(engine: &wasmtime::Engine, component: &Component) -> Result<PluginKind,
     Ok(kind)
 }
 
-/// The interface that only agents may import.
+/// An interface that only agents may import.
 const TOOLS: &str = "cofferdam:agent/tools@0.1.0";
+/// Another.
+const HUMAN: &str = "cofferdam:agent/human@0.1.0";
 
 /// Whether an import has a name that the host knows. Whether it also has the right type is for the linker to say.
 fn is_offered(name: &str) -> bool {
@@ -538,7 +558,7 @@ fn is_offered(name: &str) -> bool {
         "cofferdam:agent/events@0.1.0",
         TOOLS,
         "cofferdam:agent/state@0.1.0",
-        "cofferdam:agent/human@0.1.0",
+        HUMAN,
         "cofferdam:agent/agents@0.1.0",
         "cofferdam:agent/tool-plugins@0.1.0",
         "wasi:cli/environment@0.2",
@@ -627,12 +647,21 @@ fn checked_needs(needs: bindings::types::Needs) -> Result<Permissions, PushError
     }
     let tools = needs.tools.iter().map(|text| text.parse::<ToolPattern>());
     let tools = tools.collect::<Result<Vec<_>, _>>().map_err(|e| invalid("needs.tools", e.to_string()))?;
+    if needs.agents.len() > AGENT_PATTERNS_MAX {
+        return Err(invalid(
+            "needs.agents",
+            format!("has {} entries, at most {AGENT_PATTERNS_MAX} are allowed", needs.agents.len()),
+        ));
+    }
+    let agents = needs.agents.iter().map(|text| text.parse::<AgentPattern>());
+    let agents = agents.collect::<Result<Vec<_>, _>>().map_err(|e| invalid("needs.agents", e.to_string()))?;
     let access = |access| match access {
         bindings::types::Access::None => Access::None,
         bindings::types::Access::Read => Access::Read,
         bindings::types::Access::ReadWrite => Access::ReadWrite,
     };
-    Ok(Permissions::new(tools, access(needs.state)).with_workspace(access(needs.workspace)))
+    let permissions = Permissions::new(tools, access(needs.state)).with_workspace(access(needs.workspace));
+    Ok(permissions.with_agents(agents).with_human(needs.human))
 }
 
 fn checked_tools(tools: Vec<bindings::types::Tool>) -> Result<Vec<ToolDescription>, PushError> {

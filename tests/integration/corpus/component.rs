@@ -310,7 +310,7 @@ impl Core {
 }
 
 /// What a well-behaved guest says of itself, laid out at address 3072: name, version, description, two schemas, and its
-/// needs, of which the first is a list of one text.
+/// needs: tools, a list of one text, access to state and to the workspace, agents, people, durable runs.
 fn descriptor(encoding: StringEncoding) -> String {
     let unit = if encoding == StringEncoding::UTF8 { 1 } else { 2 };
     let mut record: Vec<u8> = Vec::new();
@@ -328,8 +328,9 @@ fn descriptor(encoding: StringEncoding) -> String {
     add("file.*", &mut tools);
     record.extend(3168_u32.to_le_bytes());
     record.extend(1_u32.to_le_bytes());
-    // State: read and write. Workspace: none.
-    record.extend([2, 0]);
+    // State: read and write. Workspace: none. Two bytes that align what follows: no agents, no people, not durable.
+    record.extend([2, 0, 0, 0]);
+    record.extend([0; 8 + 2]);
     let data = |address: u32, bytes: &[u8]| {
         let escaped: String = bytes.iter().map(|byte| format!("\\{byte:02x}")).collect();
         format!("(data (i32.const {address}) \"{escaped}\")")

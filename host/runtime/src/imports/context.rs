@@ -84,7 +84,7 @@ fn info(guest: &Guest) -> Info {
         thread_id: spec.thread.to_string(),
         session_id: spec.session.as_ref().map(ToString::to_string),
         metadata: spec.metadata.as_str().to_owned(),
-        idempotency_key: None,
+        idempotency_key: guest.ctx.idempotency_key(),
     }
 }
 

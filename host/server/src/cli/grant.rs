@@ -33,7 +33,7 @@ enum GrantVerb {
         user: String,
         /// The plugin.
         plugin: String,
-        /// What: {"tools": ["file.*"], "state": "none"|"read"|"read_write", "workspace": …}, or @FILE. What is left out is nothing.
+        /// What: {"tools": ["file.*"], "state": "none"|"read"|"read_write", "workspace": …, "agents": ["echo"], "human": true}, or @FILE. What is left out is nothing.
         #[arg(value_name = "JSON|@FILE|-")]
         grant: String,
     },

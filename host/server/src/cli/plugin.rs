@@ -47,6 +47,7 @@ struct Plugin<'a> {
     title: String,
     description: String,
     needs: Permissions,
+    durable: bool,
     #[serde(borrow)]
     input_schema: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -63,6 +64,7 @@ struct Tool<'a> {
     description: String,
     #[serde(borrow)]
     input_schema: &'a RawValue,
+    idempotent: bool,
 }
 
 #[derive(Deserialize)]
@@ -159,13 +161,17 @@ fn inspect(plugin: &PluginVersions<'_>) -> Result<(), Failure> {
     line(&format!("bytes         {}", latest.bytes))?;
     line(&format!("pushed at     {}", printable(&latest.pushed_at)))?;
     line(&format!("needs         {}", Json::of(&latest.needs).as_str()))?;
+    if latest.durable {
+        line("durable       its runs go on where they were when the host is started again")?;
+    }
     for (name, schema) in [("input schema ", latest.input_schema), ("output schema", latest.output_schema)] {
         if let Some(schema) = schema {
             line(&format!("{name} {}", json_line(schema.get())))?;
         }
     }
     for tool in &latest.tools {
-        line(&format!("tool          {}: {}", printable(&tool.name), printable(&tool.description)))?;
+        let idempotent = if tool.idempotent { " (idempotent)" } else { "" };
+        line(&format!("tool          {}{idempotent}: {}", printable(&tool.name), printable(&tool.description)))?;
         line(&format!("              {}", json_line(tool.input_schema.get())))?;
     }
     for version in &plugin.versions {

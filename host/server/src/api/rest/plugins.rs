@@ -54,6 +54,8 @@ pub(crate) struct Plugin {
     /// What it asks to be granted.
     #[schema(value_type = PermissionsBody)]
     needs: Permissions,
+    /// Whether its runs are durable: a host that is killed goes on with them where they were.
+    durable: bool,
     /// JSON Schema of an agent's input; null for a tool plugin.
     #[schema(value_type = Option<Value>, required = true)]
     input_schema: Option<Json>,
@@ -91,6 +93,9 @@ pub(crate) struct Tool {
     description: String,
     /// JSON Schema of the arguments.
     input_schema: serde_json::Value,
+    /// Whether a second call with the same arguments, of which nobody knows whether the first one came to its end, does no
+    /// harm.
+    idempotent: bool,
 }
 
 /// What may be done, or is asked for. What is left out is nothing.
@@ -107,6 +112,12 @@ pub(crate) struct PermissionsBody {
     /// The user's files, as the directory `/workspace`. The tools `file.*` are granted as tools.
     #[schema(required = false)]
     workspace: AccessWord,
+    /// Agents to start, by name without a version, or all (`*`). At most 64 entries.
+    #[schema(required = false)]
+    agents: Vec<String>,
+    /// Questions to people.
+    #[schema(required = false)]
+    human: bool,
 }
 
 /// How far a permission goes.
@@ -132,6 +143,7 @@ impl From<&PluginVersion> for Plugin {
             title: plugin.title.clone(),
             description: plugin.description.clone(),
             needs: plugin.needs.clone(),
+            durable: plugin.durable,
             input_schema: plugin.input_schema.clone(),
             output_schema: plugin.output_schema.clone(),
             tools: plugin.tools.clone(),
