@@ -108,6 +108,12 @@ fn handles() -> Vec<Scenario> {
         traps("lends a call to a list of timers", {
             "(i32.store (i32.const 4200) (local.get $h)) (call $poll (i32.const 4200) (i32.const 1) RET)"
         }),
+        traps("takes a call for a child", "(call $child_wait (local.get $h) RET)"),
+        traps("drops a call as if it were a child", "(call $child_drop (local.get $h))"),
+        calls("waits for a child that it never started", "(call $child_wait (i32.const 1) RET)").traps(),
+        calls("asks for the run of a child that it never started", "(call $child_id (i32.const 0) RET)").traps(),
+        calls("cancels a child that it never started", "(call $child_cancel (i32.const -1))").traps(),
+        calls("takes a stream for a child", "(call $child_cancel (call $stdout))").traps(),
         calls("keeps a call under way to its end", start),
         wat("starts a call, and calls the host when it is asked for room for the answer", {
             guest("(call $tools_call TOOL ARGS RET) (call $ok)")
@@ -143,6 +149,9 @@ fn handles() -> Vec<Scenario> {
     ]
 }
 
+/// A child without limits of its own.
+const UNLIMITED: &str = "(i32.const 0) (i64.const 0) (i32.const 0) (i64.const 0) (i32.const 0) (i64.const 0)";
+
 /// Bytes that are no text, to each function that takes one.
 fn not_text() -> Vec<Scenario> {
     let none = "(i32.const 0) (i64.const 0)";
@@ -167,6 +176,11 @@ fn not_text() -> Vec<Scenario> {
             "lists state after a key",
             "(call $state_list (i32.const 1) KEY (i32.const 1) BAD (i32.const 9) RET)".to_owned(),
         ),
+        ("asks people", format!("(call $ask_people BAD ARGS {none} (i32.const 0) NOTHING RET)")),
+        ("gives a schema to people", format!("(call $ask_people KEY BAD {none} (i32.const 0) NOTHING RET)")),
+        ("has an answer for people", format!("(call $ask_people KEY ARGS {none} (i32.const 1) BAD RET)")),
+        ("names an agent to start", format!("(call $spawn BAD NULL {UNLIMITED} RET)")),
+        ("gives input to an agent", format!("(call $spawn KEY BAD {UNLIMITED} RET)")),
         ("compares and swaps", format!("(call $state_cas (i32.const 1) BAD {none} KEY {none} RET)")),
     ]
     .into_iter()
@@ -191,6 +205,13 @@ fn giants() -> Vec<Scenario> {
             format!("(call $state_set (i32.const 1) KEY {beyond} (i32.const 0) (i64.const 0) RET) (call $refused)")
         }),
         calls("names a tool with a MiB", format!("(call $tools_call {beyond} ARGS RET) (call $refused)")),
+        calls("hands 5 MiB of input to an agent", format!("(call $spawn KEY {mib_5} {UNLIMITED} RET)")).traps(),
+        calls("names an agent with a MiB", format!("(call $spawn {beyond} NULL {UNLIMITED} RET) (call $refused)")),
+        calls("asks people a MiB", {
+            let none = "(i32.const 0) (i64.const 0) (i32.const 0) (i32.const 0) (i32.const 0)";
+            format!("(call $ask_people {beyond} ARGS {none} RET) (call $refused)")
+        }),
+        calls("sleeps until the end of time", "(call $sleep_until (i64.const -1) RET) (call $refused)".to_owned()),
         calls("names a key with a MiB", format!("(call $state_get (i32.const 1) {beyond} RET) (call $refused)")),
         hostile("emits events of 2 MiB of each kind", json!({"scenario": "giant_events"})),
         hostile("emits an event of 64 MiB", json!({"scenario": "giant_events", "bytes": 64 << 20})).traps(),
@@ -217,6 +238,10 @@ fn forgeries() -> Vec<Scenario> {
         ungranted("writes state that was not granted", {
             "(call $state_set (i32.const 1) KEY KEY (i32.const 0) (i64.const 0) RET)"
         }),
+        ungranted("asks people, which was not granted", {
+            "(call $ask_people KEY ARGS (i32.const 0) (i64.const 0) (i32.const 0) NOTHING RET)"
+        }),
+        ungranted("starts an agent that was not granted", &format!("(call $spawn KEY NULL {UNLIMITED} RET)")),
         wat("gives up because it was denied what it had asked for", {
             guest(format!("(call $state_get (i32.const 1) KEY RET) {denied}"))
         })

@@ -105,6 +105,7 @@ const WORLDS: &str = "package corpus:guest;
 const IMPORTS: &[(&str, &str, &str, &str)] = &[
     ("get", CONTEXT, "get", "(param i32)"),
     ("budget", CONTEXT, "budget", "(param i32)"),
+    ("sleep_until", CONTEXT, "sleep-until", "(param i64 i32)"),
     ("thinking", EVENTS, "thinking", "(param i32 i32 i32)"),
     ("progress", EVENTS, "progress", "(param f64 i32 i32 i32)"),
     ("emit", EVENTS, "emit", "(param i32 i32 i32 i32 i32)"),
@@ -120,6 +121,12 @@ const IMPORTS: &[(&str, &str, &str, &str)] = &[
     ("state_delete", STATE, "delete", "(param i32 i32 i32 i32)"),
     ("state_list", STATE, "list", "(param i32 i32 i32 i32 i32 i32 i32 i32)"),
     ("state_cas", STATE, "compare-and-swap", "(param i32 i32 i32 i32 i64 i32 i32 i32 i64 i32)"),
+    ("ask_people", "cofferdam:agent/human@0.1.0", "ask", "(param i32 i32 i32 i32 i32 i64 i32 i32 i32 i32)"),
+    ("spawn", AGENTS, "spawn", "(param i32 i32 i32 i32 i32 i64 i32 i64 i32 i64 i32)"),
+    ("child_id", AGENTS, "[method]child.id", "(param i32 i32)"),
+    ("child_wait", AGENTS, "[method]child.wait", "(param i32 i32)"),
+    ("child_cancel", AGENTS, "[method]child.cancel", "(param i32)"),
+    ("child_drop", AGENTS, "[resource-drop]child", "(param i32)"),
     ("poll", "wasi:io/poll@0.2.6", "poll", "(param i32 i32 i32)"),
     ("pollable_ready", "wasi:io/poll@0.2.6", "[method]pollable.ready", "(param i32) (result i32)"),
     ("pollable_block", "wasi:io/poll@0.2.6", "[method]pollable.block", "(param i32)"),
@@ -169,6 +176,7 @@ const CONTEXT: &str = "cofferdam:agent/context@0.1.0";
 const EVENTS: &str = "cofferdam:agent/events@0.1.0";
 const TOOLS: &str = "cofferdam:agent/tools@0.1.0";
 const STATE: &str = "cofferdam:agent/state@0.1.0";
+const AGENTS: &str = "cofferdam:agent/agents@0.1.0";
 const STREAMS: &str = "wasi:io/streams@0.2.6";
 const MONOTONIC: &str = "wasi:clocks/monotonic-clock@0.2.6";
 

@@ -7,8 +7,8 @@ use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cofferdam_sdk::{
-    Access, Agent, AskError, Child, ChildError, ChildLimits, Context, Error, EventError, Level, Needs, Pending, Question,
-    Scope, SpawnError, State, StateError, ToolError, WaitError, export_agent,
+    Access, Agent, AskError, Child, ChildError, ChildLimits, Context, Error, EventError, Level, Needs, Pending,
+    Question, Scope, SpawnError, State, StateError, ToolError, WaitError, export_agent,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
