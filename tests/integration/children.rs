@@ -81,7 +81,8 @@ fn children_end_with_their_parent_and_on_its_word() {
         assert_eq!(done["stop_reason"], "completed", "{done:#}");
         let child = ann.ended(done["output"][0]["id"].as_str().expect("an id")).await;
         assert_eq!((&child["stop_reason"], &child["cancelled_by"]), (&json!("cancelled"), &done["id"]), "{child:#}");
-        let cancelled = json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": 30_000}, "cancel": true});
+        let cancelled =
+            json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": 30_000}, "cancel": true});
         let done = ann.finish(&with(&[cancelled])).await;
         assert!(done["output"][0]["answer"]["error"].to_string().contains("cancelled"), "{done:#}");
         // A cancel of the parent, while it waits, reaches them.

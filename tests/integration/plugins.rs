@@ -22,7 +22,7 @@ fn a_plugin_is_pushed_described_and_listed() {
             json!({"tools": ["effects.*", "file.*", "units.*"], "state": "read_write", "workspace": "read_write",
                 "agents": ["*"], "human": true})
         );
-        assert_eq!(first["durable"], true, "whoever asks people is durable");
+        assert_eq!(first["durable"], false, "who asks people waits, and what waits outlives its host in any case");
         assert!(first["input_schema"].is_object() && first["description"].is_string(), "{first}");
         server.operator.push("pushed-twice", component).await.is(StatusCode::OK);
         let ann = server.stranger().await;
@@ -119,7 +119,7 @@ fn what_a_plugin_needs_is_told_and_bounded() {
         assert_eq!((&durable["needs"], &durable["durable"]), (&nothing["needs"], &json!(true)));
         let human = pushed("needs-human", agent_needing("(i32.store8 (i32.const 1084) (i32.const 1))")).await;
         let human = human.is(StatusCode::CREATED);
-        assert_eq!((&human["needs"]["human"], &human["durable"]), (&json!(true), &json!(true)));
+        assert_eq!((&human["needs"]["human"], &human["durable"]), (&json!(true), &json!(false)));
 
         let agents = |count: u32, name: u32| {
             let mut body = format!("(call $at (i32.const 52) (i32.const 8192) (i32.const {count}))");

@@ -233,6 +233,30 @@ async fn is_met(server: &Server, name: &str) {
             assert_eq!(run["stop_reason"], "output_too_large", "{run}");
             told(&run["error"], "at most 1024");
         }
+        "runs_waiting" => {
+            to(1).await;
+            let ask = json!({"do": "ask", "prompt": "?"});
+            let first = user.submit(&json!({"agent": "probe", "input": ask})).await;
+            while user.get(&format!("/v1/runs/{first}")).await.is(StatusCode::OK)["status"] != "waiting" {
+                tokio::task::yield_now().await;
+            }
+            told(&last_of(&user, &[ask]).await, "1 runs of this user wait");
+            cancel(&user, &first).await;
+        }
+        "wait_ms" => {
+            to(1_000).await;
+            told(&last_of(&user, &[json!({"do": "sleep_until", "in_ms": 5_000})]).await, "1000 ms");
+        }
+        "children_per_run" | "descendants_per_run" => {
+            to(1).await;
+            let child = json!({"do": "spawn", "agent": "echo", "input": 1});
+            told(&last_of(&user, &[child.clone(), child]).await, "too_many");
+        }
+        "child_depth" => {
+            to(1).await;
+            let child = json!({"do": "spawn", "agent": "echo", "input": 1});
+            told(&last_of(&user, &[json!({"do": "spawn", "agent": "probe", "input": child})]).await, "too_many");
+        }
         "sockets_at_once" => {
             to(1).await;
             let open = crate::sockets::Ws::open(&user, &server.app.url()).await;
@@ -291,7 +315,14 @@ async fn ended_days_ago(server: &Server, user: &User, days: i64) {
         created_at: then,
     };
     storage.insert_run(&scope, &spec, None).await.expect("kept");
-    let batch = RunBatch { run: id, started_at: Some(then), effects: false, events: Vec::new(), chunks: Vec::new(), wait: None };
+    let batch = RunBatch {
+        run: id,
+        started_at: Some(then),
+        effects: false,
+        events: Vec::new(),
+        chunks: Vec::new(),
+        wait: None,
+    };
     let end = RunEnd {
         stop_reason: StopReason::Completed,
         output: None,
@@ -316,6 +347,11 @@ fn every_limit_that_can_be_set_is_met_by_a_guest() {
         runs_at_once: _,
         runs_queued: _,
         queue_wait_ms: _,
+        children_per_run: _,
+        descendants_per_run: _,
+        child_depth: _,
+        runs_waiting: _,
+        wait_ms: _,
         tool_calls_per_run: _,
         tool_calls_in_flight: _,
         host_calls_per_run: _,

@@ -118,7 +118,10 @@ impl Server {
     pub async fn trusted(&self) -> User {
         let user = self.stranger().await;
         for agent in ["probe", "hostile"] {
-            self.grant(&user, agent, &json!({"tools": ["*"], "state": "read_write", "workspace": "read_write"})).await;
+            let grant = json!({
+                "tools": ["*"], "state": "read_write", "workspace": "read_write", "agents": ["*"], "human": true,
+            });
+            self.grant(&user, agent, &grant).await;
         }
         user
     }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// All that the probe asks for.
 async fn asker(server: &Server) -> User {
     let user = server.stranger().await;
-    let grant = json!({"tools": ["*"], "state": "read_write", "workspace": "read_write", "human": true, "agents": ["*"]});
+    let grant =
+        json!({"tools": ["*"], "state": "read_write", "workspace": "read_write", "human": true, "agents": ["*"]});
     server.grant(&user, "probe", &grant).await;
     user
 }
@@ -54,8 +55,16 @@ fn a_question_is_answered_once_and_the_run_goes_on_with_what_it_had() {
         let think = |text: &str| json!({"do": "thinking", "text": text});
         let id = ann
             .submit(&steps(&[
-                think("before"), before.clone(), scratch, clock.clone(), json!({"do": "random", "bytes": 16}),
-                json!({"do": "print", "stdout": ["a line"]}), ask(), read, clock, think("after"),
+                think("before"),
+                before.clone(),
+                scratch,
+                clock.clone(),
+                json!({"do": "random", "bytes": 16}),
+                json!({"do": "print", "stdout": ["a line"]}),
+                ask(),
+                read,
+                clock,
+                think("after"),
             ]))
             .await;
         let run = waiting(&ann, &id).await;
@@ -76,7 +85,12 @@ fn a_question_is_answered_once_and_the_run_goes_on_with_what_it_had() {
         ann.post(&format!("/v1/runs/{id}/input"), &json!({"answer": {"room": "red"}, "call": 99}))
             .await
             .problem(409, "not_waiting");
-        server.stranger().await.post(&format!("/v1/runs/{id}/input"), &json!({"answer": 1})).await.problem(404, "unknown_run");
+        server
+            .stranger()
+            .await
+            .post(&format!("/v1/runs/{id}/input"), &json!({"answer": 1}))
+            .await
+            .problem(404, "unknown_run");
         answer(&ann, &id, &json!({"room": "blue"})).await.is(StatusCode::OK);
         let again = answer(&ann, &id, &json!({"room": "red"})).await;
         assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.text);
@@ -87,8 +101,7 @@ fn a_question_is_answered_once_and_the_run_goes_on_with_what_it_had() {
         // Events are there once, in order, without holes; the state was set once.
         let events = ann.events(&id).await;
         let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().expect("a type")).collect();
-        let expected =
-            ["agent_started", "agent_thinking", "log", "run_waiting", "agent_thinking", "agent_completed"];
+        let expected = ["agent_started", "agent_thinking", "log", "run_waiting", "agent_thinking", "agent_completed"];
         assert_eq!(kinds, expected, "{events:#?}");
         assert!(events.iter().zip(1_u64..).all(|(event, seq)| event["seq"] == seq), "{events:#?}");
         assert_eq!(output[1]["ok"], 1, "{output:#}");
@@ -162,8 +175,10 @@ fn a_run_that_waits_can_be_cancelled_and_outlives_a_restart() {
         let ended = ann.ended(&cancelled).await;
         assert_eq!(ended["stop_reason"], "cancelled", "{ended:#}");
         answer(&ann, &cancelled, &json!({"room": "red"})).await.problem(409, "not_waiting");
-        let (asks, sleeps) =
-            (ann.submit(&steps(&[ask()])).await, ann.submit(&steps(&[json!({"do": "sleep_until", "in_ms": 1_200})])).await);
+        let (asks, sleeps) = (
+            ann.submit(&steps(&[ask()])).await,
+            ann.submit(&steps(&[json!({"do": "sleep_until", "in_ms": 1_200})])).await,
+        );
         waiting(&ann, &asks).await;
         waiting(&ann, &sleeps).await;
         let server = server.restart().await;

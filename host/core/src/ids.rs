@@ -191,7 +191,12 @@ impl RunId {
         for (byte, other) in bytes.iter_mut().zip(digest).skip(6) {
             *byte = other;
         }
-        Self(uuid::Builder::from_bytes(bytes).with_version(uuid::Version::SortRand).with_variant(uuid::Variant::RFC4122).into_uuid())
+        Self(
+            uuid::Builder::from_bytes(bytes)
+                .with_version(uuid::Version::SortRand)
+                .with_variant(uuid::Variant::RFC4122)
+                .into_uuid(),
+        )
     }
 }
 

@@ -242,7 +242,7 @@ pub struct PluginVersion {
     pub description: String,
     /// What it asks to be granted.
     pub needs: Permissions,
-    /// An agent's runs are to be durable: it said so, or asks people.
+    /// An agent's runs are to be durable: it said so.
     #[serde(default)]
     pub durable: bool,
     /// JSON Schema of an agent's input.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a run waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "for", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum WaitFor {
     /// For a time to come.
     Time,
@@ -60,11 +60,9 @@ impl WaitFor {
     /// What a client is told of it: a JSON object.
     #[must_use]
     pub fn about(&self) -> Json {
-        let mut about = serde_json::to_value(self).unwrap_or_default();
-        if let Some(members) = about.as_object_mut() {
-            members.remove("for");
-        }
-        Json::of(&about)
+        let mut whole = serde_json::to_value(self).unwrap_or_default();
+        let about = whole.get_mut(self.as_str()).map(serde_json::Value::take);
+        about.map_or_else(Json::empty_object, |about| Json::of(&about))
     }
 
     /// JSON Schema of the answer that somebody may give, if anybody may.
@@ -98,7 +96,6 @@ pub struct Wait {
     /// Number of the call in its record whose answer it waits for; 0 if it is not a call's.
     pub call: u64,
     /// For what.
-    #[serde(flatten)]
     pub waits_for: WaitFor,
     /// Since when.
     pub since: Timestamp,

@@ -44,7 +44,12 @@ impl Runtime {
     }
 
     /// Makes the request durable and stops the run for whoever asked first, unless the run has come to its end.
-    pub(crate) async fn request_and_stop(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<(), StorageError> {
+    pub(crate) async fn request_and_stop(
+        &self,
+        scope: &Scope,
+        id: RunId,
+        request: &CancelRequest,
+    ) -> Result<(), StorageError> {
         let live = self.live_run(scope, id);
         // Held to the end of this: meanwhile the run does not end.
         let _asking = match live.as_ref().map(|live| live.stop.ask()) {

@@ -9,7 +9,7 @@ use cofferdam_core::{
     identity::Scope,
     ids::{AgentRef, KeyId, RequestId, RunId},
     quota::LimitsAsked,
-    run::{CancelRequest, RunSpec, RunView},
+    run::{CancelRequest, Durability, RunSpec, RunView},
     storage::{PluginKind, StorageError, UnfinishedRun},
 };
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Runtime {
             input,
             limits,
             priority: own.priority,
-            durability: own.durability,
+            durability: if about.durable { Durability::Durable } else { own.durability },
             created_at: clock::now(),
         };
         let scope = parent.scope();

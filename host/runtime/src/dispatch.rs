@@ -366,9 +366,11 @@ impl Call {
             Target::File(FileTool::Write) => {
                 self.arguments::<WriteArguments>().is_ok_and(|arguments| !arguments.append)
             }
-            Target::Plugin(plugin, verb) => self.services.plugins.latest_of(plugin).is_some_and(|about| {
-                about.tools.iter().any(|offered| offered.name == *verb && offered.idempotent)
-            }),
+            Target::Plugin(plugin, verb) => self
+                .services
+                .plugins
+                .latest_of(plugin)
+                .is_some_and(|about| about.tools.iter().any(|offered| offered.name == *verb && offered.idempotent)),
         }
     }
 

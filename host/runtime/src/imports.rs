@@ -7,8 +7,8 @@ mod events;
 mod filesystem;
 mod human;
 mod state;
-mod waits;
 pub mod tools;
+mod waits;
 
 use crate::{
     bindings,

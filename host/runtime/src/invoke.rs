@@ -264,7 +264,8 @@ impl RunTask {
                     waiting::put_away(&journal, *waits, taken).await;
                     return Executed::PutAway;
                 }
-                let why = "the run waited for memory as often as it may, and other runs hold it still; submit it again later";
+                let why =
+                    "the run waited for memory as often as it may, and other runs hold it still; submit it again later";
                 Err(Stop::new(StopReason::MemoryLimit, why))
             }
             Err(Ended::Stopped(stop)) => Err(stop),
@@ -306,7 +307,10 @@ impl RunTask {
         tracing::error!(run = %run.id, %error, "a run cannot be brought back");
         let message = format!("the host could not go on with the run: {error}");
         let (reason, message) = match run.effects {
-            true => (StopReason::OutcomeUnknown, format!("{message}; it may have changed files or state, look before you submit it again")),
+            true => (
+                StopReason::OutcomeUnknown,
+                format!("{message}; it may have changed files or state, look before you submit it again"),
+            ),
             false => (StopReason::HostError, format!("{message}; nothing outside it was changed, submit it again")),
         };
         let journal = self.runtime.journal().reopen(self.scope.clone(), run);

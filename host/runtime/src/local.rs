@@ -109,7 +109,11 @@ pub async fn run_local(
         if events.last().is_some_and(|envelope| envelope.event.is_terminal()) {
             let ended = accepted.ended().await;
             // A run that waited has ended in another execution.
-            return Ok(if ended.status.is_terminal() { ended } else { storage.run(&scope, id).await?.unwrap_or(ended) });
+            return Ok(if ended.status.is_terminal() {
+                ended
+            } else {
+                storage.run(&scope, id).await?.unwrap_or(ended)
+            });
         }
         if events.is_empty() {
             following.changed().await;

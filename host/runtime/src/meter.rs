@@ -1,7 +1,7 @@
 //! What sandboxes take of memory: what of a wasm store is counted, and how a growth is refused.
 
-pub use cofferdam_core::memory::{HeldBytes, HostMemory, Refusal, Reserved, RunMemory};
 use crate::sandbox::Waits;
+pub use cofferdam_core::memory::{HeldBytes, HostMemory, Refusal, Reserved, RunMemory};
 use cofferdam_core::wait::WaitFor;
 use std::sync::Arc;
 use wasmtime::ResourceLimiter;

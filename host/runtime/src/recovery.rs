@@ -63,7 +63,8 @@ impl Runtime {
         }
         if run.durability == Durability::Durable {
             let here = self.about(run).is_some();
-            return (!here).then(|| Stop::new(StopReason::HostError, "the agent of this run is not on this host any more"));
+            return (!here)
+                .then(|| Stop::new(StopReason::HostError, "the agent of this run is not on this host any more"));
         }
         if run.effects {
             return Some(Stop::new(StopReason::OutcomeUnknown, OUTCOME_UNKNOWN));

@@ -423,8 +423,7 @@ impl Registry {
                 let said = guests.run(sandbox.describe_agent()).await.ok_or_else(ended)?.map_err(of_stop)?;
                 let durable = said.needs.durable;
                 let mut about = about(said.name, said.version, said.description, checked_needs(said.needs)?)?;
-                // People take their time, and a host may end and start again before they answer.
-                about.durable = durable || about.needs.human();
+                about.durable = durable;
                 about.input_schema = Some(schema("input-schema", said.input_schema)?);
                 about.output_schema = Some(schema("output-schema", said.output_schema)?);
                 Ok(about)

@@ -627,7 +627,7 @@ impl Runtime {
             input: asked.input,
             limits,
             priority: asked.priority,
-            durability: asked.durability,
+            durability: if about.durable { Durability::Durable } else { asked.durability },
             created_at: clock::now(),
         };
         Ok((about, spec))

@@ -259,7 +259,8 @@ mod tests {
 
     #[test]
     fn a_value_is_checked_and_the_place_is_named() {
-        let schema = r#"{"type":"object","properties":{"n":{"type":"array","items":{"type":"integer"}}},"required":["n"]}"#;
+        let schema =
+            r#"{"type":"object","properties":{"n":{"type":"array","items":{"type":"integer"}}},"required":["n"]}"#;
         let checker = Checker::of(&checked(schema.into()).expect("a schema")).expect("can be checked against");
         let check = |text: &str| checker.check(&Json::parse(text).expect("JSON"));
         assert_eq!(check(r#"{"n":[1,2]}"#), Ok(()));

@@ -1,10 +1,15 @@
 //! What every sandbox of the host shares: the engine, storage, plugins, grants, files.
 
 use crate::{
-    counts::Counts, engine::Engine, guest_threads::GuestThreads, meter::HostMemory, plugin::Plugins,
+    counts::Counts,
+    engine::Engine,
+    guest_threads::GuestThreads,
+    meter::HostMemory,
+    plugin::Plugins,
     runtime::{Inner, Runtime},
     sandbox::HostFailure,
-    scratch::Scratches, workspace::Workspaces,
+    scratch::Scratches,
+    workspace::Workspaces,
 };
 use chacha20::{
     ChaCha20Rng,

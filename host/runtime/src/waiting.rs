@@ -318,10 +318,7 @@ pub fn memory_wait(waits: &mut Waits, taken: &mut TakenBefore) -> bool {
 
 /// What is told of a run that was stopped while it waited, or could not be brought back.
 pub fn ending_of(run: &UnfinishedRun, taken: TakenBefore) -> Ending {
-    Ending {
-        taken,
-        ..Ending::never_ran(run.started_at)
-    }
+    Ending { taken, ..Ending::never_ran(run.started_at) }
 }
 
 /// What an execution has taken, with what the ones before had.

@@ -763,7 +763,14 @@ async fn insert(storage: &dyn Storage, spec: RunSpec) -> RunSpec {
 }
 
 fn batch(run: RunId, events: impl IntoIterator<Item = Envelope>) -> RunBatch {
-    RunBatch { run, started_at: None, effects: false, events: events.into_iter().collect(), chunks: Vec::new(), wait: None }
+    RunBatch {
+        run,
+        started_at: None,
+        effects: false,
+        events: events.into_iter().collect(),
+        chunks: Vec::new(),
+        wait: None,
+    }
 }
 
 fn thinking(run_id: RunId, seq: u64, text: &str) -> Envelope {
@@ -859,7 +866,8 @@ fn state_write(key: &str, value: &[u8]) -> StateWrite {
         value: value.into(),
         expires_at: None,
         expected: Expected::Any,
-        by: None, user_bytes_max: 1 << 20,
+        by: None,
+        user_bytes_max: 1 << 20,
     }
 }
 

@@ -131,7 +131,9 @@ async fn started(
     };
     let (agent, input, shares) = match checked {
         Ok(checked) => checked,
-        Err(error) => return Ok(Err(guest.refused(before, asked, Err::<Spawned, _>(error)).await.err().unwrap_or_else(none))),
+        Err(error) => {
+            return Ok(Err(guest.refused(before, asked, Err::<Spawned, _>(error)).await.err().unwrap_or_else(none)));
+        }
     };
     guest.relieved().await;
     let call = before.or_else(|| guest.recorder.as_ref().map(|recorder| recorder.started(asked, None)));
@@ -160,8 +162,9 @@ fn none() -> SpawnError {
 
 fn checked(guest: &Guest, agent: &str, input: String) -> Result<(AgentRef, Json), SpawnError> {
     guest.ctx.may_call_host().map_err(|spent| SpawnError::Exhausted(spent.to_string()))?;
-    let asked: AgentRef = agent.parse().map_err(|error: cofferdam_core::ids::InvalidId| SpawnError::Invalid(error.to_string()))?;
-    let allowed = guest.ctx.authorize(Effect::StateRead/*MERGE Agent(asked.name.as_str())*/);
+    let asked: AgentRef =
+        agent.parse().map_err(|error: cofferdam_core::ids::InvalidId| SpawnError::Invalid(error.to_string()))?;
+    let allowed = guest.ctx.authorize(Effect::Agent(asked.name.as_str()));
     allowed.map_err(|denied| SpawnError::Denied(denied.to_string()))?;
     if input.len() > HOST_CALL_BYTES_MAX {
         let why = format!("the input has {} bytes, at most {HOST_CALL_BYTES_MAX} are allowed", input.len());
@@ -182,7 +185,8 @@ async fn within_tree(guest: &mut Guest) -> wasmtime::Result<Result<u64, SpawnErr
         return Ok(Err(SpawnError::TooMany(format!("this run is {depth} deep, and runs may be {depth_max} deep"))));
     }
     if descendants >= tree_max {
-        let why = format!("the tree of this run has {descendants} children and their children, which is as many as it may");
+        let why =
+            format!("the tree of this run has {descendants} children and their children, which is as many as it may");
         return Ok(Err(SpawnError::TooMany(why)));
     }
     Ok(match ctx.take_child() {
@@ -218,7 +222,9 @@ async fn end_of(guest: &mut Guest, run: RunId) -> wasmtime::Result<ChildEnd> {
         Asking::New => None,
     };
     let not = |error| ChildEnd { result: Err(ChildError::Wait(error)), fuel: 0 };
-    if before.is_none() && let Err(spent) = guest.ctx.may_call_host() {
+    if before.is_none()
+        && let Err(spent) = guest.ctx.may_call_host()
+    {
         return Ok(guest.answered(asked, not(WaitError::Exhausted(spent.to_string()))).await);
     }
     let runtime = guest.services.runtime()?;

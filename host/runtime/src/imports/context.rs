@@ -1,6 +1,7 @@
 //! `context`: who the agent runs for, and what is left to it. Linked by hand, because what is left of the fuel is known
 //! to the store only.
 
+use super::waits::Asking;
 use crate::{
     bindings::{
         context::{BudgetLeft, Info},
@@ -8,7 +9,6 @@ use crate::{
     },
     sandbox::Guest,
 };
-use super::waits::Asking;
 use cofferdam_core::{clock, record::Asked, wait::WaitFor};
 use jiff::Timestamp;
 use std::time::{Duration, Instant};

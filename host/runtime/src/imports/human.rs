@@ -23,7 +23,7 @@ struct Checked {
 impl Guest {
     fn checked(&self, question: Question) -> Result<Checked, AskError> {
         self.ctx.may_call_host().map_err(|spent| AskError::Exhausted(spent.to_string()))?;
-        self.ctx.authorize(Effect::StateRead/*MERGE Human*/).map_err(|denied| AskError::Denied(denied.to_string()))?;
+        self.ctx.authorize(Effect::Human).map_err(|denied| AskError::Denied(denied.to_string()))?;
         if let Some(why) = self.cannot_wait() {
             return Err(AskError::Unavailable(why.into()));
         }
@@ -39,7 +39,9 @@ impl Guest {
             .map(|default| {
                 let default =
                     Json::parse(default).map_err(|error| AskError::Invalid(format!("the default is {error}")))?;
-                checker.check(&default).map_err(|misfit| AskError::Invalid(format!("the default does not fit: {misfit}")))?;
+                checker
+                    .check(&default)
+                    .map_err(|misfit| AskError::Invalid(format!("the default does not fit: {misfit}")))?;
                 Ok(default)
             })
             .transpose()?;

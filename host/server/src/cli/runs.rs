@@ -7,7 +7,11 @@ use super::{
     output::{json_line, line, note, printable},
 };
 use clap::{Args, Subcommand};
-use cofferdam_core::{ids::IdempotencyKey, quota::LimitsAsked, run::{Durability, Priority}};
+use cofferdam_core::{
+    ids::IdempotencyKey,
+    quota::LimitsAsked,
+    run::{Durability, Priority},
+};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -459,14 +459,12 @@ impl Storage for SqliteStorage {
     }
 
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
-        let query = sqlx::query(
-            concat!(
-                "SELECT ",
-                rows::unfinished_columns!(),
-                " FROM runs LEFT JOIN cancels ON cancels.run = runs.number
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            rows::unfinished_columns!(),
+            " FROM runs LEFT JOIN cancels ON cancels.run = runs.number
                 WHERE finished_at IS NULL AND status <> 'waiting' ORDER BY id",
-            )
-        );
+        ));
         self.readers.all(query, |columns| columns.unfinished_run()).await.map_err(while_doing("list unfinished runs"))
     }
 

@@ -162,8 +162,12 @@ pub(super) async fn state_is_bounded_by_its_users_quota(storage: &dyn Storage) {
     // What has expired does not count, even before anybody has looked.
     let past = Timestamp::now() - jiff::SignedDuration::from_secs(1);
     for key in ["a", "b", "c"] {
-        let write =
-            StateWrite { expires_at: Some(past), by: None, user_bytes_max: limit(10, 1), ..state_write(key, b"12345678") };
+        let write = StateWrite {
+            expires_at: Some(past),
+            by: None,
+            user_bytes_max: limit(10, 1),
+            ..state_write(key, b"12345678")
+        };
         storage.state_set(&one, write).await.expect("what has expired does not count");
     }
     within(&two, "d", b"123456789", limit(10, 1)).await.expect("what has expired does not count");

@@ -29,7 +29,6 @@ impl StateKey {
         let (user, plugin) = (space.scope().user().clone(), space.plugin().clone());
         Self { user, plugin, thread: space.thread().to_owned(), key }
     }
-
 }
 
 impl DeleteState {

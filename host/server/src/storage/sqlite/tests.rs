@@ -6,7 +6,7 @@ use cofferdam_core::{
     grant::Access,
     ids::{RequestId, ThreadId},
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
-    run::{Priority, StopReason, Usage},
+    run::{Durability, Priority, StopReason, Usage},
     storage::{Expected, conformance},
 };
 use std::{path::PathBuf, pin::pin, sync::Arc};
@@ -57,7 +57,14 @@ fn batch(run: RunId, events: u64) -> RunBatch {
         at: Timestamp::UNIX_EPOCH,
         event: Event::AgentThinking { text: "about it".into() },
     };
-    RunBatch { run, started_at: None, effects: false, events: (1..=events).map(event).collect(), chunks: Vec::new(), wait: None }
+    RunBatch {
+        run,
+        started_at: None,
+        effects: false,
+        events: (1..=events).map(event).collect(),
+        chunks: Vec::new(),
+        wait: None,
+    }
 }
 
 fn end() -> RunEnd {
@@ -84,7 +91,8 @@ fn state_write(key: &str, value_bytes: usize) -> StateWrite {
         value: vec![1; value_bytes],
         expires_at: None,
         expected: Expected::Any,
-        by: None, user_bytes_max: 1 << 30,
+        by: None,
+        user_bytes_max: 1 << 30,
     }
 }
 

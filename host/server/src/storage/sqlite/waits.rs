@@ -21,15 +21,16 @@ impl Waits for SqliteStorage {
             WHERE run = (SELECT number FROM runs WHERE user = ?1 AND id = ?2)",
         );
         let query = query.bind(scope.user().as_str().to_owned()).bind(run.to_string());
-        let stored = self.readers.first(query, |columns| {
-            Ok(StoredWait { wait: columns.document()?, answer: columns.document_if_there()? })
-        });
+        let stored = self
+            .readers
+            .first(query, |columns| Ok(StoredWait { wait: columns.document()?, answer: columns.document_if_there()? }));
         stored.await.map_err(while_doing(READING))
     }
 
     async fn answer(&self, scope: &Scope, run: RunId, call: u64, answer: &Answer) -> Result<Answered> {
         let doing = "keep an answer";
-        let document = serde_json::to_string(answer).map_err(|error| while_doing(doing)(SqliteError::Value(error.into())))?;
+        let document =
+            serde_json::to_string(answer).map_err(|error| while_doing(doing)(SqliteError::Value(error.into())))?;
         self.write(doing, vec![Row::answer(scope, run, call, document)]).await?;
         // The run may have gone on with it by now, and come to another wait.
         Ok(match self.waiting(scope, run).await? {
