@@ -75,7 +75,8 @@ fn a_question_is_answered_once_and_the_run_goes_on_with_what_it_had() {
         let usage = ann.get("/v1/usage").await.is(StatusCode::OK);
         assert_eq!(usage["now"]["runs_executing"], 0, "{usage:#}");
         // The event has the question.
-        let events = ann.events(&id).await;
+        let page = ann.get(&format!("/v1/runs/{id}/events")).await.is(StatusCode::OK);
+        let events = page["events"].as_array().expect("events");
         let told = events.iter().find(|event| event["type"] == "run_waiting").expect("it is told");
         assert_eq!((&told["priority"], &told["payload"]["about"]["prompt"]), (&json!(1), &json!("Which room?")));
         // What does not fit is refused with its place, and the run waits on.

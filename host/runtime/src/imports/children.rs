@@ -26,6 +26,10 @@ use wasmtime::{
 /// How long a parent waits for a child in its sandbox before it is put away: most children of small agents end by then.
 const SHORT_WAIT: Duration = Duration::from_millis(200);
 
+/// Of so many parts of its fuel a parent gives a child one, if it does not say how much: enough for as many children as there
+/// may be, and as deep.
+const FUEL_PART: u64 = 3;
+
 /// A run that this one started, as the guest's handle to it.
 pub struct Child {
     run: RunId,
@@ -126,10 +130,10 @@ async fn started(
     fuel: u64,
 ) -> wasmtime::Result<Result<(u64, Spawned), SpawnError>> {
     let checked = match checked(guest, agent, input) {
-        Ok((agent, input)) => within_tree(guest).await?.map(|shares| (agent, input, shares)),
+        Ok((agent, input)) => within_tree(guest).await?.map(|()| (agent, input)),
         Err(error) => Err(error),
     };
-    let (agent, input, shares) = match checked {
+    let (agent, input) = match checked {
         Ok(checked) => checked,
         Err(error) => {
             return Ok(Err(guest.refused(before, asked, Err::<Spawned, _>(error)).await.err().unwrap_or_else(none)));
@@ -139,7 +143,7 @@ async fn started(
     let call = before.or_else(|| guest.recorder.as_ref().map(|recorder| recorder.started(asked, None)));
     let call = call.unwrap_or_default();
     guest.journal()?.before_effect().await.map_err(HostFailure::storage)?;
-    let fuel_lent = limits.fuel.unwrap_or(fuel / shares).min(fuel);
+    let fuel_lent = limits.fuel.unwrap_or(fuel / FUEL_PART).min(fuel);
     let left = guest.ctx.deadline().saturating_duration_since(std::time::Instant::now());
     let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
     let limits = LimitsAsked {
@@ -174,8 +178,8 @@ fn checked(guest: &Guest, agent: &str, input: String) -> Result<(AgentRef, Json)
     Ok((asked, input))
 }
 
-/// Whether the tree has room for one more run, and of how many parts of the fuel it gets one.
-async fn within_tree(guest: &mut Guest) -> wasmtime::Result<Result<u64, SpawnError>> {
+/// Whether the tree has room for one more run.
+async fn within_tree(guest: &mut Guest) -> wasmtime::Result<Result<(), SpawnError>> {
     let (runtime, ctx) = (guest.services.runtime()?, guest.ctx.clone());
     let quota = ctx.quota();
     let (own, depth_max, tree_max) = (ctx.clone(), quota.child_depth, quota.descendants_per_run);
@@ -189,10 +193,7 @@ async fn within_tree(guest: &mut Guest) -> wasmtime::Result<Result<u64, SpawnErr
             format!("the tree of this run has {descendants} children and their children, which is as many as it may");
         return Ok(Err(SpawnError::TooMany(why)));
     }
-    Ok(match ctx.take_child() {
-        Ok(number) => Ok(u64::from(quota.children_per_run).saturating_sub(number) + 2),
-        Err(spent) => Err(SpawnError::TooMany(spent.to_string())),
-    })
+    Ok(ctx.take_child().map(drop).map_err(|spent| SpawnError::TooMany(spent.to_string())))
 }
 
 async fn wait(
