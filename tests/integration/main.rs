@@ -21,6 +21,7 @@ mod cli;
 mod component;
 mod directories;
 mod drain;
+mod durable;
 mod events;
 mod generated;
 mod grants;

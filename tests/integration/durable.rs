@@ -1,0 +1,190 @@
+//! Durable runs: a host that is killed goes on with them where they were, and what they did outside is done once.
+
+use crate::{
+    cli::Process,
+    server::{User, guest, run},
+};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::{path::Path, time::Duration};
+
+async fn started(dir: &Path) -> (Process, User) {
+    let server = Process::serve(dir).await;
+    let operator = server.operator();
+    for name in ["probe", "echo", "effects"] {
+        operator.push(name, guest(name)).await;
+    }
+    let ann = server.dev();
+    for (plugin, grant) in [
+        (
+            "probe",
+            json!({"tools": ["*"], "state": "read_write", "workspace": "read_write", "human": true, "agents": ["*"]}),
+        ),
+        ("effects", json!({"workspace": "read_write"})),
+    ] {
+        let path = format!("/v1/users/{}/grants/{plugin}", ann.name);
+        operator.send(Method::PUT, &path, Some(&grant)).await.is(StatusCode::OK);
+    }
+    (server, ann)
+}
+
+fn durable(steps: &[Value]) -> Value {
+    json!({"agent": "probe", "durability": "durable", "input": {"do": "seq", "steps": steps}})
+}
+
+fn call(tool: &str, args: &Value) -> Value {
+    json!({"do": "call", "name": tool, "args": args})
+}
+
+async fn file(user: &User, path: &str) -> String {
+    user.get(&format!("/v1/files/{path}")).await.text
+}
+
+/// Waits until a file is there: the work of a call is done, and the call goes on.
+async fn is_there(user: &User, path: &str) {
+    let there = async {
+        while !user.get(path).await.status.is_success() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), there).await.expect("it is there");
+}
+
+#[test]
+fn a_killed_host_goes_on_where_a_durable_run_was_and_does_nothing_twice() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let think = |text: &str| json!({"do": "thinking", "text": text});
+        let id = ann
+            .submit(&durable(&[
+                think("one"),
+                json!({"do": "state_set", "scope": "user", "key": "k", "text": "v"}),
+                json!({"do": "random", "bytes": 16}),
+                json!({"do": "std", "op": "write", "path": "/scratch/x", "text": "kept"}),
+                json!({"do": "file_write", "path": "done.txt", "text": "a line\n", "append": true}),
+                think("two"),
+                // Its work is done at once, and then it stays under way: here the host is killed.
+                call("effects.put", &json!({"dir": "puts", "attempts": "attempts.txt", "hold_ms": 1_500})),
+                think("three"),
+                json!({"do": "std", "op": "read", "path": "/scratch/x"}),
+                json!({"do": "state_get", "scope": "user", "key": "k"}),
+            ]))
+            .await;
+        is_there(&ann, "/v1/files/attempts.txt").await;
+        server.kill().await;
+        let (server, ann) = (Process::serve(dir.path()).await, ann);
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let done = ann.ended(&id).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let output = &done["output"];
+        assert_eq!(
+            (&output[8]["ok"], &output[9]["ok"]["text"], &output[9]["ok"]["version"]),
+            (&json!("kept"), &json!("v"), &json!(1)),
+            "{output:#}"
+        );
+        // An idempotent tool was called again under the same key, and everything else was done once.
+        let attempts = file(&ann, "attempts.txt").await;
+        let keys: Vec<_> = attempts.lines().collect();
+        assert_eq!(keys.len(), 2, "{attempts}");
+        assert_eq!((keys[0], Some(keys[0])), (keys[1], output[6]["ok"]["key"].as_str()), "{output:#}");
+        assert_eq!(file(&ann, "done.txt").await, "a line\n");
+        // Nothing is told twice, and nothing is missing.
+        let events = ann.events(&id).await;
+        assert!(events.iter().zip(1_u64..).all(|(event, seq)| event["seq"] == seq), "{events:#?}");
+        let kinds: Vec<_> = events.iter().filter_map(|event| event["type"].as_str()).collect();
+        let expected = [
+            "agent_started",
+            "agent_thinking",
+            "tool_executing",
+            "tool_completed",
+            "agent_thinking",
+            "tool_executing",
+            "tool_completed",
+            "agent_thinking",
+            "agent_completed",
+        ];
+        assert_eq!(kinds, expected, "{events:#?}");
+        let found = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!((&found["same"], &found["fuel"]), (&json!(true), &done["usage"]["fuel"]), "{found:#}");
+    });
+}
+
+#[test]
+fn a_tool_that_may_have_done_its_work_and_must_not_do_it_twice_has_an_unknown_outcome() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let append = json!({"path": "lines.txt", "hold_ms": 1_500});
+        let id = ann.submit(&durable(&[call("effects.append", &append), call("file.list", &json!({}))])).await;
+        let ephemeral = ann
+            .submit(&json!({"agent": "probe", "input": call("effects.append", &json!({"path": "other.txt", "hold_ms": 1_500}))}))
+            .await;
+        is_there(&ann, "/v1/files/lines.txt").await;
+        is_there(&ann, "/v1/files/other.txt").await;
+        server.kill().await;
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let done = ann.ended(&id).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        assert_eq!(done["output"][0]["error"]["kind"], "outcome_unknown", "{done:#}");
+        assert_eq!(file(&ann, "lines.txt").await.lines().count(), 1);
+        let events = ann.events(&id).await;
+        let failed = events.iter().find(|event| event["type"] == "tool_completed").expect("it ended");
+        assert_eq!(failed["payload"]["error"]["code"], "outcome_unknown", "{failed}");
+        // One that is not durable ends as it did before.
+        assert_eq!(ann.ended(&ephemeral).await["stop_reason"], "outcome_unknown");
+    });
+}
+
+#[test]
+fn a_parent_and_its_children_go_on_after_a_kill_and_each_child_is_there_once() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let child = |ms: u64| {
+            json!({"agent": "probe", "input": {"do": "seq", "steps": [
+                call("effects.put", &json!({"dir": "puts", "hold_ms": 20})), {"do": "sleep_until", "in_ms": ms},
+            ]}})
+        };
+        let family = json!({"do": "children", "specs": [child(1_200), child(1_500), child(10)]});
+        let id = ann.submit(&durable(&[family])).await;
+        is_there(&ann, "/v1/files?path=puts").await;
+        server.kill().await;
+        let mut server = Process::serve(dir.path()).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.kill().await;
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let done = ann.ended(&id).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let answers = done["output"][0].as_array().expect("answers");
+        assert!(answers.len() == 3 && answers.iter().all(|answer| answer["answer"]["ok"].is_array()), "{done:#}");
+        let runs = ann.get("/v1/runs?limit=100").await.is(StatusCode::OK);
+        let children = runs["runs"].as_array().expect("runs").iter().filter(|run| run["parent_run_id"] == id.as_str());
+        let children: Vec<_> = children.collect();
+        assert!(children.len() == 3 && children.iter().all(|run| run["durability"] == "durable"), "{runs:#}");
+        let puts = ann.get("/v1/files?path=puts").await.is(StatusCode::OK);
+        assert_eq!(puts["entries"].as_array().map(Vec::len), Some(3), "{puts:#}");
+    });
+}
+
+#[test]
+fn a_server_that_stops_in_good_order_leaves_durable_runs_to_the_next() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Process::serve_with(dir.path(), &["--drain-wait", "1s"]).await;
+        let operator = server.operator();
+        operator.push("probe", guest("probe")).await;
+        let ann = server.dev();
+        let id =
+            ann.submit(&durable(&[json!({"do": "thinking", "text": "x"}), json!({"do": "sleep", "ms": 2_000})])).await;
+        while ann.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK)["status"] != "running" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server.end_by("TERM").await;
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        assert_eq!(ann.ended(&id).await["stop_reason"], "completed");
+    });
+}
