@@ -159,7 +159,7 @@ impl Journal {
         let spec = ctx.spec();
         let journal = self.of_run(ctx.scope(), spec.id, 1, Some(started_at));
         journal.log().calls.bytes_max = ctx.quota().record_bytes_per_run;
-        journal.record(Event::started(&spec.agent, &spec.digest));
+        journal.record_at(Event::started(&spec.agent, &spec.digest), || started_at);
         journal
     }
 
@@ -264,7 +264,8 @@ impl RunJournal {
     /// # Errors
     /// When so much is waiting for storage that it has to be written first, and storage fails.
     pub async fn append(&self, event: Event) -> Result<(), StorageError> {
-        if self.record(event) >= PENDING_BYTES_MAX { self.commit().await } else { Ok(()) }
+        // Boxed, because each call of a guest that says something holds this future, and hardly ever commits.
+        if self.record(event) >= PENDING_BYTES_MAX { Box::pin(self.commit()).await } else { Ok(()) }
     }
 
     /// Records an event without waiting, however much is waiting for storage: for callers who cannot wait, and who
@@ -289,6 +290,10 @@ impl RunJournal {
 
     /// Records an event and says how many bytes wait for storage.
     fn record(&self, event: Event) -> usize {
+        self.record_at(event, clock::now)
+    }
+
+    fn record_at(&self, event: Event, at: impl FnOnce() -> Timestamp) -> usize {
         let mut log = self.log();
         if log.sealed {
             return 0;
@@ -296,7 +301,7 @@ impl RunJournal {
         let seq = log.next_seq;
         log.next_seq += 1;
         log.unsaved.bytes += event.bytes();
-        log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: clock::now(), event });
+        log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: at(), event });
         let bytes = log.unsaved.bytes;
         self.list(log);
         bytes
@@ -311,6 +316,17 @@ impl RunJournal {
             if waiting.len() == 1 {
                 drop(waiting);
                 self.0.shared.wake.notify_one();
+            }
+        }
+    }
+
+    /// Takes the run from the writer's list for good: its own last step writes what is left.
+    fn unlist(&self) {
+        if std::mem::replace(&mut self.log().listed, true) {
+            let mut waiting = lock(&self.0.shared.waiting);
+            // No longer than there are runs, and those that are still to be looked for came last.
+            if let Some(place) = waiting.iter().rposition(|run| Arc::ptr_eq(&run.0, &self.0)) {
+                waiting.swap_remove(place);
             }
         }
     }
@@ -393,9 +409,8 @@ impl RunJournal {
     pub async fn close(&self, event: Event, end: RunEnd) {
         let mut wait = Duration::from_millis(50);
         let last = {
+            self.unlist();
             let mut log = self.log();
-            // The writer has nothing more to do for this run.
-            log.listed = true;
             log.sealed = true;
             let seq = log.next_seq;
             log.next_seq += 1;
@@ -406,8 +421,7 @@ impl RunJournal {
             let taken = self.take();
             // The last event is never put back into the log: a commit that was under way for the run would make it durable
             // without the end, and followers would be told of an end that a crash then takes back.
-            let mut batch = taken.batch.clone();
-            batch.events.push(last.clone());
+            let batch = taken.batch.with(&last);
             match self.0.shared.storage.finish(&self.0.scope, batch, end.clone()).await {
                 Ok(()) => return taken.saved(Some(&last)),
                 Err(error) => {
@@ -475,10 +489,11 @@ impl Taken<'_> {
             });
             // After the run's own followers: whoever follows both asks each run for its news at a user's.
             shared.user_followers.tell(scope.user(), |commits| *commits += 1);
-            let now = clock::now();
+            let now = clock::now().as_microsecond();
             for envelope in self.batch.events.iter().chain(last) {
                 // A clock that was set back makes no event early.
-                shared.event_latency.took(Duration::try_from(now.duration_since(envelope.at)).unwrap_or_default());
+                let took_us = u64::try_from(now - envelope.at.as_microsecond()).unwrap_or(0);
+                shared.event_latency.took(Duration::from_micros(took_us));
             }
         }
     }
@@ -501,8 +516,11 @@ impl Drop for Taken<'_> {
 
 impl Calls {
     fn take_chunk(&mut self) -> Option<RecordChunk> {
+        if self.chunk.is_empty() {
+            return None;
+        }
         let next = RecordChunk::empty(self.chunk.number + 1);
-        (self.chunk.bytes.len() > next.bytes.len()).then(|| std::mem::replace(&mut self.chunk, next))
+        Some(std::mem::replace(&mut self.chunk, next))
     }
 
     /// Adds an entry, and gives its size.

@@ -13,9 +13,9 @@ pub struct MemoryStorage(Mutex<Tables>);
 
 #[derive(Debug, Default)]
 struct Tables {
-    runs: BTreeMap<RunId, Run>,
-    /// Of each user, the commits in order.
-    feeds: HashMap<UserId, Vec<Commit>>,
+    /// Each by itself: with the runs in it, the tree would move them about as it grows, and leave room for as many again.
+    runs: BTreeMap<RunId, Box<Run>>,
+    logs: HashMap<UserId, UserLog>,
     state: BTreeMap<StateKey, StateValue>,
     state_bytes: HashMap<UserId, u64>,
     state_version: u64,
@@ -27,9 +27,15 @@ struct Tables {
     once: HashMap<(UserId, Creating, Digest), Record>,
     /// By day first: the order in which they are forgotten.
     usage: BTreeMap<(Day, UserId), UsageSum>,
-    /// What finished runs take, but for those that nobody has weighed yet: whoever ends a run does not wait for it.
-    histories: HashMap<UserId, History>,
-    unweighed: Vec<RunId>,
+}
+
+/// What is kept of all runs of a user together.
+#[derive(Debug, Default)]
+struct UserLog {
+    /// The commits in order.
+    feed: Vec<Commit>,
+    /// What finished runs take.
+    history: History,
 }
 
 /// What is remembered of a request that made something once.
@@ -42,7 +48,10 @@ struct Record {
 #[derive(Debug)]
 struct Run {
     spec: RunSpec,
-    view: RunView,
+    /// Once it is admitted.
+    started_at: Option<Timestamp>,
+    cancel: Option<CancelRequest>,
+    end: Option<RunEnd>,
     effects: bool,
     events: Vec<Envelope>,
     record: Vec<RecordChunk>,
@@ -50,11 +59,33 @@ struct Run {
 
 impl Run {
     fn finished_at(&self) -> Option<Timestamp> {
-        self.view.finished_at
+        self.end.as_ref().map(|end| end.finished_at)
+    }
+
+    fn status(&self) -> RunStatus {
+        match &self.end {
+            Some(end) => end.stop_reason.status(),
+            None if self.started_at.is_some() => RunStatus::Running,
+            None => RunStatus::Queued,
+        }
+    }
+
+    fn view(&self) -> RunView {
+        let queued = RunView {
+            status: self.status(),
+            started_at: self.started_at,
+            cancel: self.cancel.clone(),
+            ..RunView::queued(&self.spec)
+        };
+        match &self.end {
+            Some(end) => queued.ended(end),
+            None => queued,
+        }
     }
 
     fn bytes(&self) -> u64 {
-        let texts = [Some(&self.spec.metadata), Some(&self.spec.input), self.view.output.as_ref()];
+        let output = self.end.as_ref().and_then(|end| end.output.as_ref());
+        let texts = [Some(&self.spec.metadata), Some(&self.spec.input), output];
         let texts: usize = texts.into_iter().flatten().map(|text| text.as_str().len()).sum();
         let events = self.events.iter().map(|envelope| envelope.event.bytes() as u64 + EVENT_OVERHEAD_BYTES);
         let events: u64 = events.sum();
@@ -88,52 +119,60 @@ impl MemoryStorage {
 }
 
 impl Tables {
-    /// Adds what was not weighed yet to its user's history.
-    fn weigh(&mut self) {
-        for id in std::mem::take(&mut self.unweighed) {
-            let Some(run) = self.runs.get(&id) else { continue };
-            let have = self.histories.entry(run.spec.user.clone()).or_default();
-            *have = History { runs: have.runs + 1, bytes: have.bytes + run.bytes() };
-        }
-    }
-
     /// Removes a finished run.
     fn remove(&mut self, id: RunId) {
-        self.weigh();
         let Some(run) = self.runs.remove(&id) else { return };
-        if let Some(have) = self.histories.get_mut(&run.spec.user) {
+        if let Some(UserLog { history: have, .. }) = self.logs.get_mut(&run.spec.user) {
             *have = History { runs: have.runs.saturating_sub(1), bytes: have.bytes.saturating_sub(run.bytes()) };
         }
     }
 
     fn run(&self, scope: &Scope, id: RunId) -> Option<&Run> {
-        self.runs.get(&id).filter(|run| run.spec.user == *scope.user())
+        self.runs.get(&id).map(Box::as_ref).filter(|run| run.spec.user == *scope.user())
     }
 
-    fn append(&mut self, scope: &Scope, batch: RunBatch) -> Option<&mut Run> {
-        let run = self.runs.get_mut(&batch.run).filter(|run| run.spec.user == *scope.user())?;
-        if run.view.status.is_terminal() {
-            return None;
+    /// Adds to the log of a run that has not ended, and perhaps its end.
+    fn append(&mut self, scope: &Scope, batch: RunBatch, end: Option<RunEnd>) {
+        let Some(run) = self.runs.get_mut(&batch.run).filter(|run| run.spec.user == *scope.user()) else { return };
+        if run.end.is_some() {
+            return;
         }
-        if let Some(started_at) = batch.started_at {
-            run.view.status = RunStatus::Running;
-            run.view.started_at = Some(started_at);
-        }
+        run.started_at = batch.started_at.or(run.started_at);
         run.effects |= batch.effects;
         let last = run.events.last().map_or(0, |envelope| envelope.seq);
-        run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
         let last_chunk = run.record.last().map_or(0, |chunk| chunk.number);
-        run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last_chunk));
-        if let Some(newest) = run.events.last().filter(|envelope| envelope.seq > last) {
-            let commit = Commit { run: batch.run, seq_from: last + 1, seq_to: newest.seq };
-            self.feeds.entry(scope.user().clone()).or_default().push(commit);
+        if last == 0 {
+            run.events = batch.events;
+        } else {
+            run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
         }
-        Some(run)
+        run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last_chunk));
+        let log = match self.logs.get_mut(scope.user()) {
+            Some(log) => log,
+            None => self.logs.entry(scope.user().clone()).or_default(),
+        };
+        if let Some(newest) = run.events.last().filter(|envelope| envelope.seq > last) {
+            log.feed.push(Commit { run: batch.run, seq_from: last + 1, seq_to: newest.seq });
+        }
+        let Some(end) = end else { return };
+        let day = (Day::of(end.finished_at), scope.user().clone());
+        self.usage.entry(day).or_default().add_run(&end);
+        run.cancel.take_if(|_| end.stop_reason != StopReason::Cancelled);
+        run.end = Some(end);
+        let have = log.history;
+        log.history = History { runs: have.runs + 1, bytes: have.bytes + run.bytes() };
     }
 
     /// Says what becomes of something that is to be created once, and remembers it.
-    fn create(&mut self, scope: &Scope, creating: Creating, id: String, once: Option<&Once>) -> Creation {
+    fn create(
+        &mut self,
+        scope: &Scope,
+        creating: Creating,
+        id: &impl std::fmt::Display,
+        once: Option<&Once>,
+    ) -> Creation {
         let Some(once) = once else { return Creation::Made };
+        let id = id.to_string();
         let now = Timestamp::now();
         self.once.retain(|_, record| record.expires_at > now);
         let key = (scope.user().clone(), creating, once.key);
@@ -190,17 +229,20 @@ fn state_key(space: &StateSpace, key: &str) -> StateKey {
 impl Storage for MemoryStorage {
     async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Result<Creation> {
         let mut tables = self.tables();
-        let creation = tables.create(scope, Creating::Run, spec.id.to_string(), once);
+        let creation = tables.create(scope, Creating::Run, &spec.id, once);
         if creation == Creation::Made {
-            let run = Run {
-                spec: spec.clone(),
-                view: RunView::queued(spec),
-                effects: false,
-                events: Vec::new(),
-                record: Vec::new(),
-            };
             // A run that is there already is being written again, because an answer was lost.
-            tables.runs.entry(spec.id).or_insert(run);
+            tables.runs.entry(spec.id).or_insert_with(|| {
+                Box::new(Run {
+                    spec: spec.clone(),
+                    started_at: None,
+                    cancel: None,
+                    end: None,
+                    effects: false,
+                    events: Vec::new(),
+                    record: Vec::new(),
+                })
+            });
         }
         Ok(creation)
     }
@@ -215,32 +257,24 @@ impl Storage for MemoryStorage {
     async fn request_cancel(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<()> {
         let mut tables = self.tables();
         let run = tables.runs.get_mut(&id).filter(|run| run.spec.user == *scope.user());
-        if let Some(run) = run.filter(|run| !run.view.status.is_terminal()) {
-            run.view.cancel.get_or_insert_with(|| request.clone());
+        if let Some(run) = run.filter(|run| run.end.is_none()) {
+            run.cancel.get_or_insert_with(|| request.clone());
         }
         Ok(())
     }
 
     async fn append(&self, scope: &Scope, batch: RunBatch) -> Result<()> {
-        self.tables().append(scope, batch);
+        self.tables().append(scope, batch, None);
         Ok(())
     }
 
     async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()> {
-        let mut tables = self.tables();
-        let id = batch.run;
-        if let Some(run) = tables.append(scope, batch) {
-            run.view = run.view.clone().ended(&end);
-            run.view.cancel.take_if(|_| end.stop_reason != StopReason::Cancelled);
-            let day = (Day::of(end.finished_at), scope.user().clone());
-            tables.usage.entry(day).or_default().add(&UsageSum::of(&end));
-            tables.unweighed.push(id);
-        }
+        self.tables().append(scope, batch, Some(end));
         Ok(())
     }
 
     async fn run(&self, scope: &Scope, id: RunId) -> Result<Option<RunView>> {
-        Ok(self.tables().run(scope, id).map(|run| run.view.clone()))
+        Ok(self.tables().run(scope, id).map(Run::view))
     }
 
     async fn run_spec(&self, scope: &Scope, id: RunId) -> Result<Option<RunSpec>> {
@@ -252,11 +286,11 @@ impl Storage for MemoryStorage {
         let found = tables.runs.values().rev().filter(|run| {
             run.spec.user == *scope.user()
                 && query.before.is_none_or(|before| run.spec.id < before)
-                && query.status.is_none_or(|status| run.view.status == status)
+                && query.status.is_none_or(|status| run.status() == status)
                 && query.agent.as_ref().is_none_or(|agent| run.spec.agent == *agent)
                 && query.thread.as_ref().is_none_or(|thread| run.spec.thread == *thread)
         });
-        Ok(found.take(query.limit as usize).map(|run| RunView { output: None, ..run.view.clone() }).collect())
+        Ok(found.take(query.limit as usize).map(|run| RunView { output: None, ..run.view() }).collect())
     }
 
     async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Result<Vec<Envelope>> {
@@ -291,7 +325,7 @@ impl Storage for MemoryStorage {
 
     async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Result<Vec<FeedEntry>> {
         let tables = self.tables();
-        let commits = tables.feeds.get(scope.user()).map_or(&[][..], Vec::as_slice).iter().zip(1_u64..);
+        let commits = tables.logs.get(scope.user()).map_or(&[][..], |log| &log.feed).iter().zip(1_u64..);
         let seen = usize::try_from(after.position.saturating_sub(1)).unwrap_or(usize::MAX);
         let entries = commits.skip(seen).flat_map(|(commit, position)| {
             let events = tables.run(scope, commit.run).map_or(&[][..], |run| &run.events).iter();
@@ -315,13 +349,13 @@ impl Storage for MemoryStorage {
 
     async fn feed_end(&self, scope: &Scope) -> Result<FeedPlace> {
         let tables = self.tables();
-        let last = tables.feeds.get(scope.user()).and_then(|commits| Some((commits.len(), commits.last()?)));
+        let last = tables.logs.get(scope.user()).and_then(|log| Some((log.feed.len(), log.feed.last()?)));
         Ok(last.map_or_else(FeedPlace::default, |(n, commit)| FeedPlace { position: n as u64, seq: commit.seq_to }))
     }
 
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
         let tables = self.tables();
-        let unfinished = tables.runs.values().filter(|run| !run.view.status.is_terminal()).map(|run| UnfinishedRun {
+        let unfinished = tables.runs.values().filter(|run| run.end.is_none()).map(|run| UnfinishedRun {
             id: run.spec.id,
             user: run.spec.user.clone(),
             agent: run.spec.agent.clone(),
@@ -329,19 +363,17 @@ impl Storage for MemoryStorage {
             thread: run.spec.thread.clone(),
             priority: run.spec.priority,
             created_at: run.spec.created_at,
-            status: run.view.status,
-            cancel: run.view.cancel.clone(),
+            status: run.status(),
+            cancel: run.cancel.clone(),
             effects: run.effects,
             last_seq: run.events.last().map_or(0, |envelope| envelope.seq),
-            started_at: run.view.started_at,
+            started_at: run.started_at,
         });
         Ok(unfinished.collect())
     }
 
     async fn history(&self, scope: &Scope) -> Result<History> {
-        let mut tables = self.tables();
-        tables.weigh();
-        Ok(tables.histories.get(scope.user()).copied().unwrap_or_default())
+        Ok(self.tables().logs.get(scope.user()).map_or_else(History::default, |log| log.history))
     }
 
     async fn oldest_finishes(
@@ -523,7 +555,7 @@ impl Storage for MemoryStorage {
     async fn insert_key(&self, _operator: Operator, key: &ApiKey, once: Option<(&Scope, &Once)>) -> Result<Creation> {
         let mut tables = self.tables();
         let creation = match once {
-            Some((scope, once)) => tables.create(scope, Creating::ApiKey, key.id.to_string(), Some(once)),
+            Some((scope, once)) => tables.create(scope, Creating::ApiKey, &key.id, Some(once)),
             None => Creation::Made,
         };
         if creation == Creation::Made {
