@@ -4,6 +4,7 @@
 //! that goes away in the middle leaves either nothing or a run that goes on.
 
 use crate::{
+    announced::Announcer,
     artifact::ArtifactError,
     compile::CompileError,
     counts::Counts,
@@ -31,7 +32,6 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
 
 /// One run's way from the queue to its end.
 pub struct RunTask {
@@ -52,13 +52,7 @@ impl Drop for RunTask {
 
 impl RunTask {
     /// Waits for a slot, then executes. A spec that is not needed at once is not kept, but read again.
-    pub async fn queue(
-        self,
-        place: Place,
-        spec: Option<Arc<RunSpec>>,
-        about: Arc<PluginVersion>,
-        ending: watch::Sender<Option<RunView>>,
-    ) {
+    pub async fn queue(self, place: Place, spec: Option<Arc<RunSpec>>, about: Arc<PluginVersion>, ending: Announcer) {
         let inner = &self.runtime.0;
         // What is queued when the host goes away stays queued; also what was being taken just then.
         if inner.drained.is_cancelled() {
@@ -127,7 +121,7 @@ impl RunTask {
         }
     }
 
-    async fn never_started(&self, stop: Stop, ending: &watch::Sender<Option<RunView>>) {
+    async fn never_started(&self, stop: Stop, ending: &Announcer) {
         let journal = self.runtime.journal().reopen(self.scope.clone(), &UnfinishedRun::queued(&self.view));
         let end = Ending::never_ran(None)
             .close(&self.runtime.0.services.counts, &journal, self.settled(Err(stop)).await)
@@ -137,9 +131,9 @@ impl RunTask {
 
     /// Tells whoever waits for the end. By then nothing is left of the run but what was stored, and so it is read from
     /// here on.
-    fn tell(&self, ending: &watch::Sender<Option<RunView>>, view: RunView) {
+    fn tell(&self, ending: &Announcer, view: RunView) {
         self.runtime.live().remove(&self.id);
-        ending.send_replace(Some(view));
+        ending.tell(view);
     }
 
     /// The run as it has ended.
@@ -152,7 +146,7 @@ impl RunTask {
     }
 
     /// The host panicked outside the sandbox: the run is ended as storage knows it, so that nobody waits for it for ever.
-    async fn panicked(&self, ending: &watch::Sender<Option<RunView>>) {
+    async fn panicked(&self, ending: &Announcer) {
         let services = &self.runtime.0.services;
         services.host_panics.fetch_add(1, Ordering::Relaxed);
         tracing::error!(run = %self.id, "the host panicked while it executed a run");
@@ -194,11 +188,12 @@ impl RunTask {
             tool_calls: ctx.tool_calls(),
         };
         slot.used(spent.fuel, spent.active);
-        self.runtime.0.recent.ended(&spec.user, spent.active, started.elapsed(), Instant::now());
+        let now = Instant::now();
+        self.runtime.0.recent.ended(&spec.user, spent.active, now.saturating_duration_since(started), now);
         let end = end.close(&services.counts, &journal, result).await;
         if is_the_agents_own(end.stop_reason, &ctx, memory, spent) {
             let failures_max = ctx.quota().failures_in_a_row;
-            self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
+            self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, now);
         }
         services.scratch.gone(spec.id).await;
         self.ended(&end)

@@ -2,6 +2,7 @@
 //! came; the others are ended as what they are.
 
 use crate::{
+    announced::announcement,
     invoke::Ending,
     runtime::Runtime,
     sandbox::{OUTCOME_UNKNOWN, Stop},
@@ -14,7 +15,7 @@ use cofferdam_core::{
     storage::{PluginVersion, StorageError, UnfinishedRun},
 };
 use std::{sync::Arc, task::Poll};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::task::JoinSet;
 
 /// How many runs are ended at once. Storage commits together what is asked for at the same time, so that a thousand
 /// runs cost some ten commits; more at once would only wait for its writer.
@@ -75,7 +76,7 @@ impl Runtime {
     async fn resume(&self, run: UnfinishedRun) {
         let Some(about) = self.about(&run) else { return };
         let scope = Operator::host().on_behalf_of(&run.user);
-        let (ending, ended) = watch::channel(None);
+        let (ending, ended) = announcement();
         // How much it asked for is read with its input; no run can ask for more than this.
         let quota = self.0.services.quotas.now(scope.user());
         let want =

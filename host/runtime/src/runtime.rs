@@ -1,6 +1,7 @@
 //! The runtime: takes submissions, keeps the books, starts and stops. What becomes of a run is in `invoke.rs`.
 
 use crate::{
+    announced::{Announced, announcement},
     artifact::Artifacts,
     backoff::{BackingOff, Backoff},
     compile::{Compiler, WORKER_BASE_BYTES},
@@ -47,7 +48,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// Plugins that are loaded and that nobody uses may hold one part in so many of what guests may, beside that: what they
@@ -251,18 +252,13 @@ pub struct Accepted {
     pub view: RunView,
     /// Whether an earlier request with the same idempotency key had made it.
     pub replayed: bool,
-    pub(crate) ended: watch::Receiver<Option<RunView>>,
+    pub(crate) ended: Announced,
 }
 
 impl Accepted {
     /// Waits for the run's end. If the host goes away first, the run as it was accepted.
     pub async fn ended(&self) -> RunView {
-        let mut ended = self.ended.clone();
-        let view = match ended.wait_for(Option::is_some).await {
-            Ok(view) => view.clone(),
-            Err(_) => None,
-        };
-        view.unwrap_or_else(|| self.view.clone())
+        self.ended.wait().await.unwrap_or(&self.view).clone()
     }
 }
 
@@ -291,7 +287,7 @@ pub(crate) struct Live {
     user: UserId,
     pub stop: StopSignal,
     context: ContextState,
-    pub ended: watch::Receiver<Option<RunView>>,
+    pub ended: Announced,
 }
 
 /// The runtime: takes submissions, runs them, keeps the books.
@@ -535,7 +531,7 @@ impl Runtime {
             return Err(AcceptError::DiskFull { free, min });
         }
         let place = self.0.admission.enqueue(scope.user(), want(&spec))?;
-        let (ending, ended) = watch::channel(None);
+        let (ending, ended) = announcement();
         let view = RunView::queued(&spec);
         let task = self.enter(scope.clone(), view.clone(), ended.clone());
         let (answer, answered) = oneshot::channel();
@@ -573,7 +569,7 @@ impl Runtime {
         let slot = self.0.admission.try_admit(place).map_err(|_| Refused::UserQueueFull(0))?;
         self.storage().insert_run(scope, &spec, None).await.map_err(AcceptError::Storage)?;
         self.0.services.counts.accepted();
-        let (_ending, ended) = watch::channel(None);
+        let (_ending, ended) = announcement();
         let task = self.enter(scope.clone(), RunView::queued(&spec), ended);
         Ok(task.execute(&slot, Arc::new(spec), &about).await)
     }
@@ -655,7 +651,7 @@ impl Runtime {
     }
 
     /// Makes a run known as live, until the task is dropped.
-    pub(crate) fn enter(&self, scope: Scope, view: RunView, ended: watch::Receiver<Option<RunView>>) -> RunTask {
+    pub(crate) fn enter(&self, scope: Scope, view: RunView, ended: Announced) -> RunTask {
         let stop = StopSignal::default();
         let context = ContextState::default();
         let live = Live { user: view.user.clone(), stop: stop.clone(), context: context.clone(), ended };
