@@ -13,8 +13,8 @@ pub struct MemoryStorage(Mutex<Tables>);
 
 #[derive(Debug, Default)]
 struct Tables {
-    /// Each by itself: with the runs in it, the tree would move them about as it grows, and leave room for as many again.
-    runs: BTreeMap<RunId, Box<Run>>,
+    runs: Runs,
+    rooms: Rooms,
     logs: HashMap<UserId, UserLog>,
     state: BTreeMap<StateKey, StateValue>,
     state_bytes: HashMap<UserId, u64>,
@@ -27,6 +27,67 @@ struct Tables {
     once: HashMap<(UserId, Creating, Digest), Record>,
     /// By day first: the order in which they are forgotten.
     usage: BTreeMap<(Day, UserId), UsageSum>,
+}
+
+/// All runs, side by side. Each by itself, between what every run allocates and frees, would leave holes that nothing fits
+/// into, and the search for room would cost each run more than all else that is done here.
+#[derive(Debug, Default)]
+struct Runs {
+    places: BTreeMap<RunId, usize>,
+    runs: Vec<Option<Run>>,
+    free: Vec<usize>,
+}
+
+impl Runs {
+    fn get(&self, id: RunId) -> Option<&Run> {
+        self.runs.get(*self.places.get(&id)?)?.as_ref()
+    }
+
+    fn get_mut(&mut self, id: RunId) -> Option<&mut Run> {
+        self.runs.get_mut(*self.places.get(&id)?)?.as_mut()
+    }
+
+    fn insert(&mut self, run: Run) {
+        let place = self.free.pop().unwrap_or(self.runs.len());
+        self.places.insert(run.spec.id, place);
+        match self.runs.get_mut(place) {
+            Some(free) => *free = Some(run),
+            None => self.runs.push(Some(run)),
+        }
+    }
+
+    fn remove(&mut self, id: RunId) -> Option<Run> {
+        let place = self.places.remove(&id)?;
+        self.free.push(place);
+        self.runs.get_mut(place)?.take()
+    }
+
+    /// The oldest first.
+    fn values(&self) -> impl DoubleEndedIterator<Item = &Run> {
+        self.places.values().filter_map(|place| self.runs.get(*place)?.as_ref())
+    }
+}
+
+/// Room for the events of runs to come, made many at a time for the same reason.
+#[derive(Debug, Default)]
+struct Rooms(Vec<Vec<Envelope>>);
+
+/// How many events most runs have at most, and how many rooms are made at a time.
+const ROOM_EVENTS: usize = 4;
+const ROOMS_MADE: usize = 64;
+
+impl Rooms {
+    fn fill(&mut self, events: Vec<Envelope>) -> Vec<Envelope> {
+        if events.len() > ROOM_EVENTS {
+            return events;
+        }
+        if self.0.is_empty() {
+            self.0.extend((0..ROOMS_MADE).map(|_| Vec::with_capacity(ROOM_EVENTS)));
+        }
+        let mut room = self.0.pop().unwrap_or_default();
+        room.extend(events);
+        room
+    }
 }
 
 /// What is kept of all runs of a user together.
@@ -121,19 +182,19 @@ impl MemoryStorage {
 impl Tables {
     /// Removes a finished run.
     fn remove(&mut self, id: RunId) {
-        let Some(run) = self.runs.remove(&id) else { return };
+        let Some(run) = self.runs.remove(id) else { return };
         if let Some(UserLog { history: have, .. }) = self.logs.get_mut(&run.spec.user) {
             *have = History { runs: have.runs.saturating_sub(1), bytes: have.bytes.saturating_sub(run.bytes()) };
         }
     }
 
     fn run(&self, scope: &Scope, id: RunId) -> Option<&Run> {
-        self.runs.get(&id).map(Box::as_ref).filter(|run| run.spec.user == *scope.user())
+        self.runs.get(id).filter(|run| run.spec.user == *scope.user())
     }
 
     /// Adds to the log of a run that has not ended, and perhaps its end.
     fn append(&mut self, scope: &Scope, batch: RunBatch, end: Option<RunEnd>) {
-        let Some(run) = self.runs.get_mut(&batch.run).filter(|run| run.spec.user == *scope.user()) else { return };
+        let Some(run) = self.runs.get_mut(batch.run).filter(|run| run.spec.user == *scope.user()) else { return };
         if run.end.is_some() {
             return;
         }
@@ -142,7 +203,7 @@ impl Tables {
         let last = run.events.last().map_or(0, |envelope| envelope.seq);
         let last_chunk = run.record.last().map_or(0, |chunk| chunk.number);
         if last == 0 {
-            run.events = batch.events;
+            run.events = self.rooms.fill(batch.events);
         } else {
             run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
         }
@@ -232,17 +293,18 @@ impl Storage for MemoryStorage {
         let creation = tables.create(scope, Creating::Run, &spec.id, once);
         if creation == Creation::Made {
             // A run that is there already is being written again, because an answer was lost.
-            tables.runs.entry(spec.id).or_insert_with(|| {
-                Box::new(Run {
-                    spec: spec.clone(),
+            if tables.runs.get(spec.id).is_none() {
+                let (spec, events, record) = (spec.clone(), Vec::new(), Vec::new());
+                tables.runs.insert(Run {
+                    spec,
                     started_at: None,
                     cancel: None,
                     end: None,
                     effects: false,
-                    events: Vec::new(),
-                    record: Vec::new(),
-                })
-            });
+                    events,
+                    record,
+                });
+            }
         }
         Ok(creation)
     }
@@ -256,7 +318,7 @@ impl Storage for MemoryStorage {
 
     async fn request_cancel(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<()> {
         let mut tables = self.tables();
-        let run = tables.runs.get_mut(&id).filter(|run| run.spec.user == *scope.user());
+        let run = tables.runs.get_mut(id).filter(|run| run.spec.user == *scope.user());
         if let Some(run) = run.filter(|run| run.end.is_none()) {
             run.cancel.get_or_insert_with(|| request.clone());
         }
@@ -395,14 +457,14 @@ impl Storage for MemoryStorage {
     async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Result<()> {
         let mut have = self.history(&operator.on_behalf_of(user)).await?;
         let mut tables = self.tables();
-        let finished = tables.runs.iter().filter(|(_, run)| run.spec.user == *user && run.finished_at().is_some());
+        let finished = tables.runs.values().filter(|run| run.spec.user == *user && run.finished_at().is_some());
         let mut gone = Vec::new();
-        for (id, run) in finished.take(PRUNED_AT_ONCE_MAX as usize) {
+        for run in finished.take(PRUNED_AT_ONCE_MAX as usize) {
             if have.runs <= keep.runs && have.bytes <= keep.bytes {
                 break;
             }
             have = History { runs: have.runs - 1, bytes: have.bytes - run.bytes() };
-            gone.push(*id);
+            gone.push(run.spec.id);
         }
         gone.into_iter().for_each(|id| tables.remove(id));
         Ok(())
@@ -410,9 +472,9 @@ impl Storage for MemoryStorage {
 
     async fn prune_before(&self, _operator: Operator, user: &UserId, before: Timestamp) -> Result<()> {
         let mut tables = self.tables();
-        let finished = tables.runs.iter().filter(|(_, run)| run.spec.user == *user);
+        let finished = tables.runs.values().filter(|run| run.spec.user == *user);
         let finished =
-            finished.filter_map(|(id, run)| Some((*id, run.finished_at()?))).take(PRUNED_AT_ONCE_MAX as usize);
+            finished.filter_map(|run| Some((run.spec.id, run.finished_at()?))).take(PRUNED_AT_ONCE_MAX as usize);
         let old: Vec<_> = finished.filter(|(_, at)| *at < before).map(|(id, _)| id).collect();
         old.into_iter().for_each(|id| tables.remove(id));
         Ok(())
