@@ -2,6 +2,7 @@
 //! user who has had least of it.
 
 mod fuel;
+mod lines;
 
 use crate::{
     ids::UserId,
@@ -10,10 +11,11 @@ use crate::{
     run::Priority,
 };
 use fuel::FuelAccount;
+use lines::{At, Line, LineNumber, Lines, Waiter};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -151,54 +153,28 @@ struct State {
     tickets: u64,
     /// Virtual time: where the user stood who was served last.
     now: u64,
-    lines: HashMap<UserId, Line>,
+    lines: Lines,
     lines_look_at: usize,
     /// Users whose next run could begin if the host has room, by what they have had.
-    ready: BTreeSet<(u64, UserId)>,
+    ready: BTreeSet<(u64, LineNumber)>,
     /// Users whose next run is short of something of their own, by when to look again.
-    short: BTreeSet<(Instant, UserId)>,
+    short: BTreeSet<(Instant, LineNumber)>,
     /// How much of what quotas have at once may run, in hundredths, and why not more.
     part: u32,
     pressure: Option<Pressure>,
-}
-
-/// One user's runs.
-#[derive(Debug)]
-struct Line {
-    quota: LiveQuota,
-    running: u32,
-    /// Places taken, those that do not wait yet included.
-    queued: u32,
-    waiting: BTreeMap<(Priority, u64), Waiter>,
-    at: At,
-    /// What the user has had, in nanoseconds of a processor at the usual weight.
-    had: u64,
-    fuel: FuelAccount,
-}
-
-/// Where a user stands whose runs wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
-    Nowhere,
-    Ready(u64),
-    Short(Instant),
-}
-
-#[derive(Debug)]
-struct Waiter {
-    want: Want,
-    grant: oneshot::Sender<Slot>,
-    throttled: Arc<AtomicBool>,
 }
 
 /// A place in the queue. Given back on drop.
 #[derive(Debug)]
 pub struct Place {
     shared: Arc<Shared>,
-    user: UserId,
+    line: LineNumber,
     ticket: u64,
     want: Want,
-    throttled: Arc<AtomicBool>,
+    /// Made for those that wait.
+    throttled: OnceLock<Arc<AtomicBool>>,
+    /// It was given back already, for a slot.
+    given: bool,
 }
 
 impl Place {
@@ -211,20 +187,23 @@ impl Place {
     /// Whether it waits for fuel of the next minute; a flag that stays true to the place.
     #[must_use]
     pub fn throttled(&self) -> Arc<AtomicBool> {
-        self.throttled.clone()
+        self.throttled.get_or_init(Arc::default).clone()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.given {
+            return;
+        }
         let granted = {
             let mut state = self.shared.state();
             state.queued = state.queued.saturating_sub(1);
-            if let Some(line) = state.lines.get_mut(&self.user) {
+            if let Some(line) = state.lines.get_mut(self.line) {
                 line.queued = line.queued.saturating_sub(1);
                 line.waiting.remove(&(self.want.priority, self.ticket));
             }
-            state.settle(&self.user);
+            state.settle(self.line);
             self.shared.pump(&mut state)
         };
         hand_out(granted);
@@ -235,7 +214,7 @@ impl Drop for Place {
 #[derive(Debug)]
 pub struct Slot {
     shared: Arc<Shared>,
-    user: UserId,
+    line: LineNumber,
     quota: LiveQuota,
     memory: Arc<RunMemory>,
     fuel_reserved: u64,
@@ -268,14 +247,14 @@ impl Drop for Slot {
         let granted = {
             let mut state = self.shared.state();
             state.live = state.live.saturating_sub(1);
-            if let Some(line) = state.lines.get_mut(&self.user) {
+            if let Some(line) = state.lines.get_mut(self.line) {
                 line.running = line.running.saturating_sub(1);
                 line.fuel.settle(self.fuel_reserved, self.fuel_used.load(Ordering::Relaxed));
                 let cost = self.active_ns.load(Ordering::Relaxed).saturating_add(RUN_COST_NS);
                 let weight = u64::from(line.quota.get(|quota| quota.cpu_weight).max(1));
                 line.had = line.had.saturating_add(cost.saturating_mul(100) / weight);
             }
-            state.settle(&self.user);
+            state.settle(self.line);
             self.shared.pump(&mut state)
         };
         hand_out(granted);
@@ -300,25 +279,25 @@ impl State {
     }
 
     /// Puts a user where they belong after something of theirs has changed.
-    fn settle(&mut self, user: &UserId) {
-        let Some(line) = self.lines.get(user) else { return };
+    fn settle(&mut self, number: LineNumber) {
+        let Some(line) = self.lines.get(number) else { return };
         let wants = !line.waiting.is_empty() && line.running < self.at_once(&line.quota);
         let at = if wants { At::Ready(line.had) } else { At::Nowhere };
-        self.put(user, at);
+        self.put(number, at);
     }
 
-    fn put(&mut self, user: &UserId, at: At) {
-        let Some(line) = self.lines.get_mut(user) else { return };
+    fn put(&mut self, number: LineNumber, at: At) {
+        let Some(line) = self.lines.get_mut(number) else { return };
         match std::mem::replace(&mut line.at, at) {
             before if before == at => return,
             At::Nowhere => {}
-            At::Ready(had) => drop(self.ready.remove(&(had, user.clone()))),
-            At::Short(until) => drop(self.short.remove(&(until, user.clone()))),
+            At::Ready(had) => drop(self.ready.remove(&(had, number))),
+            At::Short(until) => drop(self.short.remove(&(until, number))),
         }
         match at {
             At::Nowhere => {}
-            At::Ready(had) => drop(self.ready.insert((had, user.clone()))),
-            At::Short(until) => drop(self.short.insert((until, user.clone()))),
+            At::Ready(had) => drop(self.ready.insert((had, number))),
+            At::Short(until) => drop(self.short.insert((until, number))),
         }
     }
 
@@ -328,7 +307,7 @@ impl State {
         }
         let now = self.now;
         // A debt is not forgotten with its user.
-        self.lines.retain(|_, line| {
+        self.lines.retain(|line| {
             line.running > 0 || line.queued > 0 || line.had > now || !line.fuel.is_full(&line.quota, at)
         });
         self.lines_look_at = (self.lines.len() * 2).max(IDLE_USERS_MAX);
@@ -344,16 +323,16 @@ impl Shared {
     fn pump(self: &Arc<Self>, state: &mut State) -> Granted {
         let mut granted = Granted::new();
         while state.live < self.runs_live_max
-            && let Some((had, user)) = state.ready.first().cloned()
+            && let Some((had, number)) = state.ready.first().copied()
         {
             let at = Instant::now();
-            match self.try_grant(state, &user, at) {
+            match self.try_grant(state, number, at) {
                 Ok(slot) => {
                     state.now = state.now.max(had);
                     granted.extend(slot);
-                    state.settle(&user);
+                    state.settle(number);
                 }
-                Err(until) => state.put(&user, At::Short(until)),
+                Err(until) => state.put(number, At::Short(until)),
             }
         }
         if !state.short.is_empty() {
@@ -363,10 +342,15 @@ impl Shared {
     }
 
     /// Reserves what the user's next run wants. Gives the slot and who waits for it, if anybody does, or when to look again.
-    fn try_grant(self: &Arc<Self>, state: &mut State, user: &UserId, at: Instant) -> Result<Option<Grant>, Instant> {
-        let Some(line) = state.lines.get_mut(user) else { return Ok(None) };
+    fn try_grant(
+        self: &Arc<Self>,
+        state: &mut State,
+        number: LineNumber,
+        at: Instant,
+    ) -> Result<Option<Grant>, Instant> {
+        let Some(line) = state.lines.get_mut(number) else { return Ok(None) };
         let Some((key, waiter)) = line.waiting.pop_first() else { return Ok(None) };
-        match self.reserve(line, user, waiter.want, at) {
+        match self.reserve(line, number, waiter.want, at) {
             Ok(slot) => {
                 waiter.throttled.store(false, Ordering::Relaxed);
                 state.live += 1;
@@ -384,19 +368,19 @@ impl Shared {
     fn reserve(
         self: &Arc<Self>,
         line: &mut Line,
-        user: &UserId,
+        number: LineNumber,
         want: Want,
         at: Instant,
     ) -> Result<Slot, (Short, Instant)> {
         let fuel_reserved = line.fuel.reserve(&line.quota, want.fuel, at).map_err(|until| (Short::Fuel, until))?;
-        let Ok(memory) = self.memory.admit(user, want.memory_bytes, line.quota.clone()) else {
+        let Ok(memory) = self.memory.admit(&line.memory, want.memory_bytes, line.quota.clone()) else {
             line.fuel.settle(fuel_reserved, 0);
             return Err((Short::Memory, at + LOOK_EVERY));
         };
         line.running += 1;
         Ok(Slot {
             shared: self.clone(),
-            user: user.clone(),
+            line: number,
             quota: line.quota.clone(),
             memory,
             fuel_reserved,
@@ -415,7 +399,7 @@ impl Admission {
             queued: 0,
             tickets: 0,
             now: 0,
-            lines: HashMap::new(),
+            lines: Lines::default(),
             lines_look_at: IDLE_USERS_MAX,
             ready: BTreeSet::new(),
             short: BTreeSet::new(),
@@ -435,68 +419,74 @@ impl Admission {
         if state.queued >= self.0.runs_queued_max {
             return Err(Refused::HostQueueFull(self.0.runs_queued_max));
         }
-        let line = self.line(&mut state, user);
-        let most = line.quota.get(|quota| quota.runs_queued);
-        if line.queued >= most {
-            return Err(Refused::UserQueueFull(most));
+        let number = self.line(&mut state, user);
+        if let Some(line) = state.lines.get(number) {
+            let most = line.quota.get(|quota| quota.runs_queued);
+            if line.queued >= most {
+                return Err(Refused::UserQueueFull(most));
+            }
         }
-        Ok(self.place(&mut state, user, want))
+        Ok(self.place(&mut state, number, want))
     }
 
     /// A place for a run that was accepted before the host was restarted: it has been promised one, full or not.
     #[must_use]
     pub fn enqueue_again(&self, user: &UserId, want: Want) -> Place {
         let mut state = self.0.state();
-        self.line(&mut state, user);
-        self.place(&mut state, user, want)
+        let number = self.line(&mut state, user);
+        self.place(&mut state, number, want)
     }
 
-    fn line<'a>(&self, state: &'a mut State, user: &UserId) -> &'a mut Line {
-        if !state.lines.contains_key(user) {
-            state.forget_idle(Instant::now());
+    fn line(&self, state: &mut State, user: &UserId) -> LineNumber {
+        let had = state.now;
+        if let Some(number) = state.lines.of(user) {
+            if let Some(line) = state.lines.get_mut(number).filter(|line| line.running == 0 && line.queued == 0) {
+                // Nobody saves up while they ask for nothing.
+                line.had = line.had.max(had);
+            }
+            return number;
         }
-        let now = state.now;
-        let line = state.lines.entry(user.clone()).or_insert_with(|| {
-            let quota = self.0.quotas.of(user);
-            let fuel = FuelAccount::full(&quota);
-            Line { quota, running: 0, queued: 0, waiting: BTreeMap::new(), at: At::Nowhere, had: 0, fuel }
-        });
-        if line.running == 0 && line.queued == 0 {
-            // Nobody saves up while they ask for nothing.
-            line.had = line.had.max(now);
-        }
-        line
+        let now = Instant::now();
+        state.forget_idle(now);
+        let quota = self.0.quotas.of(user);
+        let (memory, fuel) = (self.0.memory.account(user), FuelAccount::full(&quota, now));
+        let (user, waiting) = (user.clone(), BTreeMap::new());
+        state.lines.begin(Line { user, quota, memory, running: 0, queued: 0, waiting, at: At::Nowhere, had, fuel })
     }
 
-    fn place(&self, state: &mut State, user: &UserId, want: Want) -> Place {
+    fn place(&self, state: &mut State, number: LineNumber, want: Want) -> Place {
         state.tickets += 1;
         state.queued += 1;
-        if let Some(line) = state.lines.get_mut(user) {
+        if let Some(line) = state.lines.get_mut(number) {
             line.queued += 1;
         }
-        let (shared, throttled) = (self.0.clone(), Arc::default());
-        Place { shared, user: user.clone(), ticket: state.tickets, want, throttled }
+        let (shared, throttled) = (self.0.clone(), OnceLock::new());
+        Place { shared, line: number, ticket: state.tickets, want, throttled, given: false }
     }
 
     /// Takes a slot if one is free and nobody waits for it.
     ///
     /// # Errors
     /// Gives the place back if there is none.
-    pub fn try_admit(&self, place: Place) -> Result<Slot, Place> {
-        let slot = {
-            let mut state = self.0.state();
-            let free = state.live < self.0.runs_live_max && state.ready.is_empty();
-            let part = (state.part < 100).then(|| state.lines.get(&place.user).map(|line| state.at_once(&line.quota)));
-            let slot = state.lines.get_mut(&place.user).filter(|_| free).and_then(|line| {
-                let at_once = part.flatten().unwrap_or_else(|| line.quota.get(|quota| quota.runs_at_once));
-                let first = line.waiting.is_empty() && line.running < at_once;
-                first.then(|| self.0.reserve(line, &place.user, place.want, Instant::now()).ok()).flatten()
-            });
-            if slot.is_some() {
-                state.live += 1;
-            }
-            slot
+    pub fn try_admit(&self, mut place: Place) -> Result<Slot, Place> {
+        let mut state = self.0.state();
+        let number = place.line;
+        let at_once = state.lines.get(number).map_or(0, |line| state.at_once(&line.quota));
+        let free = state.live < self.0.runs_live_max && state.ready.is_empty();
+        let Some(line) = state.lines.get_mut(number).filter(|_| free) else {
+            drop(state);
+            return Err(place);
         };
+        let first = line.waiting.is_empty() && line.running < at_once;
+        let slot = first.then(|| self.0.reserve(line, number, place.want, Instant::now()).ok()).flatten();
+        if slot.is_some() {
+            // The place is given back in the same step, and frees nothing that anybody waits for.
+            line.queued = line.queued.saturating_sub(1);
+            place.given = true;
+            state.live += 1;
+            state.queued = state.queued.saturating_sub(1);
+        }
+        drop(state);
         slot.ok_or(place)
     }
 
@@ -508,14 +498,14 @@ impl Admission {
         let (granted, wait_ms) = {
             let mut state = self.0.state();
             let (grant, granted) = oneshot::channel();
-            let waiter = Waiter { want: place.want, grant, throttled: place.throttled.clone() };
+            let waiter = Waiter { want: place.want, grant, throttled: place.throttled() };
             let mut wait_ms = 0;
-            if let Some(line) = state.lines.get_mut(&place.user) {
+            if let Some(line) = state.lines.get_mut(place.line) {
                 wait_ms = line.quota.get(|quota| quota.queue_wait_ms);
                 line.waiting.insert((place.want.priority, place.ticket), waiter);
             }
-            if state.lines.get(&place.user).is_some_and(|line| !matches!(line.at, At::Short(_))) {
-                state.settle(&place.user);
+            if state.lines.get(place.line).is_some_and(|line| !matches!(line.at, At::Short(_))) {
+                state.settle(place.line);
             }
             let others = self.0.pump(&mut state);
             drop(state);
@@ -530,8 +520,8 @@ impl Admission {
 
     fn short_of(&self, place: &Place) -> Short {
         let state = self.0.state();
-        match state.lines.get(&place.user).map(|line| line.at) {
-            Some(At::Short(_)) if place.throttled.load(Ordering::Relaxed) => Short::Fuel,
+        match state.lines.get(place.line).map(|line| line.at) {
+            Some(At::Short(_)) if place.throttled().load(Ordering::Relaxed) => Short::Fuel,
             Some(At::Short(_)) => Short::Memory,
             _ => Short::Slot,
         }
@@ -541,9 +531,8 @@ impl Admission {
     pub fn quota_changed(&self) {
         let granted = {
             let mut state = self.0.state();
-            let users: Vec<_> = state.lines.keys().cloned().collect();
-            for user in users {
-                state.settle(&user);
+            for number in state.lines.numbers() {
+                state.settle(number);
             }
             self.0.pump(&mut state)
         };
@@ -555,7 +544,7 @@ impl Admission {
     pub fn standing(&self, user: &UserId) -> Standing {
         let mut state = self.0.state();
         let (part, pressure) = (state.part, state.pressure);
-        let Some(line) = state.lines.get_mut(user) else {
+        let Some(line) = state.lines.of(user).and_then(|number| state.lines.get_mut(number)) else {
             let quota = self.0.quotas.of(user);
             let at_once = state.at_once(&quota);
             let fuel_left = quota.get(|quota| quota.fuel_per_minute);
@@ -611,9 +600,9 @@ fn look(shared: &Weak<Shared>) -> Option<Option<Instant>> {
     let (granted, next) = {
         let mut state = shared.state();
         let now = Instant::now();
-        while let Some((_, user)) = state.short.first().filter(|(until, _)| *until <= now).cloned() {
-            state.put(&user, At::Nowhere);
-            state.settle(&user);
+        while let Some((_, number)) = state.short.first().filter(|(until, _)| *until <= now).copied() {
+            state.put(number, At::Nowhere);
+            state.settle(number);
         }
         let granted = shared.pump(&mut state);
         (granted, state.short.first().map(|(until, _)| *until))
@@ -648,9 +637,8 @@ fn judge(shared: &Weak<Shared>, processor_wait: Duration) {
         if state.part == 100 {
             state.pressure = None;
         }
-        let users: Vec<_> = state.lines.keys().cloned().collect();
-        for user in users {
-            state.settle(&user);
+        for number in state.lines.numbers() {
+            state.settle(number);
         }
         shared.pump(&mut state)
     };

@@ -3,49 +3,45 @@
 //! Such a request is made durable before its run is stopped, and meanwhile the run may come to its end by itself. Without an
 //! order between the two, a run could end as completed of which somebody had been told that it is cancelled.
 
-use tokio::sync::watch;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::Notify;
 
-/// The order of one run. Clones are of the same run.
-#[derive(Debug, Clone)]
-pub(crate) struct Order(watch::Sender<Standing>);
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Standing {
-    /// Requests that are being made durable. Each is one of its user's requests under way.
-    asking: u32,
-    ending: bool,
+/// The order of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    /// How many requests are being made durable, each of which is one of its user's requests under way; and [`ENDING`].
+    standing: AtomicU32,
+    /// The end has begun, and nobody asks any more.
+    settled: Notify,
 }
 
-/// A request to stop a run that is being made durable. The run does not end while this is there.
-#[derive(Debug)]
-pub struct Asking(Order);
-
-impl Default for Order {
-    fn default() -> Self {
-        Self(watch::Sender::new(Standing::default()))
-    }
-}
+/// The run has begun to end.
+const ENDING: u32 = 1 << 31;
 
 impl Order {
-    pub(crate) fn ask(&self) -> Option<Asking> {
-        let in_time = self.0.send_if_modified(|now| {
-            now.asking += u32::from(!now.ending);
-            !now.ending
-        });
-        in_time.then(|| Asking(self.clone()))
+    /// Takes note of a request that is being made durable, until it is [`asked`](Self::asked), unless the end has begun.
+    pub(crate) fn ask(&self) -> bool {
+        let in_time = |now: u32| (now & ENDING == 0).then_some(now + 1);
+        self.standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, in_time).is_ok()
     }
 
+    pub(crate) fn asked(&self) {
+        if self.standing.fetch_sub(1, Ordering::AcqRel) == ENDING | 1 {
+            self.settled.notify_waiters();
+        }
+    }
+
+    /// Begins the end, and waits for those who ask.
     pub(crate) async fn end(&self) {
-        let mut now = self.0.subscribe();
-        self.0.send_modify(|now| now.ending = true);
-        // The sender is here.
-        let _ = now.wait_for(|now| now.asking == 0).await;
-    }
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        self.0.0.send_modify(|now| now.asking = now.asking.saturating_sub(1));
+        self.standing.fetch_or(ENDING, Ordering::AcqRel);
+        loop {
+            // Before the look, so that whoever is done after it is heard.
+            let settled = self.settled.notified();
+            if self.standing.load(Ordering::Acquire) == ENDING {
+                return;
+            }
+            settled.await;
+        }
     }
 }
 
@@ -60,15 +56,15 @@ mod tests {
     #[test]
     fn an_end_waits_for_those_who_ask_and_is_too_late_for_those_who_come_after() {
         let order = Order::default();
-        let (first, second) = (order.ask().expect("in time"), order.clone().ask().expect("in time"));
+        assert!(order.ask() && order.ask(), "in time");
         let mut end = pin!(order.end());
         let mut look = || end.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert_eq!(look(), Poll::Pending);
-        assert!(order.ask().is_none(), "the end has begun");
-        drop(first);
+        assert!(!order.ask(), "the end has begun");
+        order.asked();
         assert_eq!(look(), Poll::Pending);
-        drop(second);
+        order.asked();
         assert_eq!(look(), Poll::Ready(()));
-        assert!(order.ask().is_none(), "and stays begun");
+        assert!(!order.ask(), "and stays begun");
     }
 }

@@ -4,7 +4,7 @@ mod status;
 
 use crate::{
     clock,
-    closing::{Asking, Order},
+    closing::Order,
     grant::{Access, AgentPattern, Effective, Permissions, TOOL_NAME_BYTES_MAX},
     identity::Scope,
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
@@ -20,8 +20,8 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use status::{ContextState, ContextStatus};
 
@@ -58,10 +58,20 @@ pub struct StopSignal(Arc<StopState>);
 
 #[derive(Debug, Default)]
 struct StopState {
-    token: CancellationToken,
+    stopping: Notify,
     cancelled: OnceLock<StopCause>,
     cause: OnceLock<StopCause>,
     order: Order,
+}
+
+/// A request to stop a run that is being made durable. The run does not end while this is there.
+#[derive(Debug)]
+pub struct Asking(StopSignal);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.0.order.asked();
+    }
 }
 
 impl StopSignal {
@@ -71,7 +81,7 @@ impl StopSignal {
         let place = if let StopCause::Cancelled(_) = cause { &self.0.cancelled } else { &self.0.cause };
         // The first of its kind stands.
         let _ = place.set(cause);
-        self.0.token.cancel();
+        self.0.stopping.notify_waiters();
         first
     }
 
@@ -79,7 +89,7 @@ impl StopSignal {
     /// None if the run has come to its end: then nothing is to be kept of the request.
     #[must_use]
     pub fn ask(&self) -> Option<Asking> {
-        self.0.order.ask()
+        self.0.order.ask().then(|| Asking(self.clone()))
     }
 
     /// Begins the end of the run: waits for those who [ask](Self::ask) already, after which [`cause`](Self::cause) does not
@@ -96,7 +106,14 @@ impl StopSignal {
 
     /// Waits until the run is asked to stop.
     pub async fn stopped(&self) {
-        self.0.token.cancelled().await;
+        loop {
+            // Before the look, so that a cause that is set after it is heard.
+            let stopping = self.0.stopping.notified();
+            if self.cause().is_some() {
+                return;
+            }
+            stopping.await;
+        }
     }
 }
 

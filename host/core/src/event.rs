@@ -13,6 +13,9 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 /// what a tool is given is often a whole file, and the log of a run should not hold it twice.
 pub const ARGUMENTS_SHOWN_BYTES_MAX: usize = 4 << 10;
 
+/// The text of a digest, as it is stored.
+const DIGEST_TEXT_BYTES: usize = "sha256:".len() + 64;
+
 /// Something that happened in a run.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 #[bincode(decode_context = "crate::codec::Format")]
@@ -20,9 +23,9 @@ pub enum Event {
     /// The run was admitted and begins. Always the first event of an admitted run.
     AgentStarted {
         /// The name that the agent was asked for by.
-        agent: String,
-        /// The component, as `sha256:…`.
-        digest: String,
+        agent: PluginName,
+        /// The component.
+        digest: Digest,
     },
     /// The agent says what it is working on.
     AgentThinking {
@@ -182,7 +185,7 @@ impl Event {
     pub fn bytes(&self) -> usize {
         64 + match self {
             Self::AgentThinking { text } | Self::Log { text, .. } | Self::Progress { note: text, .. } => text.len(),
-            Self::AgentStarted { agent, digest } => agent.len() + digest.len(),
+            Self::AgentStarted { agent, .. } => agent.as_str().len() + DIGEST_TEXT_BYTES,
             Self::ToolExecuting { tool, arguments, .. } => {
                 tool.len() + arguments.as_ref().map_or(0, |a| a.as_str().len())
             }
@@ -269,7 +272,7 @@ impl Event {
     /// The first event of an admitted run.
     #[must_use]
     pub fn started(agent: &PluginName, digest: &Digest) -> Self {
-        Self::AgentStarted { agent: agent.to_string(), digest: digest.to_string() }
+        Self::AgentStarted { agent: agent.clone(), digest: *digest }
     }
 }
 

@@ -2,7 +2,12 @@
 
 use crate::ids::PluginName;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    str::FromStr,
+    sync::{Arc, LazyLock},
+};
 
 /// How many tools a declaration or a grant may name.
 pub const TOOL_PATTERNS_MAX: usize = 64;
@@ -167,13 +172,21 @@ impl fmt::Display for AgentPattern {
     }
 }
 
+/// Shared, because each run is given what its plugin declares and what its user was granted.
+type Tools = Arc<BTreeSet<ToolPattern>>;
+
+fn no_tools() -> Tools {
+    static NONE: LazyLock<Tools> = LazyLock::new(Tools::default);
+    NONE.clone()
+}
+
 /// A set of permissions: what a plugin declares, what a user is granted, or what stands in both. Absent is nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Permissions {
     /// Tools that may be called.
-    #[serde(default, deserialize_with = "bounded_tools")]
-    tools: BTreeSet<ToolPattern>,
+    #[serde(default = "no_tools", deserialize_with = "bounded_tools")]
+    tools: Tools,
     /// The user's key-value data for the plugin.
     #[serde(default)]
     state: Access,
@@ -188,7 +201,7 @@ pub struct Permissions {
     human: bool,
 }
 
-fn bounded_tools<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<ToolPattern>, D::Error> {
+fn bounded_tools<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Tools, D::Error> {
     let tools = Vec::<ToolPattern>::deserialize(deserializer)?;
     if tools.len() > TOOL_PATTERNS_MAX {
         return Err(serde::de::Error::custom(format!(
@@ -211,9 +224,20 @@ fn bounded_agents<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<B
 }
 
 /// The same meaning without the entries that another entry covers, so that equal meanings compare equal.
-fn widest(tools: impl IntoIterator<Item = ToolPattern>) -> BTreeSet<ToolPattern> {
+fn widest(tools: impl IntoIterator<Item = ToolPattern>) -> Tools {
     let all: BTreeSet<_> = tools.into_iter().collect();
-    all.iter().filter(|tool| !all.iter().any(|other| other != *tool && other.covers(tool))).cloned().collect()
+    if all.is_empty() {
+        return no_tools();
+    }
+    let widest = all.iter().filter(|tool| !all.iter().any(|other| other != *tool && other.covers(tool)));
+    Arc::new(widest.cloned().collect())
+}
+
+impl Default for Permissions {
+    fn default() -> Self {
+        let (state, workspace) = (Access::None, Access::None);
+        Self { tools: no_tools(), state, workspace, agents: BTreeSet::new(), human: false }
+    }
 }
 
 /// The same for agents, among which only `*` covers others.
@@ -312,7 +336,7 @@ impl Permissions {
 
     /// The tools that may be called.
     #[must_use]
-    pub const fn tools(&self) -> &BTreeSet<ToolPattern> {
+    pub fn tools(&self) -> &BTreeSet<ToolPattern> {
         &self.tools
     }
 

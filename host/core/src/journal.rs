@@ -25,8 +25,9 @@ use jiff::Timestamp;
 use std::{
     collections::HashMap,
     hash::Hash,
+    io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -84,6 +85,8 @@ struct Log {
     effects_saved: bool,
     /// What storage does not know yet.
     unsaved: Unsaved,
+    /// How many bytes of that are with storage now. They come back if it fails.
+    in_flight: usize,
     /// The run is on the writer's list.
     listed: bool,
     /// The last event is there. What a tool that nobody waited for says later is not part of the run.
@@ -114,7 +117,10 @@ pub struct Committed {
 
 impl Journal {
     /// A journal over a storage, with its writer. The writer ends when the journal is dropped everywhere.
-    pub fn new(storage: Arc<dyn Storage>) -> Self {
+    ///
+    /// # Errors
+    /// When the writer's thread cannot be made.
+    pub fn new(storage: Arc<dyn Storage>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             storage,
             followers: Followers::default(),
@@ -124,8 +130,8 @@ impl Journal {
             panics: AtomicU64::new(0),
             event_latency: Latencies::default(),
         });
-        spawn_writer(&shared);
-        Self(shared)
+        start_writer(&shared)?;
+        Ok(Self(shared))
     }
 
     /// How long events took from being recorded to being durable and told, since the start.
@@ -144,7 +150,7 @@ impl Journal {
             calls.bytes_max = ctx.quota().record_bytes_per_run;
             calls.told_as(spec.durability, ctx.stop());
         }
-        journal.record(Event::started(&spec.agent, &spec.digest));
+        journal.record_into(journal.log(), Event::started(&spec.agent, &spec.digest), started_at);
         journal
     }
 
@@ -189,6 +195,7 @@ impl Journal {
                 started_at,
                 effects_saved: false,
                 unsaved,
+                in_flight: 0,
                 listed: false,
                 sealed: false,
                 calls: Calls::default(),
@@ -214,26 +221,32 @@ impl Journal {
 }
 
 /// Commits what is on the list, every [`LINGER`] while there is something.
-#[expect(clippy::disallowed_methods, reason = "the journal's one writer lives as long as the journal")]
-fn spawn_writer(shared: &Arc<Shared>) {
+///
+/// On a thread of its own, which can sleep for exactly so long: the timers of an async runtime count whole milliseconds and
+/// round up, which made a client wait for twice as long. Nor does a commit wait there behind other tasks.
+fn start_writer(shared: &Arc<Shared>) -> io::Result<()> {
     let weak = Arc::downgrade(shared);
-    tokio::spawn(async move {
-        loop {
-            let Some(shared) = weak.upgrade() else { return };
-            let notified = shared.wake.notified();
-            // The wait ends now and then, so that a dropped journal does not keep its writer.
-            let _ = tokio::time::timeout(Duration::from_secs(1), notified).await;
-            tokio::time::sleep(LINGER).await;
-            let runs = std::mem::take(&mut *lock(&shared.waiting));
-            let commits = runs.iter().map(|run| async {
-                // There is no other writer: what goes wrong with one run must not end it for all.
-                if unpanicked(run.commit_listed()).await.is_none() {
-                    shared.panics.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-            join_all(commits).await;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name("journal".into()).spawn(move || runtime.block_on(write_all(weak)))?;
+    Ok(())
+}
+
+async fn write_all(shared: Weak<Shared>) {
+    while let Some(shared) = shared.upgrade() {
+        // The wait ends now and then, so that a dropped journal does not keep its writer.
+        if tokio::time::timeout(Duration::from_secs(1), shared.wake.notified()).await.is_err() {
+            continue;
         }
-    });
+        std::thread::sleep(LINGER);
+        let runs = std::mem::take(&mut *lock(&shared.waiting));
+        let commits = runs.iter().map(|run| async {
+            // There is no other writer: what goes wrong with one run must not end it for all.
+            if unpanicked(run.commit_listed()).await.is_none() {
+                shared.panics.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        join_all(commits).await;
+    }
 }
 
 /// Waits for all of them side by side, so that storage can take them in one transaction.
@@ -256,7 +269,8 @@ impl RunJournal {
     /// # Errors
     /// When so much is waiting for storage that it has to be written first, and storage fails.
     pub async fn append(&self, event: Event) -> Result<(), StorageError> {
-        if self.record(event) >= PENDING_BYTES_MAX { self.commit().await } else { Ok(()) }
+        // Boxed, because each call of a guest that says something holds this future, and hardly ever commits.
+        if self.record(event) >= PENDING_BYTES_MAX { Box::pin(self.commit()).await } else { Ok(()) }
     }
 
     /// Records an event without waiting, however much is waiting for storage: for callers who cannot wait, and who
@@ -281,17 +295,17 @@ impl RunJournal {
 
     /// Records an event and says how many bytes wait for storage.
     fn record(&self, event: Event) -> usize {
-        self.record_into(self.log(), event)
+        self.record_into(self.log(), event, clock::now())
     }
 
-    fn record_into(&self, mut log: MutexGuard<'_, Log>, event: Event) -> usize {
+    fn record_into(&self, mut log: MutexGuard<'_, Log>, event: Event, at: Timestamp) -> usize {
         if log.sealed {
             return 0;
         }
         let seq = log.next_seq;
         log.next_seq += 1;
         log.unsaved.bytes += event.bytes();
-        log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at: clock::now(), event });
+        log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at, event });
         let bytes = log.unsaved.bytes;
         self.list(log);
         bytes
@@ -306,6 +320,17 @@ impl RunJournal {
             if waiting.len() == 1 {
                 drop(waiting);
                 self.0.shared.wake.notify_one();
+            }
+        }
+    }
+
+    /// Takes the run from the writer's list for good: its own last step writes what is left.
+    fn unlist(&self) {
+        if std::mem::replace(&mut self.log().listed, true) {
+            let mut waiting = lock(&self.0.shared.waiting);
+            // No longer than there are runs, and those that are still to be looked for came last.
+            if let Some(place) = waiting.iter().rposition(|run| Arc::ptr_eq(&run.0, &self.0)) {
+                waiting.swap_remove(place);
             }
         }
     }
@@ -384,7 +409,7 @@ impl RunJournal {
             let mut log = self.log();
             log.calls.tell_what_was_said();
             log.unsaved.wait = Some(wait);
-            self.record_into(log, event);
+            self.record_into(log, event, clock::now());
             self.log().sealed = true;
         }
         let mut retry = Duration::from_millis(50);
@@ -408,9 +433,8 @@ impl RunJournal {
     pub async fn close(&self, event: Event, end: RunEnd) {
         let mut wait = Duration::from_millis(50);
         let last = {
+            self.unlist();
             let mut log = self.log();
-            // The writer has nothing more to do for this run.
-            log.listed = true;
             log.sealed = true;
             let seq = log.next_seq;
             log.next_seq += 1;
@@ -421,8 +445,7 @@ impl RunJournal {
             let taken = self.take();
             // The last event is never put back into the log: a commit that was under way for the run would make it durable
             // without the end, and followers would be told of an end that a crash then takes back.
-            let mut batch = taken.batch.clone();
-            batch.events.push(last.clone());
+            let batch = taken.batch.with(&last);
             match self.0.shared.storage.finish(&self.0.scope, batch, end.clone()).await {
                 Ok(()) => return taken.saved(Some(&last)),
                 Err(error) => {
@@ -438,6 +461,7 @@ impl RunJournal {
     fn take(&self) -> Taken<'_> {
         let mut log = self.log();
         let mut unsaved = std::mem::take(&mut log.unsaved);
+        log.in_flight = unsaved.bytes;
         unsaved.chunks.extend(log.calls.take_chunk());
         let batch = RunBatch {
             run: self.0.run,
@@ -452,6 +476,7 @@ impl RunJournal {
 
     fn put_back(&self, batch: RunBatch) {
         let mut log = self.log();
+        log.in_flight = 0;
         log.unsaved.started |= batch.started_at.is_some();
         log.unsaved.effects |= batch.effects;
         let newer = std::mem::replace(&mut log.unsaved.events, batch.events);
@@ -482,6 +507,7 @@ impl Taken<'_> {
         let RunLog { shared, scope, run, .. } = &*self.journal.0;
         {
             let mut log = self.journal.log();
+            log.in_flight = 0;
             log.effects_saved |= self.batch.effects;
             log.calls.begun_saved = self.begun;
         }
@@ -492,10 +518,11 @@ impl Taken<'_> {
             });
             // After the run's own followers: whoever follows both asks each run for its news at a user's.
             shared.user_followers.tell(scope.user(), |commits| *commits += 1);
-            let now = clock::now();
+            let now = clock::now().as_microsecond();
             for envelope in self.batch.events.iter().chain(last) {
                 // A clock that was set back makes no event early.
-                shared.event_latency.took(Duration::try_from(now.duration_since(envelope.at)).unwrap_or_default());
+                let took_us = u64::try_from(now - envelope.at.as_microsecond()).unwrap_or(0);
+                shared.event_latency.took(Duration::from_micros(took_us));
             }
         }
     }

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 /// How deep a JSON text may nest. What serde_json follows before it gives up, so that any text we take can be read by
 /// anyone who uses a common parser.
@@ -62,7 +65,9 @@ impl Json {
     /// `{}`.
     #[must_use]
     pub fn empty_object() -> Self {
-        Self::of(&serde_json::Map::new())
+        // Of each run without metadata: shared.
+        static EMPTY: LazyLock<Json> = LazyLock::new(|| Json::of(&serde_json::Map::new()));
+        EMPTY.clone()
     }
 
     /// The text.

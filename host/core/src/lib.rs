@@ -6,7 +6,7 @@
 
 pub mod admission;
 pub mod clock;
-pub mod closing;
+mod closing;
 pub mod codec;
 pub mod context;
 pub mod emitter;

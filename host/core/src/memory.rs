@@ -54,7 +54,7 @@ impl Pool {
 
 /// What one user's live contexts hold.
 #[derive(Debug, Default)]
-struct UserMemory(Pool);
+pub struct UserMemory(Pool);
 
 /// The memory of all sandboxes of a host.
 #[derive(Debug)]
@@ -121,18 +121,23 @@ impl HostMemory {
     /// The memory of one run of this user, with no floor.
     #[must_use]
     pub fn run(self: &Arc<Self>, user: &UserId, bytes_max: u64, quota: LiveQuota) -> Arc<RunMemory> {
-        Arc::new(RunMemory::new(bytes_max, quota, self.user(user), self.clone()))
+        Arc::new(RunMemory::new(bytes_max, quota, self.account(user), self.clone()))
     }
 
     /// The memory of a run that is admitted, with its floor taken; none if there is no room for it.
     ///
     /// # Errors
     /// Whose limit is in the way.
-    pub fn admit(self: &Arc<Self>, user: &UserId, bytes_max: u64, quota: LiveQuota) -> Result<Arc<RunMemory>, Refusal> {
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        account: &Arc<UserMemory>,
+        bytes_max: u64,
+        quota: LiveQuota,
+    ) -> Result<Arc<RunMemory>, Refusal> {
         // All of a user's runs at once have to have room for their floors.
         let share = quota.get(|quota| quota.memory_bytes_per_user / u64::from(quota.runs_at_once.max(1)));
         let floor = RUN_FLOOR_BYTES.min(bytes_max).min(share);
-        let mut memory = RunMemory::new(bytes_max, quota, self.user(user), self.clone());
+        let mut memory = RunMemory::new(bytes_max, quota, account.clone(), self.clone());
         memory.take_shared(floor, self.mark(MARK_WAIT))?;
         memory.floor = floor;
         Ok(Arc::new(memory))
@@ -163,7 +168,8 @@ impl HostMemory {
         Arc::new(RunMemory::new(bytes_max, quota, Arc::default(), self.clone()))
     }
 
-    fn user(&self, user: &UserId) -> Arc<UserMemory> {
+    /// The account of a user, for as long as somebody holds it.
+    pub(crate) fn account(&self, user: &UserId) -> Arc<UserMemory> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = users.known.get(user).and_then(Weak::upgrade) {
             return known;
@@ -221,10 +227,11 @@ pub struct RunMemory {
 
 /// Bytes, added up over the time for which they are held: exact, at the price of one look at the clock each time that
 /// their number changes. The lock is held for these few instructions only, and hardly ever by two at once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct OverTime {
     bytes: u64,
-    since: Instant,
+    /// None before anything was held.
+    since: Option<Instant>,
     /// Wide enough for all memory there is over centuries.
     byte_us: u128,
 }
@@ -232,16 +239,17 @@ struct OverTime {
 impl OverTime {
     fn pass(&mut self) {
         let now = Instant::now();
-        let us = now.saturating_duration_since(self.since).as_micros();
-        self.byte_us = self.byte_us.saturating_add(us.saturating_mul(self.bytes.into()));
-        self.since = now;
+        if let Some(since) = self.since.replace(now).filter(|_| self.bytes > 0) {
+            let us = now.saturating_duration_since(since).as_micros();
+            self.byte_us = self.byte_us.saturating_add(us.saturating_mul(self.bytes.into()));
+        }
     }
 }
 
 impl RunMemory {
     fn new(bytes_max: u64, quota: LiveQuota, user: Arc<UserMemory>, host: Arc<HostMemory>) -> Self {
         let (peak_bytes, refused) = (AtomicU64::new(0), AtomicU8::new(Refusal::NONE));
-        let over_time = Mutex::new(OverTime { bytes: 0, since: Instant::now(), byte_us: 0 });
+        let over_time = Mutex::default();
         Self { bytes_max, floor: 0, quota, run: Pool::default(), user, host, peak_bytes, over_time, refused }
     }
 
@@ -249,7 +257,9 @@ impl RunMemory {
     #[must_use]
     pub fn byte_seconds(&self) -> u64 {
         let mut over_time = self.over_time();
-        over_time.pass();
+        if over_time.bytes > 0 {
+            over_time.pass();
+        }
         u64::try_from(over_time.byte_us / 1_000_000).unwrap_or(u64::MAX)
     }
 
@@ -472,7 +482,7 @@ mod tests {
     #[test]
     fn as_far_as_its_floor_nobody_is_in_a_runs_way() {
         let host = Arc::new(HostMemory::new(100 << 20, 0));
-        let anns = host.admit(&user("ann"), 64 << 20, quota(u64::MAX)).expect("room");
+        let anns = host.admit(&host.account(&user("ann")), 64 << 20, quota(u64::MAX)).expect("room");
         assert_eq!(host.bytes(), RUN_FLOOR_BYTES);
         let bobs = host.run(&user("bob"), 256 << 20, quota(u64::MAX));
         let greedy = bobs.hold(87 << 20).expect("room up to the last hundredths");
@@ -483,10 +493,10 @@ mod tests {
         assert_eq!(bobs.refused(), Some(Refusal::Host));
         let held = anns.hold(8 << 20).expect("the floor is there");
         let more = anns.hold(4 << 20).expect("and more, for whom has less than an even part");
-        assert_eq!(host.admit(&user("cay"), 64 << 20, quota(u64::MAX)).map(drop), Err(Refusal::Host));
+        assert_eq!(host.admit(&host.account(&user("cay")), 64 << 20, quota(u64::MAX)).map(drop), Err(Refusal::Host));
         drop((held, more, anns));
         assert_eq!(host.bytes(), 87 << 20);
-        assert!(host.admit(&user("cay"), 64 << 20, quota(u64::MAX)).is_ok());
+        assert!(host.admit(&host.account(&user("cay")), 64 << 20, quota(u64::MAX)).is_ok());
         drop((greedy, bobs));
         assert_eq!((host.bytes(), host.holders.load(Ordering::Relaxed)), (0, 0));
     }
@@ -495,9 +505,10 @@ mod tests {
     fn a_users_floors_fit_into_what_the_user_may_hold() {
         let host = Arc::new(HostMemory::new(1 << 30, 0));
         let quota = LiveQuota::fixed(Quota { memory_bytes_per_user: 4 << 20, runs_at_once: 2, ..Quota::default() });
-        let runs: Vec<_> = (0..2).map(|_| host.admit(&user("ann"), 2 << 20, quota.clone()).expect("room")).collect();
+        let runs: Vec<_> =
+            (0..2).map(|_| host.admit(&host.account(&user("ann")), 2 << 20, quota.clone()).expect("room")).collect();
         assert_eq!(host.bytes_of(&user("ann")), 4 << 20);
-        assert_eq!(host.admit(&user("ann"), 2 << 20, quota).map(drop), Err(Refusal::User));
+        assert_eq!(host.admit(&host.account(&user("ann")), 2 << 20, quota).map(drop), Err(Refusal::User));
         drop(runs);
         assert_eq!(host.bytes_of(&user("ann")), 0);
     }
@@ -508,7 +519,7 @@ mod tests {
             let host = Arc::new(HostMemory::new(150, 0));
             let mut runs: Vec<_> = (0..3)
                 .map(|n| {
-                    let mut run = RunMemory::new(60, quota(100), host.user(&user(&format!("u{}", n % 2))), host.clone());
+                    let mut run = RunMemory::new(60, quota(100), host.account(&user(&format!("u{}", n % 2))), host.clone());
                     run.take_shared(10, 150).expect("room");
                     run.floor = 10;
                     (run, Vec::new())

@@ -92,7 +92,14 @@ impl RecordChunk {
     /// A chunk without entries.
     #[must_use]
     pub fn empty(number: u64) -> Self {
-        Self { number, bytes: codec::begin() }
+        // Most small agents never make a call that is kept.
+        Self { number, bytes: Vec::new() }
+    }
+
+    /// Whether it has no entries.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// Adds an entry.
@@ -100,6 +107,9 @@ impl RecordChunk {
     /// # Errors
     /// When it cannot be encoded, which no entry can bring about.
     pub fn push(&mut self, record: &Record) -> Result<(), CodecError> {
+        if self.bytes.is_empty() {
+            self.bytes = codec::begin();
+        }
         codec::append(record, &mut self.bytes)
     }
 

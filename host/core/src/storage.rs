@@ -491,6 +491,22 @@ impl RunBatch {
         self.events.last().map(|envelope| envelope.seq)
     }
 
+    /// The same, and this event behind the others.
+    #[must_use]
+    pub fn with(&self, last: &Envelope) -> Self {
+        // Room for exactly these: storage in memory keeps them as they come.
+        let mut events = Vec::with_capacity(self.events.len() + 1);
+        events.extend(self.events.iter().chain([last]).cloned());
+        Self {
+            run: self.run,
+            started_at: self.started_at,
+            effects: self.effects,
+            events,
+            chunks: self.chunks.clone(),
+            wait: self.wait.clone(),
+        }
+    }
+
     /// Whether the log ends with these events.
     #[must_use]
     pub fn is_terminal(&self) -> bool {

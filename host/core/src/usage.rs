@@ -83,20 +83,19 @@ impl UsageSum {
     /// What one run took.
     #[must_use]
     pub fn of(end: &RunEnd) -> Self {
-        let Usage { fuel, active_ms, memory_byte_seconds, events, tool_calls, host_calls, .. } = end.usage;
-        let mut sum = Self { runs_by_stop_reason: BTreeMap::from([(end.stop_reason, 1)]), ..Self::default() };
-        // Through the bound of sums, because one run's figure may be over it.
-        sum.add(&Self {
-            runs: 1,
-            fuel,
-            active_ms,
-            memory_byte_seconds,
-            events,
-            tool_calls,
-            host_calls,
-            ..Self::default()
-        });
+        let mut sum = Self::default();
+        sum.add_run(end);
         sum
+    }
+
+    /// Adds what one run took.
+    pub fn add_run(&mut self, end: &RunEnd) {
+        let Usage { fuel, active_ms, memory_byte_seconds, events, tool_calls, host_calls, .. } = end.usage;
+        let figures =
+            Self { runs: 1, fuel, active_ms, memory_byte_seconds, events, tool_calls, host_calls, ..Self::default() };
+        self.add(&figures);
+        let runs = self.runs_by_stop_reason.entry(end.stop_reason).or_default();
+        *runs = runs.saturating_add(1).min(SUM_MAX);
     }
 
     /// Adds another sum.

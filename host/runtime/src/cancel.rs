@@ -36,9 +36,9 @@ impl Runtime {
         });
         let stopped = answered.await.map_err(|gone| StorageError { doing: "cancel a run", source: gone.into() })?;
         stopped?;
-        if let Some(mut live) = self.live_run(scope, id) {
+        if let Some(live) = self.live_run(scope, id) {
             // Whether it has ended by then is read below.
-            let _ = tokio::time::timeout(CANCEL_WAIT, live.ended.wait_for(Option::is_some)).await;
+            let _ = tokio::time::timeout(CANCEL_WAIT, live.ended.wait()).await;
         }
         self.storage().run(scope, id).await
     }

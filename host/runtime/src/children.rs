@@ -70,9 +70,9 @@ impl Runtime {
         id: RunId,
         wait: Duration,
     ) -> Result<Option<RunView>, StorageError> {
-        if let Some(mut live) = self.live_run(scope, id) {
+        if let Some(live) = self.live_run(scope, id) {
             // Whether it has ended by then is read below.
-            let _ = tokio::time::timeout(wait, live.ended.wait_for(Option::is_some)).await;
+            let _ = tokio::time::timeout(wait, live.ended.wait()).await;
         }
         Ok(self.storage().run(scope, id).await?.filter(|run| run.status.is_terminal()))
     }

@@ -1,13 +1,15 @@
 //! A submission that came before: it gets the run that was made then.
 
-use crate::runtime::{AcceptError, Accepted, Runtime};
+use crate::{
+    announced::Announced,
+    runtime::{AcceptError, Accepted, Runtime},
+};
 use cofferdam_core::{
     idempotency::{Earlier, NotOnce, Once},
     identity::Scope,
     ids::RunId,
     storage::StorageError,
 };
-use tokio::sync::watch;
 
 impl Runtime {
     /// The run that an earlier submission made, as it stands now.
@@ -26,7 +28,7 @@ impl Runtime {
         // Looked for before the run is read: one that ends between the two has then ended where it is read.
         let live = self.live_run(scope, id);
         let view = self.storage().run(scope, id).await.map_err(AcceptError::Storage)?.ok_or(NotOnce::Gone)?;
-        let ended = live.map_or_else(|| watch::channel(None).1, |live| live.ended);
+        let ended = live.map_or_else(Announced::never, |live| live.ended);
         Ok(Accepted { view, replayed: true, ended })
     }
 }

@@ -4,6 +4,7 @@
 //! that goes away in the middle leaves either nothing or a run that goes on.
 
 use crate::{
+    announced::Announcer,
     artifact::ArtifactError,
     compile::CompileError,
     counts::Counts,
@@ -33,7 +34,6 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
 
 /// One run's way from the queue to its end.
 pub struct RunTask {
@@ -65,13 +65,7 @@ impl Drop for RunTask {
 
 impl RunTask {
     /// Waits for a slot, then executes. A spec that is not needed at once is not kept, but read again.
-    pub async fn queue(
-        self,
-        place: Place,
-        spec: Option<Arc<RunSpec>>,
-        about: Arc<PluginVersion>,
-        ending: watch::Sender<Option<RunView>>,
-    ) {
+    pub async fn queue(self, place: Place, spec: Option<Arc<RunSpec>>, about: Arc<PluginVersion>, ending: Announcer) {
         let runtime = self.runtime.clone();
         let inner = &runtime.0;
         // What is queued when the host goes away stays queued; also what was being taken just then.
@@ -166,7 +160,7 @@ impl RunTask {
     }
 
     /// Ends a run of which nothing more is executed.
-    pub async fn never_started(&self, stop: Stop, ending: &watch::Sender<Option<RunView>>) {
+    pub async fn never_started(&self, stop: Stop, ending: &Announcer) {
         let run = self.unfinished();
         let told = match self.has_begun() {
             true => self.runtime.storage().waits().waiting(&self.scope, run.id).await.ok().flatten(),
@@ -185,10 +179,10 @@ impl RunTask {
 
     /// Tells whoever waits for the end. By then nothing is left of the run but what was stored, and so it is read from
     /// here on.
-    async fn tell(&self, ending: &watch::Sender<Option<RunView>>, view: RunView) {
+    async fn tell(&self, ending: &Announcer, view: RunView) {
         self.runtime.live().remove(&self.id);
         let is_child = view.parent_run_id.is_some();
-        ending.send_replace(Some(view));
+        ending.tell(view);
         if is_child {
             self.runtime.child_ended(&self.scope, self.id).await;
         }
@@ -204,7 +198,7 @@ impl RunTask {
     }
 
     /// The host panicked outside the sandbox: the run is ended as storage knows it, so that nobody waits for it for ever.
-    async fn panicked(&self, ending: &watch::Sender<Option<RunView>>) {
+    async fn panicked(&self, ending: &Announcer) {
         let services = &self.runtime.0.services;
         services.host_panics.fetch_add(1, Ordering::Relaxed);
         tracing::error!(run = %self.id, "the host panicked while it executed a run");
@@ -220,7 +214,7 @@ impl RunTask {
     /// The spine: grant, context, journal, sandbox, journal.
     pub async fn execute(&self, slot: &Slot, spec: Arc<RunSpec>, about: &PluginVersion) -> Executed {
         let services = &self.runtime.0.services;
-        let now = clock::now();
+        let admitted_at = clock::now();
         let back = match self.before.as_ref().filter(|run| run.started_at.is_some()) {
             None => None,
             Some(run) => match self.back(run).await {
@@ -228,10 +222,10 @@ impl RunTask {
                 Err(error) => return Executed::Ended(self.not_back(run, &error).await),
             },
         };
-        let started_at = back.as_ref().and_then(|back| back.run.started_at).unwrap_or(now);
+        let started_at = back.as_ref().and_then(|back| back.run.started_at).unwrap_or(admitted_at);
         if back.is_none() {
             // A clock that was set back makes no run early.
-            let waited = Duration::try_from(now.duration_since(spec.created_at)).unwrap_or_default();
+            let waited = Duration::try_from(admitted_at.duration_since(spec.created_at)).unwrap_or_default();
             services.counts.queue_wait.took(waited);
         }
         let before = back.as_ref().map(|back| back.taken).unwrap_or_default();
@@ -254,7 +248,8 @@ impl RunTask {
         };
         // What was executed again was paid for when it was executed first.
         slot.used(spent.fuel.saturating_sub(before.fuel), spent.active);
-        self.runtime.0.recent.ended(&spec.user, spent.active, begun.elapsed(), Instant::now());
+        let now = Instant::now();
+        self.runtime.0.recent.ended(&spec.user, spent.active, now.saturating_duration_since(begun), now);
         let mut taken = waiting::taken_by(&ctx, before, spent.fuel, spent.active, memory.byte_seconds());
         let result = match result {
             Ok(output) => Ok(output),
@@ -288,7 +283,7 @@ impl RunTask {
         let end = end.close(&services.counts, &journal, result).await;
         if is_the_agents_own(end.stop_reason, &ctx, memory, spent) {
             let failures_max = ctx.quota().failures_in_a_row;
-            self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, Instant::now());
+            self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, now);
         }
         services.scratch.gone(spec.id).await;
         if ctx.has_children() {

@@ -1,6 +1,7 @@
 //! Cofferdam's runtime: the only crate that knows wasmtime. [`Runtime`] takes a submission and gives back a run;
 //! everything between is in `invoke.rs`, which reads from top to bottom.
 
+mod announced;
 mod artifact;
 mod backoff;
 mod bindings;

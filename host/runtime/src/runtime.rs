@@ -1,6 +1,7 @@
 //! The runtime: takes submissions, keeps the books, starts and stops. What becomes of a run is in `invoke.rs`.
 
 use crate::{
+    announced::{Announced, announcement},
     artifact::Artifacts,
     backoff::{BackingOff, Backoff},
     compile::{Compiler, WORKER_BASE_BYTES},
@@ -48,7 +49,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// Plugins that are loaded and that nobody uses may hold one part in so many of what guests may, beside that: what they
@@ -254,18 +255,13 @@ pub struct Accepted {
     pub view: RunView,
     /// Whether an earlier request with the same idempotency key had made it.
     pub replayed: bool,
-    pub(crate) ended: watch::Receiver<Option<RunView>>,
+    pub(crate) ended: Announced,
 }
 
 impl Accepted {
     /// Waits for the run's end. If the host goes away first, the run as it was accepted.
     pub async fn ended(&self) -> RunView {
-        let mut ended = self.ended.clone();
-        let view = match ended.wait_for(Option::is_some).await {
-            Ok(view) => view.clone(),
-            Err(_) => None,
-        };
-        view.unwrap_or_else(|| self.view.clone())
+        self.ended.wait().await.unwrap_or(&self.view).clone()
     }
 }
 
@@ -294,7 +290,7 @@ pub(crate) struct Live {
     user: UserId,
     pub stop: StopSignal,
     context: ContextState,
-    pub ended: watch::Receiver<Option<RunView>>,
+    pub ended: Announced,
 }
 
 /// The runtime: takes submissions, runs them, keeps the books.
@@ -370,7 +366,7 @@ impl Runtime {
         let admission = Admission::new(quotas, memory, config.runs_live_max, config.runs_queued_max);
         let runtime = Self(Arc::new(Inner {
             registry: Registry::new(services.clone()),
-            journal: Journal::new(services.storage.clone()),
+            journal: Journal::new(services.storage.clone()).map_err(StartError::Threads)?,
             retention: Retention::new(services.storage.clone(), services.quotas.clone()),
             _tending: AbortOnDropHandle::new(tokio::spawn(admission.tend(processor_wait))),
             _watching: AbortOnDropHandle::new(tokio::spawn(pressure::watch(Arc::downgrade(&services)))),
@@ -549,7 +545,7 @@ impl Runtime {
             return Err(AcceptError::DiskFull { free, min });
         }
         let place = self.0.admission.enqueue(scope.user(), want(&spec))?;
-        let (ending, ended) = watch::channel(None);
+        let (ending, ended) = announcement();
         let view = RunView::queued(&spec);
         let task = self.enter(scope.clone(), view.clone(), ended.clone());
         let (answer, answered) = oneshot::channel();
@@ -587,7 +583,7 @@ impl Runtime {
         let slot = self.0.admission.try_admit(place).map_err(|_| Refused::UserQueueFull(0))?;
         self.storage().insert_run(scope, &spec, None).await.map_err(AcceptError::Storage)?;
         self.0.services.counts.accepted();
-        let (_ending, ended) = watch::channel(None);
+        let (_ending, ended) = announcement();
         let task = self.enter(scope.clone(), RunView::queued(&spec), ended);
         match task.execute(&slot, Arc::new(spec), &about).await {
             Executed::Ended(view) => Ok(view),
@@ -673,7 +669,7 @@ impl Runtime {
     }
 
     /// Makes a run known as live, until the task is dropped.
-    pub(crate) fn enter(&self, scope: Scope, view: RunView, ended: watch::Receiver<Option<RunView>>) -> RunTask {
+    pub(crate) fn enter(&self, scope: Scope, view: RunView, ended: Announced) -> RunTask {
         let stop = StopSignal::default();
         let context = ContextState::default();
         let live = Live { user: view.user.clone(), stop: stop.clone(), context: context.clone(), ended };
@@ -682,12 +678,7 @@ impl Runtime {
     }
 
     /// The same for a run that storage knows, unless it is live.
-    pub(crate) fn enter_once(
-        &self,
-        scope: Scope,
-        run: &UnfinishedRun,
-        ended: watch::Receiver<Option<RunView>>,
-    ) -> Option<RunTask> {
+    pub(crate) fn enter_once(&self, scope: Scope, run: &UnfinishedRun, ended: Announced) -> Option<RunTask> {
         let stop = StopSignal::default();
         let context = ContextState::default();
         let live = Live { user: run.user.clone(), stop: stop.clone(), context: context.clone(), ended };

@@ -6,6 +6,7 @@
 //! makes it live.
 
 use crate::{
+    announced::announcement,
     invoke::{Ending, RunTask},
     runtime::{Inner, Runtime},
     sandbox::{Stop, Waits},
@@ -31,7 +32,7 @@ use std::{
     task::Poll,
     time::Duration,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// Runs looked at in one go, of those whose time has come.
 const DUE_AT_ONCE: u32 = 128;
@@ -171,7 +172,7 @@ impl Runtime {
             return;
         }
         let scope = Operator::host().on_behalf_of(&run.user);
-        let (ending, ended) = watch::channel(None);
+        let (ending, ended) = announcement();
         let Some(task) = self.enter_once(scope, &run, ended) else { return };
         let about = self.about(&run);
         if let Some(stop) = stop_of_waiting(&run, about.is_some()) {

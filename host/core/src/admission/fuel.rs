@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 const MINUTE_NS: i128 = 60_000_000_000;
 
-/// One user's account.
+/// One user's account. It counts in units of fuel times the nanoseconds of a minute: a nanosecond brings as many of these as
+/// the quota has fuel in a minute, so that nothing is rounded and hardly ever divided.
 #[derive(Debug)]
 pub(super) struct FuelAccount {
     /// Less than nothing while it is overdrawn.
@@ -15,59 +16,55 @@ pub(super) struct FuelAccount {
 }
 
 impl FuelAccount {
-    pub(super) fn full(quota: &LiveQuota) -> Self {
-        Self { left: per_minute(quota), filled_at: Instant::now() }
+    pub(super) fn full(quota: &LiveQuota, at: Instant) -> Self {
+        Self { left: whole(quota.get(|quota| quota.fuel_per_minute)), filled_at: at }
     }
 
-    fn fill(&mut self, most: i128, at: Instant) {
-        let elapsed = i128::try_from(at.saturating_duration_since(self.filled_at).as_nanos()).unwrap_or(i128::MAX);
-        if elapsed >= MINUTE_NS.saturating_mul(1_000) {
-            // Whatever is missing has come by now, but for what no run can have taken.
-            self.left = most;
-        }
-        let gained = most.saturating_mul(elapsed.min(MINUTE_NS.saturating_mul(1_000))) / MINUTE_NS;
-        // Only the time that made a whole unit is used up, so that looking often loses nothing.
-        let used_ns = u64::try_from(gained.saturating_mul(MINUTE_NS) / most.max(1)).unwrap_or(u64::MAX);
-        self.left = self.left.saturating_add(gained).min(most);
-        self.filled_at = self.filled_at.checked_add(Duration::from_nanos(used_ns)).unwrap_or(at).min(at);
+    fn fill(&mut self, per_minute: u64, at: Instant) {
+        // In 64 bits there is room for centuries.
+        let elapsed_ns = u64::try_from(at.saturating_duration_since(self.filled_at).as_nanos()).unwrap_or(u64::MAX);
+        let gained = i128::from(per_minute).saturating_mul(elapsed_ns.into());
+        self.left = self.left.saturating_add(gained).min(whole(per_minute));
+        self.filled_at = self.filled_at.max(at);
     }
 
     /// Takes what a run is likely to need: its own limit, but no more than an even part for each of the user's runs at
     /// once, so that these are as many as the quota has. Gives what was taken, or when there will be enough.
     pub(super) fn reserve(&mut self, quota: &LiveQuota, limit: u64, at: Instant) -> Result<u64, Instant> {
-        let most = per_minute(quota);
-        self.fill(most, at);
-        let at_once = i128::from(quota.get(|quota| quota.runs_at_once).max(1));
-        let want = i128::from(limit).min(most / at_once);
-        if self.left < want {
-            let wait_ns = (want - self.left).saturating_mul(MINUTE_NS) / most.max(1);
+        let (per_minute, at_once) = quota.get(|quota| (quota.fuel_per_minute, quota.runs_at_once));
+        self.fill(per_minute, at);
+        let want = limit.min(per_minute / u64::from(at_once.max(1)));
+        let missing = whole(want) - self.left;
+        if missing > 0 {
+            let wait_ns = missing / i128::from(per_minute.max(1));
             let wait = Duration::from_nanos(u64::try_from(wait_ns).unwrap_or(u64::MAX / 2));
             // A little later rather than a little too early.
             return Err(at + wait.min(Duration::from_secs(3_600)) + Duration::from_millis(1));
         }
-        self.left -= want;
-        Ok(u64::try_from(want).unwrap_or(0))
+        self.left -= whole(want);
+        Ok(want)
     }
 
     /// What was reserved comes back, and what was used is taken.
     pub(super) fn settle(&mut self, reserved: u64, used: u64) {
-        self.left += i128::from(reserved) - i128::from(used);
+        self.left = self.left.saturating_add(whole(reserved) - whole(used));
     }
 
     pub(super) fn left(&mut self, quota: &LiveQuota, at: Instant) -> u64 {
-        self.fill(per_minute(quota), at);
-        u64::try_from(self.left).unwrap_or(0)
+        self.fill(quota.get(|quota| quota.fuel_per_minute), at);
+        u64::try_from(self.left / MINUTE_NS).unwrap_or(0)
     }
 
     pub(super) fn is_full(&mut self, quota: &LiveQuota, at: Instant) -> bool {
-        let most = per_minute(quota);
-        self.fill(most, at);
-        self.left >= most
+        let per_minute = quota.get(|quota| quota.fuel_per_minute);
+        self.fill(per_minute, at);
+        self.left >= whole(per_minute)
     }
 }
 
-fn per_minute(quota: &LiveQuota) -> i128 {
-    quota.get(|quota| quota.fuel_per_minute).into()
+/// So many units, as an account counts them.
+fn whole(fuel: u64) -> i128 {
+    i128::from(fuel) * MINUTE_NS
 }
 
 #[cfg(test)]
@@ -82,7 +79,7 @@ mod tests {
     #[test]
     fn a_minutes_fuel_is_there_at_once_and_comes_back_evenly() {
         let quota = quota(600_000, 2);
-        let mut account = FuelAccount::full(&quota);
+        let mut account = FuelAccount::full(&quota, Instant::now());
         let start = account.filled_at;
         assert_eq!(account.reserve(&quota, 1_000_000, start), Ok(300_000), "an even part for each run at once");
         assert_eq!(account.reserve(&quota, 1_000_000, start), Ok(300_000));
@@ -97,7 +94,7 @@ mod tests {
     #[test]
     fn what_was_overdrawn_has_to_come_back_first() {
         let quota = quota(600_000, 6);
-        let mut account = FuelAccount::full(&quota);
+        let mut account = FuelAccount::full(&quota, Instant::now());
         let start = account.filled_at;
         let reserved = account.reserve(&quota, 1_000_000, start).expect("there");
         account.settle(reserved, 1_000_000);
@@ -110,7 +107,7 @@ mod tests {
     #[test]
     fn looking_often_loses_nothing() {
         let quota = quota(100_000, 1);
-        let mut account = FuelAccount::full(&quota);
+        let mut account = FuelAccount::full(&quota, Instant::now());
         let start = account.filled_at;
         account.settle(0, 100_000);
         for step in 1..=10_000 {

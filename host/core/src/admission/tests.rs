@@ -1,5 +1,6 @@
 use super::*;
 use crate::quota::Quota;
+use std::collections::HashMap;
 
 fn user(name: &str) -> UserId {
     name.parse().expect("a user id")

@@ -56,34 +56,37 @@ impl ContextStatus {
 
 /// What is known of a live context from outside.
 #[derive(Debug, Clone, Default)]
-pub struct ContextState {
-    throttled: Arc<OnceLock<Arc<AtomicBool>>>,
-    executing: Arc<AtomicBool>,
+pub struct ContextState(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    throttled: OnceLock<Arc<AtomicBool>>,
+    executing: AtomicBool,
 }
 
 impl ContextState {
     /// It waits, and this says for what.
     pub fn waits(&self, throttled: Arc<AtomicBool>) {
         // It waits once.
-        let _ = self.throttled.set(throttled);
+        let _ = self.0.throttled.set(throttled);
     }
 
     /// Its guest begins.
     pub fn executes(&self) {
-        self.executing.store(true, Ordering::Relaxed);
+        self.0.executing.store(true, Ordering::Relaxed);
     }
 
     /// Where it stands, as its run is.
     #[must_use]
     pub fn status(&self, run: RunStatus) -> ContextStatus {
-        let throttled = || self.throttled.get().is_some_and(|throttled| throttled.load(Ordering::Relaxed));
+        let throttled = || self.0.throttled.get().is_some_and(|throttled| throttled.load(Ordering::Relaxed));
         match run {
             RunStatus::Queued if throttled() => ContextStatus::Throttled,
             RunStatus::Queued => ContextStatus::Initializing,
             RunStatus::Succeeded => ContextStatus::Completed,
             RunStatus::Failed | RunStatus::Cancelled => ContextStatus::Failed,
             RunStatus::Waiting => ContextStatus::Active,
-            _ if self.executing.load(Ordering::Relaxed) => ContextStatus::Executing,
+            _ if self.0.executing.load(Ordering::Relaxed) => ContextStatus::Executing,
             _ => ContextStatus::Active,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{Log, PENDING_BYTES_MAX, RunJournal};
 use crate::{
+    clock,
     codec::{self, CodecError, Format},
     context::{BudgetSpent, StopCause, StopSignal},
     event::Event,
@@ -97,8 +98,11 @@ impl Calls {
             self.push(&Record::Said { events: self.said });
             self.said_told = self.said;
         }
+        if self.chunk.is_empty() {
+            return None;
+        }
         let next = RecordChunk::empty(self.chunk.number + 1);
-        (self.chunk.bytes.len() > next.bytes.len()).then(|| std::mem::replace(&mut self.chunk, next))
+        Some(std::mem::replace(&mut self.chunk, next))
     }
 
     /// Adds an entry, and gives its size.
@@ -329,7 +333,7 @@ impl Recorder {
     /// is over.
     pub async fn say(&self, event: Event) -> Result<Result<(), Over>, StorageError> {
         match (self.say_now(event), &self.journal) {
-            (Ok(waiting), Some(journal)) if waiting >= PENDING_BYTES_MAX => journal.commit().await.map(Ok),
+            (Ok(waiting), Some(journal)) if waiting >= PENDING_BYTES_MAX => Box::pin(journal.commit()).await.map(Ok),
             (said, _) => Ok(said.map(drop)),
         }
     }
@@ -348,7 +352,7 @@ impl Recorder {
         // Counted where it is recorded: what is durable of the one is durable of the other.
         let mut log = journal.log();
         log.calls.said += 1;
-        Ok(journal.record_into(log, event))
+        Ok(journal.record_into(log, event, clock::now()))
     }
 
     /// Waits until there is room for another answer.
@@ -382,7 +386,7 @@ impl Recorder {
         let made = keep(&mut log, record);
         match event {
             Some(event) => {
-                journal.record_into(log, event);
+                journal.record_into(log, event, clock::now());
             }
             None if log.unsaved.bytes >= RECORD_LISTED_BYTES && !log.sealed => journal.list(log),
             None => {}
@@ -392,13 +396,13 @@ impl Recorder {
 }
 
 fn keep(log: &mut MutexGuard<'_, Log>, record: impl FnOnce(&mut Calls) -> Record) -> u64 {
-    let Log { unsaved, calls, .. } = &mut **log;
+    let Log { unsaved, calls, in_flight, .. } = &mut **log;
     if calls.ended {
         return calls.made;
     }
     unsaved.bytes += if calls.bytes >= calls.bytes_max {
         calls.give_up("the run's calls and their answers are larger than the limit on its record")
-    } else if unsaved.bytes >= RECORD_PENDING_BYTES_MAX {
+    } else if unsaved.bytes + *in_flight >= RECORD_PENDING_BYTES_MAX {
         calls.give_up("the guest called faster than storage could write")
     } else {
         let record = record(calls);

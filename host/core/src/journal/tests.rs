@@ -214,7 +214,7 @@ async fn bench() -> Bench {
         StopSignal::default(),
     );
     storage.insert_run(&ctx.scope(), &spec, None).await.expect("kept");
-    Bench { journal: Journal::new(storage.clone()), storage, ctx }
+    Bench { journal: Journal::new(storage.clone()).expect("a thread"), storage, ctx }
 }
 
 fn said(n: usize) -> Event {

@@ -74,32 +74,47 @@ pub enum QuotaError {
 
 /// A user's quota as it is now, and as it changes.
 #[derive(Debug, Clone)]
-pub struct LiveQuota(watch::Receiver<Arc<Quota>>);
+pub struct LiveQuota {
+    live: watch::Receiver<Arc<Quota>>,
+    /// As it was when the receiver last took note of it. A run asks a dozen times, and no lock is needed where nothing has
+    /// changed.
+    noted: Arc<Quota>,
+}
 
 impl LiveQuota {
     /// One that nobody changes.
     #[must_use]
     pub fn fixed(quota: Quota) -> Self {
-        Self(watch::channel(Arc::new(quota)).1)
+        Self::of(watch::channel(Arc::new(quota)).1)
+    }
+
+    fn of(mut live: watch::Receiver<Arc<Quota>>) -> Self {
+        let noted = live.borrow_and_update().clone();
+        Self { live, noted }
+    }
+
+    fn is_as_noted(&self) -> bool {
+        self.live.has_changed().is_ok_and(|changed| !changed)
     }
 
     /// The quota now.
     #[must_use]
     pub fn now(&self) -> Arc<Quota> {
-        self.0.borrow().clone()
+        if self.is_as_noted() { self.noted.clone() } else { self.live.borrow().clone() }
     }
 
     /// One figure of it now.
     pub fn get<T>(&self, figure: impl FnOnce(&Quota) -> T) -> T {
-        figure(&self.0.borrow())
+        if self.is_as_noted() { figure(&self.noted) } else { figure(&self.live.borrow()) }
     }
 
     /// Waits until it has changed, since this clone was made or waited last.
     pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
+        if self.live.changed().await.is_err() {
             // Nobody changes it any more.
             std::future::pending::<()>().await;
         }
+        self.noted.clone_from(&self.live.borrow_and_update());
     }
 }
 
@@ -179,7 +194,7 @@ impl Quotas {
     pub fn of(&self, user: &UserId) -> LiveQuota {
         let mut levels = self.levels();
         if let Some(quota) = levels.live.get(user) {
-            return LiveQuota(quota.subscribe());
+            return LiveQuota::of(quota.subscribe());
         }
         if levels.live.len() >= levels.live_look_at {
             levels.live.retain(|_, quota| quota.receiver_count() > 0);
@@ -188,7 +203,7 @@ impl Quotas {
         }
         let (sender, quota) = watch::channel(Arc::new(levels.effective(&self.base, user)));
         levels.live.insert(user.clone(), sender);
-        LiveQuota(quota)
+        LiveQuota::of(quota)
     }
 
     /// A user's quota now.

@@ -18,9 +18,9 @@ pub struct MemoryStorage(Mutex<Tables>);
 
 #[derive(Debug, Default)]
 struct Tables {
-    runs: BTreeMap<RunId, Run>,
-    /// Of each user, the commits in order.
-    feeds: HashMap<UserId, Vec<Commit>>,
+    runs: Runs,
+    rooms: Rooms,
+    logs: HashMap<UserId, UserLog>,
     state: BTreeMap<StateKey, StateValue>,
     state_bytes: HashMap<UserId, u64>,
     state_version: u64,
@@ -32,9 +32,76 @@ struct Tables {
     once: HashMap<(UserId, Creating, Digest), Record>,
     /// By day first: the order in which they are forgotten.
     usage: BTreeMap<(Day, UserId), UsageSum>,
-    /// What finished runs take, but for those that nobody has weighed yet: whoever ends a run does not wait for it.
-    histories: HashMap<UserId, History>,
-    unweighed: Vec<RunId>,
+}
+
+/// All runs, side by side. Each by itself, between what every run allocates and frees, would leave holes that nothing fits
+/// into, and the search for room would cost each run more than all else that is done here.
+#[derive(Debug, Default)]
+struct Runs {
+    places: BTreeMap<RunId, usize>,
+    runs: Vec<Option<Run>>,
+    free: Vec<usize>,
+}
+
+impl Runs {
+    fn get(&self, id: RunId) -> Option<&Run> {
+        self.runs.get(*self.places.get(&id)?)?.as_ref()
+    }
+
+    fn get_mut(&mut self, id: RunId) -> Option<&mut Run> {
+        self.runs.get_mut(*self.places.get(&id)?)?.as_mut()
+    }
+
+    fn insert(&mut self, run: Run) {
+        let place = self.free.pop().unwrap_or(self.runs.len());
+        self.places.insert(run.spec.id, place);
+        match self.runs.get_mut(place) {
+            Some(free) => *free = Some(run),
+            None => self.runs.push(Some(run)),
+        }
+    }
+
+    fn remove(&mut self, id: RunId) -> Option<Run> {
+        let place = self.places.remove(&id)?;
+        self.free.push(place);
+        self.runs.get_mut(place)?.take()
+    }
+
+    /// The oldest first.
+    fn values(&self) -> impl DoubleEndedIterator<Item = &Run> {
+        self.places.values().filter_map(|place| self.runs.get(*place)?.as_ref())
+    }
+}
+
+/// Room for the events of runs to come, made many at a time for the same reason.
+#[derive(Debug, Default)]
+struct Rooms(Vec<Vec<Envelope>>);
+
+/// How many events most runs have at most, and how many rooms are made at a time.
+const ROOM_EVENTS: usize = 4;
+const ROOMS_MADE: usize = 64;
+
+impl Rooms {
+    fn fill(&mut self, events: Vec<Envelope>) -> Vec<Envelope> {
+        if events.len() > ROOM_EVENTS {
+            return events;
+        }
+        if self.0.is_empty() {
+            self.0.extend((0..ROOMS_MADE).map(|_| Vec::with_capacity(ROOM_EVENTS)));
+        }
+        let mut room = self.0.pop().unwrap_or_default();
+        room.extend(events);
+        room
+    }
+}
+
+/// What is kept of all runs of a user together.
+#[derive(Debug, Default)]
+struct UserLog {
+    /// The commits in order.
+    feed: Vec<Commit>,
+    /// What finished runs take.
+    history: History,
 }
 
 /// What is remembered of a request that made something once.
@@ -47,23 +114,59 @@ struct Record {
 #[derive(Debug)]
 struct Run {
     spec: RunSpec,
-    view: RunView,
+    /// Once it is admitted.
+    started_at: Option<Timestamp>,
+    cancel: Option<CancelRequest>,
+    end: Option<RunEnd>,
     effects: bool,
     events: Vec<Envelope>,
     record: Vec<RecordChunk>,
-    /// The wait that it came to last.
-    wait: Option<StoredWait>,
+    waiting: Option<Box<Waiting>>,
     /// Its last change of state, if it is durable.
     state_change: Option<(u64, u64)>,
 }
 
+/// The wait that a run came to last, and whether it waits still.
+#[derive(Debug)]
+struct Waiting {
+    stored: StoredWait,
+    waits: bool,
+}
+
 impl Run {
     fn finished_at(&self) -> Option<Timestamp> {
-        self.view.finished_at
+        self.end.as_ref().map(|end| end.finished_at)
+    }
+
+    fn status(&self) -> RunStatus {
+        match &self.end {
+            Some(end) => end.stop_reason.status(),
+            None if self.waits() => RunStatus::Waiting,
+            None if self.started_at.is_some() => RunStatus::Running,
+            None => RunStatus::Queued,
+        }
+    }
+
+    fn view(&self) -> RunView {
+        let queued = RunView {
+            status: self.status(),
+            started_at: self.started_at,
+            cancel: self.cancel.clone(),
+            wait: self.waiting.as_ref().filter(|waiting| waiting.waits).map(|waiting| waiting.stored.wait.clone()),
+            ..RunView::queued(&self.spec)
+        };
+        match &self.end {
+            Some(end) => queued.ended(end),
+            None => queued,
+        }
     }
 
     fn waits(&self) -> bool {
-        self.view.status == RunStatus::Waiting
+        self.end.is_none() && self.waiting.as_ref().is_some_and(|waiting| waiting.waits)
+    }
+
+    fn stored_wait(&self) -> Option<&StoredWait> {
+        self.waiting.as_ref().map(|waiting| &waiting.stored)
     }
 
     fn unfinished(&self) -> UnfinishedRun {
@@ -77,16 +180,17 @@ impl Run {
             durability: self.spec.durability,
             parent: self.spec.parent,
             created_at: self.spec.created_at,
-            status: self.view.status,
-            cancel: self.view.cancel.clone(),
+            status: self.status(),
+            cancel: self.cancel.clone(),
             effects: self.effects,
             last_seq: self.events.last().map_or(0, |envelope| envelope.seq),
-            started_at: self.view.started_at,
+            started_at: self.started_at,
         }
     }
 
     fn bytes(&self) -> u64 {
-        let texts = [Some(&self.spec.metadata), Some(&self.spec.input), self.view.output.as_ref()];
+        let output = self.end.as_ref().and_then(|end| end.output.as_ref());
+        let texts = [Some(&self.spec.metadata), Some(&self.spec.input), output];
         let texts: usize = texts.into_iter().flatten().map(|text| text.as_str().len()).sum();
         let events = self.events.iter().map(|envelope| envelope.event.bytes() as u64 + EVENT_OVERHEAD_BYTES);
         let events: u64 = events.sum();
@@ -120,61 +224,76 @@ impl MemoryStorage {
 }
 
 impl Tables {
-    /// Adds what was not weighed yet to its user's history.
-    fn weigh(&mut self) {
-        for id in std::mem::take(&mut self.unweighed) {
-            let Some(run) = self.runs.get(&id) else { continue };
-            let have = self.histories.entry(run.spec.user.clone()).or_default();
-            *have = History { runs: have.runs + 1, bytes: have.bytes + run.bytes() };
-        }
-    }
-
     /// Removes a finished run.
     fn remove(&mut self, id: RunId) {
-        self.weigh();
-        let Some(run) = self.runs.remove(&id) else { return };
-        if let Some(have) = self.histories.get_mut(&run.spec.user) {
+        let Some(run) = self.runs.remove(id) else { return };
+        if let Some(UserLog { history: have, .. }) = self.logs.get_mut(&run.spec.user) {
             *have = History { runs: have.runs.saturating_sub(1), bytes: have.bytes.saturating_sub(run.bytes()) };
         }
     }
 
     fn run(&self, scope: &Scope, id: RunId) -> Option<&Run> {
-        self.runs.get(&id).filter(|run| run.spec.user == *scope.user())
+        self.runs.get(id).filter(|run| run.spec.user == *scope.user())
     }
 
-    fn append(&mut self, scope: &Scope, batch: RunBatch) -> Option<&mut Run> {
-        let run = self.runs.get_mut(&batch.run).filter(|run| run.spec.user == *scope.user())?;
-        if run.view.status.is_terminal() {
-            return None;
+    /// Adds to the log of a run that has not ended, and perhaps its end.
+    fn append(&mut self, scope: &Scope, batch: RunBatch, end: Option<RunEnd>) {
+        let Some(run) = self.runs.get_mut(batch.run).filter(|run| run.spec.user == *scope.user()) else { return };
+        if run.end.is_some() {
+            return;
         }
-        if let Some(started_at) = batch.started_at {
-            run.view.status = RunStatus::Running;
-            run.view.started_at = Some(started_at);
-            run.view.wait = None;
+        if batch.started_at.is_some()
+            && let Some(waiting) = &mut run.waiting
+        {
+            waiting.waits = false;
         }
         if let Some(wait) = batch.wait {
-            run.view.status = RunStatus::Waiting;
-            run.view.wait = Some(wait.clone());
-            // Written again, it takes away no answer.
-            if run.wait.as_ref().is_none_or(|stored| stored.wait != wait) {
-                run.wait = Some(StoredWait { wait, answer: None });
+            match &mut run.waiting {
+                // Written again, it takes away no answer.
+                Some(waiting) if waiting.stored.wait == wait => waiting.waits = true,
+                _ => {
+                    let stored = StoredWait { wait, answer: None };
+                    run.waiting = Some(Box::new(Waiting { stored, waits: true }));
+                }
             }
         }
+        run.started_at = batch.started_at.or(run.started_at);
         run.effects |= batch.effects;
         let last = run.events.last().map_or(0, |envelope| envelope.seq);
-        run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
         let last_chunk = run.record.last().map_or(0, |chunk| chunk.number);
-        run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last_chunk));
-        if let Some(newest) = run.events.last().filter(|envelope| envelope.seq > last) {
-            let commit = Commit { run: batch.run, seq_from: last + 1, seq_to: newest.seq };
-            self.feeds.entry(scope.user().clone()).or_default().push(commit);
+        if last == 0 {
+            run.events = self.rooms.fill(batch.events);
+        } else {
+            run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
         }
-        Some(run)
+        run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last_chunk));
+        let log = match self.logs.get_mut(scope.user()) {
+            Some(log) => log,
+            None => self.logs.entry(scope.user().clone()).or_default(),
+        };
+        if let Some(newest) = run.events.last().filter(|envelope| envelope.seq > last) {
+            log.feed.push(Commit { run: batch.run, seq_from: last + 1, seq_to: newest.seq });
+        }
+        let Some(end) = end else { return };
+        let day = (Day::of(end.finished_at), scope.user().clone());
+        self.usage.entry(day).or_default().add_run(&end);
+        run.cancel.take_if(|_| end.stop_reason != StopReason::Cancelled);
+        run.end = Some(end);
+        (run.waiting, run.state_change) = (None, None);
+        let have = log.history;
+        log.history = History { runs: have.runs + 1, bytes: have.bytes + run.bytes() };
     }
 
     /// Says what becomes of something that is to be created once, and remembers it.
-    fn create(&mut self, scope: &Scope, creating: Creating, id: String, once: Option<&Once>) -> Creation {
+    fn create(
+        &mut self,
+        scope: &Scope,
+        creating: Creating,
+        id: &impl std::fmt::Display,
+        once: Option<&Once>,
+    ) -> Creation {
         let Some(once) = once else { return Creation::Made };
+        let id = id.to_string();
         let now = Timestamp::now();
         self.once.retain(|_, record| record.expires_at > now);
         let key = (scope.user().clone(), creating, once.key);
@@ -206,7 +325,7 @@ impl Tables {
 
     fn keep_state_change(&mut self, by: Option<(RunId, u64)>, outcome: u64) {
         if let Some((run, call)) = by
-            && let Some(run) = self.runs.get_mut(&run)
+            && let Some(run) = self.runs.get_mut(run)
         {
             run.state_change = Some((call, outcome));
         }
@@ -239,19 +358,23 @@ fn state_key(space: &StateSpace, key: &str) -> StateKey {
 impl Storage for MemoryStorage {
     async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Result<Creation> {
         let mut tables = self.tables();
-        let creation = tables.create(scope, Creating::Run, spec.id.to_string(), once);
+        let creation = tables.create(scope, Creating::Run, &spec.id, once);
         if creation == Creation::Made {
-            let run = Run {
-                spec: spec.clone(),
-                view: RunView::queued(spec),
-                effects: false,
-                events: Vec::new(),
-                record: Vec::new(),
-                wait: None,
-                state_change: None,
-            };
             // A run that is there already is being written again, because an answer was lost.
-            tables.runs.entry(spec.id).or_insert(run);
+            if tables.runs.get(spec.id).is_none() {
+                let (spec, events, record) = (spec.clone(), Vec::new(), Vec::new());
+                tables.runs.insert(Run {
+                    spec,
+                    started_at: None,
+                    cancel: None,
+                    end: None,
+                    effects: false,
+                    events,
+                    record,
+                    waiting: None,
+                    state_change: None,
+                });
+            }
         }
         Ok(creation)
     }
@@ -265,34 +388,25 @@ impl Storage for MemoryStorage {
 
     async fn request_cancel(&self, scope: &Scope, id: RunId, request: &CancelRequest) -> Result<()> {
         let mut tables = self.tables();
-        let run = tables.runs.get_mut(&id).filter(|run| run.spec.user == *scope.user());
-        if let Some(run) = run.filter(|run| !run.view.status.is_terminal()) {
-            run.view.cancel.get_or_insert_with(|| request.clone());
+        let run = tables.runs.get_mut(id).filter(|run| run.spec.user == *scope.user());
+        if let Some(run) = run.filter(|run| run.end.is_none()) {
+            run.cancel.get_or_insert_with(|| request.clone());
         }
         Ok(())
     }
 
     async fn append(&self, scope: &Scope, batch: RunBatch) -> Result<()> {
-        self.tables().append(scope, batch);
+        self.tables().append(scope, batch, None);
         Ok(())
     }
 
     async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Result<()> {
-        let mut tables = self.tables();
-        let id = batch.run;
-        if let Some(run) = tables.append(scope, batch) {
-            run.view = run.view.clone().ended(&end);
-            (run.wait, run.state_change) = (None, None);
-            run.view.cancel.take_if(|_| end.stop_reason != StopReason::Cancelled);
-            let day = (Day::of(end.finished_at), scope.user().clone());
-            tables.usage.entry(day).or_default().add(&UsageSum::of(&end));
-            tables.unweighed.push(id);
-        }
+        self.tables().append(scope, batch, Some(end));
         Ok(())
     }
 
     async fn run(&self, scope: &Scope, id: RunId) -> Result<Option<RunView>> {
-        Ok(self.tables().run(scope, id).map(|run| run.view.clone()))
+        Ok(self.tables().run(scope, id).map(Run::view))
     }
 
     async fn run_spec(&self, scope: &Scope, id: RunId) -> Result<Option<RunSpec>> {
@@ -304,11 +418,11 @@ impl Storage for MemoryStorage {
         let found = tables.runs.values().rev().filter(|run| {
             run.spec.user == *scope.user()
                 && query.before.is_none_or(|before| run.spec.id < before)
-                && query.status.is_none_or(|status| run.view.status == status)
+                && query.status.is_none_or(|status| run.status() == status)
                 && query.agent.as_ref().is_none_or(|agent| run.spec.agent == *agent)
                 && query.thread.as_ref().is_none_or(|thread| run.spec.thread == *thread)
         });
-        Ok(found.take(query.limit as usize).map(|run| RunView { output: None, ..run.view.clone() }).collect())
+        Ok(found.take(query.limit as usize).map(|run| RunView { output: None, ..run.view() }).collect())
     }
 
     async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Result<Vec<Envelope>> {
@@ -343,7 +457,7 @@ impl Storage for MemoryStorage {
 
     async fn feed(&self, scope: &Scope, after: FeedPlace, limit: u32) -> Result<Vec<FeedEntry>> {
         let tables = self.tables();
-        let commits = tables.feeds.get(scope.user()).map_or(&[][..], Vec::as_slice).iter().zip(1_u64..);
+        let commits = tables.logs.get(scope.user()).map_or(&[][..], |log| &log.feed).iter().zip(1_u64..);
         let seen = usize::try_from(after.position.saturating_sub(1)).unwrap_or(usize::MAX);
         let entries = commits.skip(seen).flat_map(|(commit, position)| {
             let events = tables.run(scope, commit.run).map_or(&[][..], |run| &run.events).iter();
@@ -367,7 +481,7 @@ impl Storage for MemoryStorage {
 
     async fn feed_end(&self, scope: &Scope) -> Result<FeedPlace> {
         let tables = self.tables();
-        let last = tables.feeds.get(scope.user()).and_then(|commits| Some((commits.len(), commits.last()?)));
+        let last = tables.logs.get(scope.user()).and_then(|log| Some((log.feed.len(), log.feed.last()?)));
         Ok(last.map_or_else(FeedPlace::default, |(n, commit)| FeedPlace { position: n as u64, seq: commit.seq_to }))
     }
 
@@ -377,14 +491,12 @@ impl Storage for MemoryStorage {
 
     async fn unfinished_runs(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
         let tables = self.tables();
-        let unfinished = tables.runs.values().filter(|run| !run.view.status.is_terminal() && !run.waits());
+        let unfinished = tables.runs.values().filter(|run| run.end.is_none() && !run.waits());
         Ok(unfinished.map(Run::unfinished).collect())
     }
 
     async fn history(&self, scope: &Scope) -> Result<History> {
-        let mut tables = self.tables();
-        tables.weigh();
-        Ok(tables.histories.get(scope.user()).copied().unwrap_or_default())
+        Ok(self.tables().logs.get(scope.user()).map_or_else(History::default, |log| log.history))
     }
 
     async fn oldest_finishes(
@@ -406,14 +518,14 @@ impl Storage for MemoryStorage {
     async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Result<()> {
         let mut have = self.history(&operator.on_behalf_of(user)).await?;
         let mut tables = self.tables();
-        let finished = tables.runs.iter().filter(|(_, run)| run.spec.user == *user && run.finished_at().is_some());
+        let finished = tables.runs.values().filter(|run| run.spec.user == *user && run.finished_at().is_some());
         let mut gone = Vec::new();
-        for (id, run) in finished.take(PRUNED_AT_ONCE_MAX as usize) {
+        for run in finished.take(PRUNED_AT_ONCE_MAX as usize) {
             if have.runs <= keep.runs && have.bytes <= keep.bytes {
                 break;
             }
             have = History { runs: have.runs - 1, bytes: have.bytes - run.bytes() };
-            gone.push(*id);
+            gone.push(run.spec.id);
         }
         gone.into_iter().for_each(|id| tables.remove(id));
         Ok(())
@@ -421,9 +533,9 @@ impl Storage for MemoryStorage {
 
     async fn prune_before(&self, _operator: Operator, user: &UserId, before: Timestamp) -> Result<()> {
         let mut tables = self.tables();
-        let finished = tables.runs.iter().filter(|(_, run)| run.spec.user == *user);
+        let finished = tables.runs.values().filter(|run| run.spec.user == *user);
         let finished =
-            finished.filter_map(|(id, run)| Some((*id, run.finished_at()?))).take(PRUNED_AT_ONCE_MAX as usize);
+            finished.filter_map(|run| Some((run.spec.id, run.finished_at()?))).take(PRUNED_AT_ONCE_MAX as usize);
         let old: Vec<_> = finished.filter(|(_, at)| *at < before).map(|(id, _)| id).collect();
         old.into_iter().for_each(|id| tables.remove(id));
         Ok(())
@@ -570,7 +682,7 @@ impl Storage for MemoryStorage {
     async fn insert_key(&self, _operator: Operator, key: &ApiKey, once: Option<(&Scope, &Once)>) -> Result<Creation> {
         let mut tables = self.tables();
         let creation = match once {
-            Some((scope, once)) => tables.create(scope, Creating::ApiKey, key.id.to_string(), Some(once)),
+            Some((scope, once)) => tables.create(scope, Creating::ApiKey, &key.id, Some(once)),
             None => Creation::Made,
         };
         if creation == Creation::Made {
@@ -593,27 +705,33 @@ impl Storage for MemoryStorage {
 #[async_trait]
 impl Waits for MemoryStorage {
     async fn waiting(&self, scope: &Scope, run: RunId) -> Result<Option<StoredWait>> {
-        Ok(self.tables().run(scope, run).and_then(|run| run.wait.clone()))
+        Ok(self.tables().run(scope, run).and_then(|run| run.stored_wait().cloned()))
     }
 
     async fn answer(&self, scope: &Scope, run: RunId, call: u64, answer: &Answer) -> Result<Answered> {
         let mut tables = self.tables();
-        let run = tables.runs.get_mut(&run).filter(|run| run.spec.user == *scope.user() && run.waits());
-        Ok(match run.and_then(|run| run.wait.as_mut()).filter(|stored| stored.wait.call == call) {
-            None => Answered::NotWaiting,
-            Some(stored) if stored.answer.as_ref() == Some(answer) => Answered::Taken,
-            Some(StoredWait { answer: Some(_), .. }) => Answered::Already,
-            Some(stored) => {
-                stored.answer = Some(answer.clone());
-                Answered::Taken
-            }
-        })
+        let run = tables.runs.get_mut(run).filter(|run| run.spec.user == *scope.user() && run.waits());
+        Ok(
+            match run
+                .and_then(|run| run.waiting.as_mut())
+                .map(|waiting| &mut waiting.stored)
+                .filter(|stored| stored.wait.call == call)
+            {
+                None => Answered::NotWaiting,
+                Some(stored) if stored.answer.as_ref() == Some(answer) => Answered::Taken,
+                Some(StoredWait { answer: Some(_), .. }) => Answered::Already,
+                Some(stored) => {
+                    stored.answer = Some(answer.clone());
+                    Answered::Taken
+                }
+            },
+        )
     }
 
     async fn next_wake(&self, _operator: Operator) -> Result<Option<Timestamp>> {
         let tables = self.tables();
         let waiting = tables.runs.values().filter(|run| run.waits());
-        Ok(waiting.filter_map(|run| run.wait.as_ref()?.wait.until).min())
+        Ok(waiting.filter_map(|run| run.stored_wait()?.wait.until).min())
     }
 
     async fn due(
@@ -624,7 +742,7 @@ impl Waits for MemoryStorage {
         limit: u32,
     ) -> Result<Vec<UnfinishedRun>> {
         let tables = self.tables();
-        let until = |run: &Run| run.wait.as_ref().and_then(|stored| stored.wait.until);
+        let until = |run: &Run| run.stored_wait().and_then(|stored| stored.wait.until);
         let due = tables.runs.values().filter(|run| {
             run.waits() && until(run).is_some_and(|until| until <= now) && after.is_none_or(|after| run.spec.id > after)
         });
@@ -634,21 +752,19 @@ impl Waits for MemoryStorage {
     async fn told(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
         let tables = self.tables();
         let told = tables.runs.values().filter(|run| {
-            let Some(stored) = run.wait.as_ref().filter(|_| run.waits()) else { return false };
+            let Some(stored) = run.stored_wait().filter(|_| run.waits()) else { return false };
             let child_ended = match stored.wait.waits_for {
-                WaitFor::Child { run_id } => {
-                    tables.runs.get(&run_id).is_none_or(|child| child.view.status.is_terminal())
-                }
+                WaitFor::Child { run_id } => tables.runs.get(run_id).is_none_or(|child| child.end.is_some()),
                 _ => false,
             };
-            stored.answer.is_some() || run.view.cancel.is_some() || child_ended
+            stored.answer.is_some() || run.cancel.is_some() || child_ended
         });
         Ok(told.map(Run::unfinished).collect())
     }
 
     async fn unfinished(&self, scope: &Scope, run: RunId) -> Result<Option<UnfinishedRun>> {
         let tables = self.tables();
-        Ok(tables.run(scope, run).filter(|run| !run.view.status.is_terminal()).map(Run::unfinished))
+        Ok(tables.run(scope, run).filter(|run| run.end.is_none()).map(Run::unfinished))
     }
 
     async fn waiting_runs(&self, scope: &Scope) -> Result<u64> {
@@ -659,7 +775,7 @@ impl Waits for MemoryStorage {
     async fn parent_of(&self, scope: &Scope, child: RunId) -> Result<Option<UnfinishedRun>> {
         let tables = self.tables();
         let waits_for_it = |run: &Run| {
-            let waits_for = run.wait.as_ref().map(|stored| &stored.wait.waits_for);
+            let waits_for = run.stored_wait().map(|stored| &stored.wait.waits_for);
             run.waits() && matches!(waits_for, Some(WaitFor::Child { run_id }) if *run_id == child)
         };
         let parent = tables.runs.values().find(|run| run.spec.user == *scope.user() && waits_for_it(run));
