@@ -147,6 +147,51 @@ fn what_nobody_answers_has_its_default_or_expires() {
 }
 
 #[test]
+fn a_grant_can_make_a_person_allow_each_call_of_a_tool() {
+    run(async {
+        let server = shared().await;
+        let ann = server.stranger().await;
+        let grant = json!({"tools": ["file.*"], "approve": ["file.write"]});
+        server.grant(&ann, "probe", &grant).await;
+        let write = |path: &str| json!({"do": "file_write", "path": path, "text": "as asked"});
+        let started = json!({"do": "parallel", "calls": [{"name": "file.write", "args": {"path": "c.txt", "text": "c"}}]});
+        let list = json!({"do": "file_list", "path": ""});
+        let id = ann.submit(&steps(&[write("a.txt"), write("b.txt"), started, write("d.txt"), list])).await;
+        let run = waiting(&ann, &id).await;
+        let wait = &run["wait"];
+        assert_eq!((&wait["for"], &wait["about"]["tool"]), (&json!("approval"), &json!("file.write")), "{run:#}");
+        assert_eq!(wait["about"]["arguments"]["path"], "a.txt", "{run:#}");
+        answer(&ann, &id, &json!({"decision": "perhaps"})).await.problem(422, "answer_misfit");
+        let decide = async |decision: Value| {
+            let call = waiting(&ann, &id).await["wait"]["call"].clone();
+            let body = json!({"answer": decision, "call": call});
+            ann.post(&format!("/v1/runs/{id}/input"), &body).await.is(StatusCode::OK);
+            // It has gone on when it waits for another call, or has ended.
+            while ann.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK)["wait"]["call"] == call {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        decide(json!({"decision": "approve"})).await;
+        decide(json!({"decision": "approve", "arguments": {"path": "b.txt", "text": "as edited"}})).await;
+        decide(json!({"decision": "approve"})).await;
+        decide(json!({"decision": "deny", "reason": "not on a Friday"})).await;
+        let done = ann.ended(&id).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        assert!(done["output"][3].to_string().contains("not on a Friday"), "{done:#}");
+        let read = async |path: &str| ann.get(&format!("/v1/files/{path}")).await;
+        assert_eq!((read("a.txt").await.text, read("b.txt").await.text), ("as asked".into(), "as edited".into()));
+        assert_eq!((read("c.txt").await.text.as_str(), read("d.txt").await.status), ("c", StatusCode::NOT_FOUND));
+        // What is not granted needs nobody's word, and a replay needs nobody at all.
+        let found = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!(found["same"], true, "{found:#}");
+        let bob = server.stranger().await;
+        server.grant(&bob, "probe", &json!({"approve": ["*"]})).await;
+        let done = bob.finish(&steps(&[write("a.txt")])).await;
+        assert_eq!(done["output"][0]["error"]["kind"], "denied", "{done:#}");
+    });
+}
+
+#[test]
 fn a_sleep_is_not_the_runs_time_and_ends_when_it_should() {
     run(async {
         let ann = asker(shared().await).await;

@@ -199,6 +199,13 @@ pub struct Permissions {
     /// Questions to people.
     #[serde(default)]
     human: bool,
+    /// Tools of which each call waits until a person has allowed it. A grant says so; what a plugin declares has none.
+    #[serde(default = "no_tools", deserialize_with = "bounded_tools", skip_serializing_if = "is_nothing")]
+    approve: Tools,
+}
+
+fn is_nothing(tools: &Tools) -> bool {
+    tools.is_empty()
 }
 
 fn bounded_tools<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Tools, D::Error> {
@@ -236,7 +243,7 @@ fn widest(tools: impl IntoIterator<Item = ToolPattern>) -> Tools {
 impl Default for Permissions {
     fn default() -> Self {
         let (state, workspace) = (Access::None, Access::None);
-        Self { tools: no_tools(), state, workspace, agents: BTreeSet::new(), human: false }
+        Self { tools: no_tools(), state, workspace, agents: BTreeSet::new(), human: false, approve: no_tools() }
     }
 }
 
@@ -247,6 +254,15 @@ fn fewest(agents: impl IntoIterator<Item = AgentPattern>) -> BTreeSet<AgentPatte
         all.retain(|agent| *agent == AgentPattern::Any);
     }
     all
+}
+
+/// The tools that stand in either of two sets.
+fn either(ours: &Tools, theirs: &Tools) -> Tools {
+    match (ours.is_empty(), theirs.is_empty()) {
+        (_, true) => ours.clone(),
+        (true, false) => theirs.clone(),
+        (false, false) => widest(ours.union(theirs).cloned()),
+    }
 }
 
 /// The patterns whose meaning stands in both of two sets.
@@ -304,6 +320,8 @@ impl Permissions {
             workspace: self.workspace.min(other.workspace),
             agents: fewest(in_both(&self.agents, &other.agents, AgentPattern::covers)),
             human: self.human && other.human,
+            // Whoever asks for it has it.
+            approve: either(&self.approve, &other.approve),
         }
     }
 
@@ -316,6 +334,7 @@ impl Permissions {
             workspace: self.workspace.max(other.workspace),
             agents: fewest(self.agents.union(&other.agents).cloned()),
             human: self.human || other.human,
+            approve: either(&self.approve, &other.approve),
         }
     }
 
@@ -332,6 +351,12 @@ impl Permissions {
             pattern.0 == "*" || pattern.0.strip_prefix(family).is_some_and(|rest| rest.starts_with('.'))
         };
         self.tools.iter().any(of_family)
+    }
+
+    /// Whether a person has to allow each call of a tool.
+    #[must_use]
+    pub fn needs_approval(&self, tool: &str) -> bool {
+        self.approve.iter().any(|pattern| pattern.covers_tool(tool))
     }
 
     /// The tools that may be called.

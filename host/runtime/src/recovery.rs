@@ -26,7 +26,7 @@ impl Runtime {
         let mut endings = JoinSet::new();
         for run in unfinished {
             let Some(stop) = self.stop_of(&run) else {
-                self.go_on(run);
+                self.go_on_in_order(run).await;
                 queued += 1;
                 continue;
             };
@@ -40,7 +40,7 @@ impl Runtime {
         while endings.join_next().await.is_some() {}
         // Also those that wait for one that has just ended.
         for run in self.storage().waits().told(Operator::host()).await? {
-            self.go_on(run);
+            self.go_on_in_order(run).await;
             queued += 1;
         }
         if ended + queued > 0 {

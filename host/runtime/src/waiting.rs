@@ -28,6 +28,7 @@ use cofferdam_core::{
 };
 use jiff::{Timestamp, ToSpan as _};
 use std::{
+    pin::Pin,
     sync::{Arc, Weak},
     task::Poll,
     time::Duration,
@@ -168,31 +169,38 @@ impl Runtime {
 
     /// Brings a run into the queue, of whatever kind and wherever it was, unless somebody has.
     pub(crate) fn go_on(&self, run: UnfinishedRun) {
+        if let Some(work) = self.way_on(run) {
+            self.spawn_run(work);
+        }
+    }
+
+    /// The same for runs of a stopped host, one after the other: each takes its place in the queue before the next does.
+    pub(crate) async fn go_on_in_order(&self, run: UnfinishedRun) {
+        let Some(mut work) = self.way_on(run) else { return };
+        if std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())).await {
+            self.spawn_run(work);
+        }
+    }
+
+    /// What is left to do for a run. None if the host is going away, or somebody does it.
+    fn way_on(&self, run: UnfinishedRun) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         if self.0.drained.is_cancelled() {
-            return;
+            return None;
         }
         let scope = Operator::host().on_behalf_of(&run.user);
         let (ending, ended) = announcement();
-        let Some(task) = self.enter_once(scope, &run, ended) else { return };
+        let task = self.enter_once(scope, &run, ended)?;
         let about = self.about(&run);
         if let Some(stop) = stop_of_waiting(&run, about.is_some()) {
-            self.spawn_run(async move { task.never_started(stop, &ending).await });
-            return;
+            return Some(Box::pin(async move { task.never_started(stop, &ending).await }));
         }
-        let Some(about) = about else { return };
         // How much it asked for is read with its input; no run can ask for more than this.
         let quota = self.0.services.quotas.now(&run.user);
         let want =
             Want { fuel: quota.fuel_per_run, memory_bytes: quota.memory_bytes_per_context, priority: run.priority };
         let place = self.0.admission.enqueue_again(&run.user, want);
         // The input is read when its turn comes: a long queue must not fill memory.
-        let mut work = Box::pin(task.queue(place, None, about, ending));
-        // It takes its place in the queue here, so that the runs stand there in the order in which they came.
-        let mut polled = std::pin::pin!(std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_pending())));
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        if polled.as_mut().poll(&mut cx) == Poll::Ready(true) {
-            self.spawn_run(work);
-        }
+        Some(Box::pin(task.queue(place, None, about?, ending)))
     }
 
     pub(crate) fn about(&self, run: &UnfinishedRun) -> Option<Arc<PluginVersion>> {

@@ -398,9 +398,18 @@ async fn each_effect_waits_until_it_is_durable_that_it_begins_and_nothing_else_d
 }
 
 async fn record(bench: &Bench) -> Vec<Record> {
-    let chunks = bench.storage.record(&bench.ctx.scope(), bench.ctx.spec().id, 0).await.expect("reads");
-    assert!(chunks.iter().map(|chunk| chunk.number).eq(1..=chunks.len() as u64), "the record has a hole");
-    chunks.iter().flat_map(|chunk| chunk.records().expect("decodes")).collect()
+    let (mut records, mut after) = (Vec::new(), 0);
+    loop {
+        let page = bench.storage.record(&bench.ctx.scope(), bench.ctx.spec().id, after).await.expect("read");
+        if page.is_empty() {
+            return records;
+        }
+        for chunk in page {
+            assert_eq!(chunk.number, after + 1, "the record has a hole");
+            after = chunk.number;
+            records.extend(chunk.records().expect("readable"));
+        }
+    }
 }
 
 #[tokio::test]

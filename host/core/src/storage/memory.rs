@@ -710,22 +710,20 @@ impl Waits for MemoryStorage {
 
     async fn answer(&self, scope: &Scope, run: RunId, call: u64, answer: &Answer) -> Result<Answered> {
         let mut tables = self.tables();
-        let run = tables.runs.get_mut(run).filter(|run| run.spec.user == *scope.user() && run.waits());
-        Ok(
-            match run
-                .and_then(|run| run.waiting.as_mut())
-                .map(|waiting| &mut waiting.stored)
-                .filter(|stored| stored.wait.call == call)
-            {
-                None => Answered::NotWaiting,
-                Some(stored) if stored.answer.as_ref() == Some(answer) => Answered::Taken,
-                Some(StoredWait { answer: Some(_), .. }) => Answered::Already,
-                Some(stored) => {
-                    stored.answer = Some(answer.clone());
-                    Answered::Taken
-                }
-            },
-        )
+        let run = tables.runs.get_mut(run).filter(|run| run.spec.user == *scope.user());
+        let waiting = run.and_then(|run| run.waiting.as_mut()).filter(|waiting| waiting.stored.wait.call == call);
+        let Some(Waiting { stored, waits }) = waiting.map(|waiting| &mut **waiting) else {
+            return Ok(Answered::NotWaiting);
+        };
+        Ok(match &stored.answer {
+            Some(stands) if stands == answer => Answered::Taken,
+            Some(_) => Answered::Already,
+            None if !*waits => Answered::NotWaiting,
+            None => {
+                stored.answer = Some(answer.clone());
+                Answered::Taken
+            }
+        })
     }
 
     async fn next_wake(&self, _operator: Operator) -> Result<Option<Timestamp>> {

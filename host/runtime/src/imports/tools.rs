@@ -1,12 +1,21 @@
 //! `tools`: everything an agent does to the world outside its sandbox. Linked by hand, because a plugin's tool spends
 //! the fuel of the store that calls it.
 
+use super::waits::Asking;
 use crate::{
     bindings::types::ToolError,
     dispatch::{self, Answer, ToolAnswer},
-    sandbox::Guest,
+    sandbox::{Guest, HostFailure},
 };
-use cofferdam_core::{record::Asked, replay::Again};
+use cofferdam_core::{
+    Json, clock,
+    journal::Recorder,
+    quota::HOST_CALL_BYTES_MAX,
+    record::Asked,
+    replay::Again,
+    wait::{StoredWait, WaitFor},
+};
+use serde::Deserialize;
 use std::sync::atomic::Ordering;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
@@ -59,7 +68,9 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     tools.func_wrap_async("call", |store, (name, arguments): (String, String)| {
         Box::new(async move { Ok((call(store, name, arguments).await?,)) })
     })?;
-    tools.func_wrap("start", |store, (name, arguments): (String, String)| Ok((start(store, name, arguments)?,)))?;
+    tools.func_wrap_async("start", |store, (name, arguments): (String, String)| {
+        Box::new(async move { Ok((start(store, name, arguments).await?,)) })
+    })?;
     tools.func_wrap("[method]pending.ready", |mut store, (pending,): (Resource<Pending>,)| {
         let guest = store.data_mut().called();
         let pending = guest.table.get(&pending)?;
@@ -86,11 +97,86 @@ fn asked(function: &str, name: &str, arguments: &str) -> Asked {
     Asked::of(function).text(name).text(arguments)
 }
 
+/// JSON Schema of what a person answers who is asked to allow a call.
+const DECISION: &str = r#"{"type":"object","properties":{"decision":{"enum":["approve","deny"]},"arguments":{"type":"object","description":"with `approve`: what the tool is given instead"},"reason":{"type":"string","description":"with `deny`: what the agent is told"}},"required":["decision"],"additionalProperties":false}"#;
+
+/// What a person answers.
+#[derive(Deserialize)]
+struct Decision {
+    decision: String,
+    arguments: Option<Json>,
+    #[serde(default)]
+    reason: String,
+}
+
+/// What the tool is given, once a person has allowed the call; at once where none has to. A call that would be refused in any
+/// case is shown to nobody.
+async fn allowed(guest: &mut Guest, name: &str, arguments: String) -> wasmtime::Result<Result<String, ToolError>> {
+    let asked = || asked("tools.approval", name, &arguments);
+    let known = guest.recorder.as_ref().and_then(Recorder::known).and_then(|known| known.asks_next(&asked()));
+    // What was needed then is what counts: grants change.
+    if !known.unwrap_or_else(|| guest.ctx.permissions().needs_approval(name)) {
+        return Ok(Ok(arguments));
+    }
+    let before = match guest.asking::<Called>(asked)? {
+        Asking::Answered(answer) => return Ok(answer),
+        Asking::Begun(number) => Some(number),
+        Asking::New => None,
+    };
+    if let Some(stored) = before.and_then(|call| guest.told_of(call)).cloned() {
+        return match decided(&stored, &arguments) {
+            Some(decided) => Ok(guest.changed(before, decided)),
+            None => Err(guest.put_away(stored.wait.call, stored.wait.waits_for, stored.wait.until).await),
+        };
+    }
+    let shown = Json::parse(arguments.clone()).ok().filter(|_| arguments.len() <= HOST_CALL_BYTES_MAX);
+    let Some(shown) = shown.filter(|_| before.is_some() || guest.ctx.permissions().allow_tool(name)) else {
+        return Ok(Ok(arguments));
+    };
+    let refused = match (guest.cannot_wait(), before) {
+        (Some(why), _) => Some(ToolError::Denied(format!("a person has to allow {name}, and {why}"))),
+        (None, None) => guest.waits_left().await?.err().map(|max| {
+            ToolError::Exhausted(format!("a person has to allow {name}, and {max} runs of this user wait, as many as may"))
+        }),
+        (None, Some(_)) => None,
+    };
+    if let Some(refused) = refused {
+        let asked = asked();
+        return Ok(guest.refused(before, asked, Err(refused)).await);
+    }
+    guest.relieved().await;
+    let call = before.or_else(|| guest.recorder.as_ref().map(|recorder| recorder.started(asked(), None)));
+    let schema = Json::parse(DECISION).map_err(HostFailure::new)?;
+    let waits_for = WaitFor::Approval { tool: name.to_owned(), arguments: shown, schema };
+    let until = guest.within_wait(u64::MAX);
+    Err(guest.put_away(call.unwrap_or_default(), waits_for, Some(until)).await)
+}
+
+/// What a person has decided, or that nobody has in time. None: it waits on.
+fn decided(stored: &StoredWait, arguments: &str) -> Option<Called> {
+    let denied = |why: String| Some(Err(ToolError::Denied(why)));
+    let Some(answer) = &stored.answer else {
+        stored.wait.until.filter(|until| *until <= clock::now())?;
+        return denied("a person has to allow this call, and nobody did in time".into());
+    };
+    match answer.value.read::<Decision>() {
+        Ok(Decision { decision, arguments: other, .. }) if decision == "approve" => {
+            Some(Ok(other.map_or_else(|| arguments.to_owned(), |other| other.as_str().to_owned())))
+        }
+        Ok(Decision { reason, .. }) if !reason.is_empty() => denied(format!("a person denied this call: {reason}")),
+        _ => denied("a person denied this call".into()),
+    }
+}
+
 /// A plugin's tool gets all the fuel there is: the caller is waiting for it. In a task of its own: its guest has turns of
 /// its own, and what the host takes for the call is not held until the caller has one.
 async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: String) -> wasmtime::Result<Called> {
     let fuel = store.get_fuel()?;
     let guest = store.data_mut().called();
+    let arguments = match allowed(guest, &name, arguments).await? {
+        Ok(arguments) => arguments,
+        Err(refused) => return Ok(Err(refused)),
+    };
     match guest.again::<ToolAnswer>(|| asked("tools.call", &name, &arguments))? {
         None => {}
         Some(Again::Refused(refused)) => return Ok(dispatch::refused_before(guest, refused.result)),
@@ -131,13 +217,17 @@ fn refused<T>(guest: &Guest, asked: Asked, error: ToolError) -> Result<T, ToolEr
 
 /// A plugin's tool that runs beside its caller gets a share of what is left, so that as many as may be under way find
 /// something; what it did not use comes back with `wait`, and is not on the bill if nobody waits.
-fn start(
+async fn start(
     mut store: StoreContextMut<'_, Guest>,
     name: String,
     arguments: String,
 ) -> wasmtime::Result<Result<Resource<Pending>, ToolError>> {
     let fuel = store.get_fuel()?;
     let guest = store.data_mut().called();
+    let arguments = match allowed(guest, &name, arguments).await? {
+        Ok(arguments) => arguments,
+        Err(refused) => return Ok(Err(refused)),
+    };
     let pending = match guest.again::<ToolAnswer>(|| asked("tools.start", &name, &arguments))? {
         Some(Again::Refused(refused)) => {
             let refused = dispatch::refused_before(guest, refused.result);

@@ -118,6 +118,10 @@ pub(crate) struct PermissionsBody {
     /// Questions to people.
     #[schema(required = false)]
     human: bool,
+    /// In a grant: tools, as in `tools`, of which each call waits until a person has allowed it with
+    /// `POST /v1/runs/{id}/input`. Left out if there are none.
+    #[schema(required = false)]
+    approve: Vec<String>,
 }
 
 /// How far a permission goes.

@@ -432,7 +432,8 @@ async fn ended(api: &Api, scope: &Scope, accepted: &Accepted) -> Option<RunView>
     let mut following = api.runtime.journal().follow(view.id);
     loop {
         let view = api.runtime.storage().run(scope, view.id).await.ok().flatten()?;
-        if view.status.is_terminal() {
+        // What is left to the next start of the host is waited for by nobody.
+        if view.status.is_terminal() || api.runtime.is_draining() {
             return Some(view);
         }
         while !following.changed().await.ended {}
