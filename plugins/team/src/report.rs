@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::merge::Merged;
-use crate::{Outcome, Part};
+use crate::{Outcome, Part, count_of};
 
 /// The summary of these parts.
 pub fn markdown(parts: &[Part], merged: &Merged) -> String {
@@ -15,7 +15,8 @@ pub fn markdown(parts: &[Part], merged: &Merged) -> String {
 
 fn write_report(to: &mut String, parts: &[Part], merged: &Merged) -> fmt::Result {
     writeln!(to, "# What the tables say together\n")?;
-    writeln!(to, "{} rows of {} tables.", merged.rows, merged.tables)?;
+    let (rows, tables) = (count_of(merged.rows as usize, "row"), count_of(merged.tables as usize, "table"));
+    writeln!(to, "{rows} of {tables}.")?;
     if !merged.columns.is_empty() {
         writeln!(to, "\n| column | numbers | least | mean | greatest |\n|---|--:|--:|--:|--:|")?;
         for column in &merged.columns {
@@ -31,7 +32,9 @@ fn write_report(to: &mut String, parts: &[Part], merged: &Merged) -> fmt::Result
     for Part { path, outcome, .. } in parts {
         let path = plain(path);
         match outcome {
-            Outcome::Published { rows, report } => writeln!(to, "- {path}: {rows} rows; more in {}", plain(report))?,
+            Outcome::Published { rows, report } => {
+                writeln!(to, "- {path}: {}; more in {}", count_of(*rows as usize, "row"), plain(report))?
+            }
             Outcome::Withheld { .. } => writeln!(to, "- {path}: left out, as was asked for")?,
             Outcome::Failed(failure) => writeln!(to, "- {path}: failed: {}", plain(&failure.message))?,
         }
@@ -71,7 +74,7 @@ mod tests {
         let merged = Merged { tables: 1, rows: 3, columns: vec![column], left_out: vec!["wind".into()] };
         let report = markdown(&parts, &merged);
         for line in [
-            "3 rows of 1 tables.",
+            "3 rows of 1 table.",
             r"| temp\_max | 3 | -1.6 | 0.33 | 35 |",
             "Not numbers in every table, and left out: wind.",
             "- a.csv: 3 rows; more in team/a.csv.md",
