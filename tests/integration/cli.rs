@@ -25,7 +25,7 @@ impl Process {
         Self::serve_with(data_dir, &[]).await
     }
 
-    async fn serve_at(data_dir: &Path, address: &str) -> Self {
+    pub async fn serve_at(data_dir: &Path, address: &str) -> Self {
         Self::serve_with(data_dir, &["--listen", address]).await
     }
 
@@ -81,7 +81,7 @@ impl Process {
     }
 
     /// A verb, against this server.
-    async fn cofferdam(&self, args: &[&str]) -> Output {
+    pub async fn cofferdam(&self, args: &[&str]) -> Output {
         self.command(args).output().await.expect("run")
     }
 

@@ -45,6 +45,7 @@ mod runs;
 mod server;
 mod sockets;
 mod storage;
+mod team;
 mod tools;
 mod turns;
 mod uploads;

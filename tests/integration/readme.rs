@@ -5,7 +5,11 @@ use cofferdam_core::quota::{
     HOST_CALL_BYTES_MAX, LOG_LINE_BYTES_MAX, METADATA_BYTES_MAX, PLUGIN_BYTES_MAX, PLUGIN_DESCRIPTIONS_BYTES_MAX,
     Quota, RUNS_LIVE_MAX, RUNS_QUEUED_MAX, STATE_KEY_OVERHEAD_BYTES, USER_QUOTAS_MAX,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tempfile::TempDir;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the root")
@@ -15,29 +19,37 @@ fn readme() -> String {
     std::fs::read_to_string(root().join("README.md")).expect("a README")
 }
 
+/// How long it may take to do what the README shows.
+const WALK_MAX: Duration = Duration::from_secs(120);
+
+/// Where a reader is: a folder with what the README's commands use of the real one, and a target directory of its own.
+fn reader() -> TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    let binary = Path::new(env!("CARGO_BIN_EXE_cofferdam"));
+    let target = binary.parent().and_then(Path::parent).expect("a directory");
+    std::fs::create_dir_all(dir.path().join("target/debug")).expect("made");
+    for (there, here) in [
+        (root().join("plugins"), "plugins"),
+        (target.join("guests"), "target/guests"),
+        (binary.to_owned(), "target/debug/cofferdam"),
+    ] {
+        std::os::unix::fs::symlink(there, dir.path().join(here)).expect("linked");
+    }
+    dir
+}
+
 #[test]
 fn the_walk_with_curl_works_word_for_word() {
     run(async {
         let readme = readme();
         let walk = readme.split("<!-- walk:").nth(1).and_then(|rest| rest.split("```sh\n").nth(1));
         let walk = walk.and_then(|rest| rest.split("```").next()).expect("the walk");
-        // The walk's own files go to a target directory of its own, with what it uses of the real one.
-        let dir = tempfile::tempdir().expect("a directory");
-        let binary = Path::new(env!("CARGO_BIN_EXE_cofferdam"));
-        let target = binary.parent().and_then(Path::parent).expect("a directory");
-        std::fs::create_dir_all(dir.path().join("target/debug")).expect("made");
-        for (there, here) in [
-            (root().join("plugins"), "plugins"),
-            (target.join("guests"), "target/guests"),
-            (binary.to_owned(), "target/debug/cofferdam"),
-        ] {
-            std::os::unix::fs::symlink(there, dir.path().join(here)).expect("linked");
-        }
+        let dir = reader();
         // A walk that fails must not leave its server behind.
         let walk = format!("trap 'kill ${{SERVER:-}} 2>/dev/null || true' EXIT\n{walk}");
         let mut bash = tokio::process::Command::new("bash");
         bash.args(["-euo", "pipefail", "-m", "-c", &walk]).current_dir(dir.path()).kill_on_drop(true);
-        let walked = tokio::time::timeout(std::time::Duration::from_secs(120), bash.output()).await.expect("in time");
+        let walked = tokio::time::timeout(WALK_MAX, bash.output()).await.expect("in time");
         let walked = walked.expect("bash is there");
         let (out, err) = (String::from_utf8_lossy(&walked.stdout), String::from_utf8_lossy(&walked.stderr));
         assert!(walked.status.success(), "{}\n{out}\n{err}", walked.status);
@@ -47,6 +59,61 @@ fn the_walk_with_curl_works_word_for_word() {
             assert!(out.contains(word), "{word} is not in\n{out}\n{err}");
         }
     });
+}
+
+/// Types the commands of the section on runs that last, and looks for each line of the output that it shows.
+#[test]
+fn the_transcript_of_a_run_that_outlives_its_host_is_true() {
+    run(async {
+        let readme = readme();
+        let section = readme.split("<!-- lasting:").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("it");
+        let blocks = section.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let (mut typed, mut shown) = (String::new(), Vec::new());
+        for line in blocks.flat_map(str::lines) {
+            match line.strip_prefix("$ ").or_else(|| line.strip_prefix("> ")) {
+                Some(command) => typed += &format!("{command}\n"),
+                None => shown.push(line),
+            }
+        }
+        assert!(shown.len() > 15, "{shown:#?}");
+        let dir = reader();
+        let script = format!("exec 2>&1\ntrap 'kill -9 ${{SERVER:-}} 2>/dev/null || true' EXIT\n{typed}");
+        let mut bash = tokio::process::Command::new("bash");
+        bash.args(["-m", "-c", &script]).current_dir(dir.path()).kill_on_drop(true);
+        let done = tokio::time::timeout(WALK_MAX, bash.output()).await.expect("in time").expect("bash is there");
+        let printed = String::from_utf8_lossy(&done.stdout);
+        // In this order; what the shell itself says, as of a process that was killed, may come in between.
+        let mut lines = printed.lines();
+        for line in shown {
+            assert!(lines.any(|printed| is_shown(printed, line)), "{line:?} does not come in its place in\n{printed}");
+        }
+    });
+}
+
+/// Whether a line is the one that is shown, where `…` stands for anything.
+fn is_shown(printed: &str, shown: &str) -> bool {
+    let mut parts = shown.split('…');
+    let begins = parts.next().and_then(|first| printed.strip_prefix(first));
+    let rest = parts.try_fold((begins, false), |(rest, _), part| {
+        let (_, after) = rest?.split_once(part)?;
+        // After the last `…` of a line, whatever it is may come.
+        Some((Some(after), part.is_empty()))
+    });
+    matches!(rest, Some((Some(rest), open)) if open || rest.is_empty())
+}
+
+#[test]
+fn a_line_is_recognized_by_what_is_shown_of_it() {
+    for (printed, shown, is) in [
+        ("a b c", "a b c", true),
+        ("a b c", "a b", false),
+        ("a b c", "a…", true),
+        ("a b c", "a … c", true),
+        ("a b c", "a … d", false),
+        ("a b c", "b…", false),
+    ] {
+        assert_eq!(is_shown(printed, shown), is, "{printed} {shown}");
+    }
 }
 
 #[test]

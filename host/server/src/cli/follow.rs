@@ -212,6 +212,8 @@ pub(super) struct RunSeen<'a> {
     #[serde(borrow)]
     output: Option<&'a RawValue>,
     error: Option<ErrorSeen>,
+    #[serde(borrow)]
+    wait: Option<WaitSeen<'a>>,
     cancelled_by: Option<String>,
     cancel_requested_at: Option<String>,
     #[serde(borrow)]
@@ -223,6 +225,23 @@ pub(super) struct RunSeen<'a> {
 struct ErrorSeen {
     code: String,
     message: String,
+}
+
+/// For what a run waits; of a question, all that is needed to answer it.
+#[derive(Deserialize)]
+struct WaitSeen<'a> {
+    #[serde(rename = "for")]
+    waits_for: String,
+    #[serde(borrow)]
+    about: &'a RawValue,
+    until: Option<String>,
+}
+
+impl WaitSeen<'_> {
+    fn shown(&self) -> String {
+        let until = self.until.as_ref().map_or_else(String::new, |until| format!(" until {}", printable(until)));
+        format!("waits for {}{until} {}", printable(&self.waits_for), json_line(self.about.get()))
+    }
 }
 
 impl RunSeen<'_> {
@@ -255,6 +274,7 @@ impl RunSeen<'_> {
         if let Some(error) = &self.error {
             lines.push(format!("error {}: {}", printable(&error.code), printable(&error.message)));
         }
+        lines.extend(self.wait.as_ref().map(WaitSeen::shown));
         if let (Some(by), Some(at)) = (&self.cancelled_by, &self.cancel_requested_at) {
             lines.push(format!("cancel asked for with {} at {}", printable(by), printable(at)));
         }
@@ -290,5 +310,13 @@ mod tests {
         let run: RunSeen<'_> = serde_json::from_str(text).expect("a run");
         assert_eq!(run.shown(), "run run_1 failed (trap)\nerror trap: \\u001b[2J\nusage {\"fuel\":1}");
         assert!(run.result().is_err());
+    }
+
+    #[test]
+    fn a_run_that_waits_is_shown_with_what_it_waits_for() {
+        let text = r#"{"id":"run_1","agent":"a","status":"waiting","usage":{},"created_at":"2020-01-01T00:00:00Z",
+            "wait":{"for":"human","call":3,"about":{"prompt":"Which?"},"since":"2020-01-01T00:00:00Z","until":null}}"#;
+        let run: RunSeen<'_> = serde_json::from_str(text).expect("a run");
+        assert_eq!(run.shown(), "run run_1 waiting\nwaits for human {\"prompt\":\"Which?\"}");
     }
 }

@@ -124,7 +124,7 @@ struct ListArgs {
     /// Where the last page ended.
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
-    /// Only runs that stand so: queued, running, succeeded, failed, cancelled.
+    /// Only runs that stand so: queued, running, waiting, succeeded, failed, cancelled.
     #[arg(long)]
     status: Option<String>,
     /// Only runs of this agent.
