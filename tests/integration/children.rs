@@ -137,3 +137,55 @@ fn what_may_not_be_started_is_refused_with_why() {
         assert_eq!((answers.len(), refused), (17, 1), "{done:#}");
     });
 }
+
+/// A run and all below it, once they have ended.
+async fn family(user: &User, root: &Value) -> Vec<Value> {
+    let runs = user.get("/v1/runs?limit=100").await.is(StatusCode::OK);
+    let runs = runs["runs"].as_array().expect("runs");
+    let mut ids = vec![root["id"].clone()];
+    loop {
+        let below = runs.iter().filter(|run| ids.contains(&run["parent_run_id"]) && !ids.contains(&run["id"]));
+        let below: Vec<_> = below.map(|run| run["id"].clone()).collect();
+        if below.is_empty() {
+            break;
+        }
+        ids.extend(below);
+    }
+    let mut ended = Vec::new();
+    for id in ids {
+        ended.push(user.ended(id.as_str().expect("an id")).await);
+    }
+    ended
+}
+
+#[test]
+fn a_family_takes_no_more_than_its_first_run_was_given() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        let spin = spawn("hostile", &json!({"scenario": "spin"}));
+        let greedy =
+            json!({"do": "spawn", "agent": "hostile", "input": {"scenario": "spin"}, "fuel": 9_000_000_000_u64});
+        // As a child and as a child of a child, with what a child has if nothing is said, and at last with far more than
+        // there is, which takes all that is left, so that the parent itself has none to go on with.
+        let fuel_max = 300_000_000_u64;
+        let steps = [spawn("probe", &spin), spin.clone(), spin, greedy];
+        let root = json!({"agent": "probe", "limits": {"fuel": fuel_max}, "input": {"do": "seq", "steps": steps}});
+        let done = ann.finish(&root).await;
+        assert_eq!(done["stop_reason"], "out_of_fuel", "{done:#}");
+        let runs = family(&ann, &done).await;
+        assert_eq!(runs.len(), 6, "{runs:#?}");
+        let taken: u64 = runs.iter().map(|run| run["usage"]["fuel"].as_u64().expect("fuel")).sum();
+        assert!(taken > fuel_max / 2 && taken <= fuel_max, "{taken} of {fuel_max}: {runs:#?}");
+
+        // Nor longer.
+        let root = json!({
+            "agent": "probe", "limits": {"deadline_ms": 400},
+            "input": {"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": 30_000}, "deadline_ms": 60_000},
+        });
+        let done = ann.finish(&root).await;
+        let runs = family(&ann, &done).await;
+        let child = runs.iter().find(|run| run["parent_run_id"] == done["id"]).expect("a child");
+        assert_eq!(child["stop_reason"], "deadline", "{child:#}");
+        assert!(child["usage"]["wall_ms"].as_u64() < Some(1_000), "{child:#}");
+    });
+}

@@ -1,12 +1,15 @@
 //! Replay: a run executed again from its journal does the same, or the first difference is told.
 
 use crate::{
+    component,
     idempotency::change_database,
     server::{Answer, Server, User, guest, run, shared},
+    uploads::{self, Isolated},
 };
 use cofferdam_core::quota::Quota;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 async fn replay(user: &User, id: &str) -> Value {
     user.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK)
@@ -224,5 +227,124 @@ fn a_changed_byte_of_the_record_is_named() {
             app.shutdown().await;
             dir = kept;
         }
+    });
+}
+
+/// All that there is of a user outside of replays.
+async fn outside(user: &User) -> Vec<String> {
+    let keys = user.probe(&json!({"do": "state_list", "scope": "user"})).await.to_string();
+    let mut all = vec![user.get("/v1/files").await.text, keys];
+    for file in ["a.txt", "log.txt"] {
+        all.push(user.get(&format!("/v1/files/{file}")).await.text);
+    }
+    all
+}
+
+async fn runs(user: &User) -> Vec<Value> {
+    let runs = user.get("/v1/runs?limit=100").await.is(StatusCode::OK);
+    runs["runs"].as_array().expect("runs").clone()
+}
+
+async fn replay_with(user: &User, id: &str, component: Vec<u8>) -> Answer {
+    let request = user.request(Method::POST, &format!("/v1/runs/{id}/replay"));
+    let request = request.header("content-type", "application/wasm").body(component);
+    Answer::of(request.send().await.expect("answered")).await
+}
+
+#[test]
+fn a_replay_reaches_nothing_outside_of_itself() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        let steps = json!({"do": "seq", "steps": [
+            {"do": "state_set", "scope": "user", "key": "k", "text": "of the run"},
+            {"do": "file_write", "path": "a.txt", "text": "of the run"},
+            {"do": "file_write", "path": "log.txt", "text": "a line", "append": true},
+            {"do": "spawn", "agent": "echo", "input": 1},
+            {"do": "ask", "prompt": "?", "expires_ms": 200, "default": 7},
+            {"do": "thinking", "text": "done"},
+        ]});
+        let done = ann.finish(&json!({"agent": "probe", "input": steps})).await;
+        assert_eq!(done["stop_reason"], "completed", "{done}");
+        // What the run did is changed since, and one thing of it taken away.
+        ann.probe(&json!({"do": "file_write", "path": "a.txt", "text": "of the user"})).await;
+        ann.probe(&json!({"do": "state_delete", "scope": "user", "key": "k"})).await;
+        let before = (outside(&ann).await, ann.events(id(&done)).await);
+        let count = runs(&ann).await.len();
+        for _ in 0..2 {
+            let found = replay(&ann, id(&done)).await;
+            assert_eq!((&found["same"], &found["reached"]), (&json!(true), &json!("end")), "{found:#}");
+        }
+        assert_eq!(runs(&ann).await.len(), count, "no child was started again");
+        assert_eq!((outside(&ann).await, ann.events(id(&done)).await), before);
+
+        // Another component, which asks for what the run never did: nothing of it is done, and it is not waited for.
+        for asked in [
+            json!({"do": "file_write", "path": "b.txt", "text": "stolen"}),
+            json!({"do": "file_read", "path": "a.txt"}),
+            json!({"do": "state_set", "scope": "user", "key": "stolen", "text": "stolen"}),
+            json!({"do": "spawn", "agent": "echo", "input": 1}),
+            json!({"do": "ask", "prompt": "Your password?"}),
+            json!({"do": "sleep_until", "in_ms": 60_000}),
+            json!({"do": "std", "op": "list", "path": "/workspace"}),
+        ] {
+            let echoed = ann.finish(&json!({"agent": "echo", "input": asked})).await;
+            assert_eq!(echoed["stop_reason"], "completed", "{echoed}");
+            let (before, count) = (outside(&ann).await, runs(&ann).await.len());
+            let begun = Instant::now();
+            let answer = replay_with(&ann, id(&echoed), guest("probe")).await;
+            let found = answer.is(StatusCode::OK);
+            assert_eq!(found["same"], false, "{asked}: {found:#}");
+            assert!(!found.to_string().contains("of the user"), "{asked}: {found:#}");
+            assert!(begun.elapsed() < Duration::from_secs(30), "{asked}");
+            assert_eq!(runs(&ann).await.len(), count, "{asked}");
+            assert_eq!(outside(&ann).await, before, "{asked}");
+            let again = ann.get(&format!("/v1/runs/{}", id(&echoed))).await.is(StatusCode::OK);
+            assert_eq!(again, echoed, "{asked}");
+        }
+    });
+}
+
+#[test]
+fn a_hostile_component_meets_in_a_replay_what_it_meets_in_a_push_and_in_a_run() {
+    run(async {
+        let isolated = Isolated::start(Quota::default()).await;
+        let server = &isolated.server;
+        server.operator.push("echo", guest("echo")).await.is(StatusCode::CREATED);
+        let ann = server.user("ann").await;
+        // Refused as a push is, in the same words.
+        let done = ann.finish(&json!({"agent": "echo", "input": 1})).await;
+        for (what, component) in uploads::refused() {
+            let pushed = server.operator.push("hostile", component.clone()).await;
+            let replayed = replay_with(&ann, id(&done), component).await;
+            assert_eq!(pushed.status, StatusCode::UNPROCESSABLE_ENTITY, "{what}: {}", pushed.text);
+            assert_eq!(replayed.status, pushed.status, "{what}: {}", replayed.text);
+            assert_eq!(replayed.json()["code"], pushed.json()["code"], "{what}");
+        }
+        // What compiles meets the limits of the run.
+        let limits = json!({"fuel": 2_000_000_000_u64, "memory_bytes": 16 << 20, "deadline_ms": 2_000});
+        for (run, reason) in [
+            (component::calm().describe("(loop $l (br $l)) unreachable"), None),
+            (component::guest("(loop $l (br $l)) unreachable"), Some("out_of_fuel")),
+            (component::guest("(drop (memory.grow (i32.const 4096))) unreachable"), Some("trap")),
+        ] {
+            let done = ann.finish(&json!({"agent": "echo", "input": 1, "limits": limits})).await;
+            let begun = Instant::now();
+            let found = replay_with(&ann, id(&done), run.build()).await.is(StatusCode::OK);
+            assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+            assert_eq!(found["same"], false, "{found:#}");
+            if let Some(reason) = reason {
+                let now = found["difference"]["now"].as_str().unwrap_or_default();
+                assert!(now.contains(reason) || found["difference"]["aspect"] == "event", "{reason}: {found:#}");
+            }
+            assert!(found["fuel"].as_u64() <= Some(2_000_000_000), "{found:#}");
+        }
+        // Nothing is kept of any of them, nothing runs on, and nothing of the host broke.
+        isolated.is_well().await;
+        let usage = ann.get("/v1/usage").await.is(StatusCode::OK);
+        assert_eq!(
+            (&usage["now"]["runs_executing"], &usage["now"]["memory_bytes"]),
+            (&json!(0), &json!(0)),
+            "{usage:#}"
+        );
     });
 }

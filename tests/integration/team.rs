@@ -257,6 +257,21 @@ fn without_leave_for_the_analyst_or_for_people_no_summary_is_written() {
     });
 }
 
+#[test]
+fn an_analyst_may_do_no_more_as_a_child_than_by_itself() {
+    run(async {
+        let ann = user().await;
+        let paths = put_years(&ann).await;
+        // What its parent may do is of no help to it.
+        shared().await.grant(&ann, "analyst", &json!({"tools": ["file.list"]})).await;
+        let done = ann.finish(&json!({"agent": "team", "input": {"paths": paths}})).await;
+        assert_eq!(done["error"]["code"], "no_part_succeeded", "{done:#}");
+        for child in children(&ann, done["id"].as_str().expect("an id")).await {
+            assert_eq!(child["stop_reason"], "denied", "{child:#}");
+        }
+    });
+}
+
 /// A server of its own process, with the user `dev` and their tables, each long enough to be at work for a while.
 async fn process_with_tables(dir: &Path, times: usize) -> (Process, Vec<String>) {
     let server = Process::serve(dir).await;

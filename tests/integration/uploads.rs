@@ -254,6 +254,20 @@ fn with_memories(minimums: &[u64]) -> Vec<u8> {
     component.finish()
 }
 
+/// One upload for each place that refuses some: the first look, the look at the structure, the compiler, and the linker.
+pub fn refused() -> Vec<(&'static str, Vec<u8>)> {
+    let echo = guest("echo");
+    vec![
+        ("machine code", b"\x7fELF\x02\x01\x01\xc8".to_vec()),
+        ("half of a component", echo[..echo.len() / 2].to_vec()),
+        ("a bomb of instances", instantiating(12, 10)),
+        ("types as deep as they go", types_inside_types(500_000)),
+        ("a jump table beyond the compiler's", of(&module(&[jumps(200_000)]))),
+        ("a memory beyond the sandbox's", with_memories(&[4_097])),
+        ("an empty component", Component::new().finish()),
+    ]
+}
+
 #[test]
 fn hostile_uploads_are_refused_in_words_and_leave_nothing() {
     run(async {

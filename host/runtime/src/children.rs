@@ -77,6 +77,25 @@ impl Runtime {
         Ok(self.storage().run(scope, id).await?.filter(|run| run.status.is_terminal()))
     }
 
+    /// Fuel that a run that has ended took together with all that it started. Of what has not ended it is all that it may
+    /// take, what it lent to others included.
+    pub(crate) async fn fuel_of_family(&self, scope: &Scope, run: &RunView) -> Result<u64, StorageError> {
+        let (storage, mut fuel) = (self.storage(), run.usage.fuel);
+        let mut below = storage.waits().children(scope, run.id).await?;
+        while let Some(id) = below.pop() {
+            let ended = storage.run(scope, id).await?.filter(|run| run.status.is_terminal());
+            let taken = match ended {
+                Some(run) => {
+                    below.extend(storage.waits().children(scope, id).await?);
+                    run.usage.fuel
+                }
+                None => storage.run_spec(scope, id).await?.map_or(0, |spec| spec.limits.fuel),
+            };
+            fuel = fuel.saturating_add(taken);
+        }
+        Ok(fuel)
+    }
+
     /// How deep a run is in its tree, and how many runs are below the root; counted to a little more than a bound.
     pub(crate) async fn tree_of(&self, ctx: &UserExecutionContext, max: u32) -> Result<(u32, u32), StorageError> {
         let (scope, mut root, mut depth) = (ctx.scope(), ctx.spec().id, 0);

@@ -15,6 +15,7 @@ use cofferdam_core::{
     quota::{HOST_CALL_BYTES_MAX, LimitsAsked},
     record::Asked,
     run::{RunError, RunView, StopReason},
+    storage::StorageError,
     wait::WaitFor,
 };
 use std::{sync::atomic::Ordering, time::Duration};
@@ -50,7 +51,7 @@ struct Spawned {
 #[derive(bincode::Encode, bincode::Decode)]
 struct ChildEnd {
     result: Result<String, ChildError>,
-    /// The fuel that it took.
+    /// The fuel that it took, with all that it started.
     fuel: u64,
 }
 
@@ -231,9 +232,13 @@ async fn end_of(guest: &mut Guest, run: RunId) -> wasmtime::Result<ChildEnd> {
     let runtime = guest.services.runtime()?;
     let scope = guest.ctx.scope();
     let grace = if before.is_none() { SHORT_WAIT } else { Duration::ZERO };
-    let ended = guest.beside(async move { runtime.ended_within(&scope, run, grace).await }).await?;
-    if let Some(ended) = ended.map_err(HostFailure::storage)? {
-        let end = ChildEnd { fuel: ended.usage.fuel, result: result_of(ended) };
+    let ended = guest.beside(async move {
+        let Some(ended) = runtime.ended_within(&scope, run, grace).await? else { return Ok(None) };
+        let fuel = runtime.fuel_of_family(&scope, &ended).await?;
+        Ok::<_, StorageError>(Some((ended, fuel)))
+    });
+    if let Some((ended, fuel)) = ended.await?.map_err(HostFailure::storage)? {
+        let end = ChildEnd { fuel, result: result_of(ended) };
         return Ok(guest.refused(before, asked(), end).await);
     }
     let stored = before.and_then(|call| guest.told_of(call)).cloned();
