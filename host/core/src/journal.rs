@@ -26,8 +26,9 @@ use jiff::Timestamp;
 use std::{
     collections::HashMap,
     hash::Hash,
+    io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -89,6 +90,8 @@ struct Log {
     effects_saved: bool,
     /// What storage does not know yet.
     unsaved: Unsaved,
+    /// How many bytes of that are with storage now. They come back if it fails.
+    in_flight: usize,
     /// The run is on the writer's list.
     listed: bool,
     /// The last event is there. What a tool that nobody waited for says later is not part of the run.
@@ -133,7 +136,10 @@ pub struct Committed {
 
 impl Journal {
     /// A journal over a storage, with its writer. The writer ends when the journal is dropped everywhere.
-    pub fn new(storage: Arc<dyn Storage>) -> Self {
+    ///
+    /// # Errors
+    /// When the writer's thread cannot be made.
+    pub fn new(storage: Arc<dyn Storage>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             storage,
             followers: Followers::default(),
@@ -143,8 +149,8 @@ impl Journal {
             panics: AtomicU64::new(0),
             event_latency: Latencies::default(),
         });
-        spawn_writer(&shared);
-        Self(shared)
+        start_writer(&shared)?;
+        Ok(Self(shared))
     }
 
     /// How long events took from being recorded to being durable and told, since the start.
@@ -189,6 +195,7 @@ impl Journal {
                 started_at,
                 effects_saved: false,
                 unsaved,
+                in_flight: 0,
                 listed: false,
                 sealed: false,
                 calls: Calls {
@@ -222,26 +229,32 @@ impl Journal {
 }
 
 /// Commits what is on the list, every [`LINGER`] while there is something.
-#[expect(clippy::disallowed_methods, reason = "the journal's one writer lives as long as the journal")]
-fn spawn_writer(shared: &Arc<Shared>) {
+///
+/// On a thread of its own, which can sleep for exactly so long: the timers of an async runtime count whole milliseconds and
+/// round up, which made a client wait for twice as long. Nor does a commit wait there behind other tasks.
+fn start_writer(shared: &Arc<Shared>) -> io::Result<()> {
     let weak = Arc::downgrade(shared);
-    tokio::spawn(async move {
-        loop {
-            let Some(shared) = weak.upgrade() else { return };
-            let notified = shared.wake.notified();
-            // The wait ends now and then, so that a dropped journal does not keep its writer.
-            let _ = tokio::time::timeout(Duration::from_secs(1), notified).await;
-            tokio::time::sleep(LINGER).await;
-            let runs = std::mem::take(&mut *lock(&shared.waiting));
-            let commits = runs.iter().map(|run| async {
-                // There is no other writer: what goes wrong with one run must not end it for all.
-                if unpanicked(run.commit_listed()).await.is_none() {
-                    shared.panics.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-            join_all(commits).await;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name("journal".into()).spawn(move || runtime.block_on(write_all(weak)))?;
+    Ok(())
+}
+
+async fn write_all(shared: Weak<Shared>) {
+    while let Some(shared) = shared.upgrade() {
+        // The wait ends now and then, so that a dropped journal does not keep its writer.
+        if tokio::time::timeout(Duration::from_secs(1), shared.wake.notified()).await.is_err() {
+            continue;
         }
-    });
+        std::thread::sleep(LINGER);
+        let runs = std::mem::take(&mut *lock(&shared.waiting));
+        let commits = runs.iter().map(|run| async {
+            // There is no other writer: what goes wrong with one run must not end it for all.
+            if unpanicked(run.commit_listed()).await.is_none() {
+                shared.panics.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        join_all(commits).await;
+    }
 }
 
 /// Waits for all of them side by side, so that storage can take them in one transaction.
@@ -437,6 +450,7 @@ impl RunJournal {
     fn take(&self) -> Taken<'_> {
         let mut log = self.log();
         let mut unsaved = std::mem::take(&mut log.unsaved);
+        log.in_flight = unsaved.bytes;
         unsaved.chunks.extend(log.calls.take_chunk());
         let batch = RunBatch {
             run: self.0.run,
@@ -450,6 +464,7 @@ impl RunJournal {
 
     fn put_back(&self, batch: RunBatch) {
         let mut log = self.log();
+        log.in_flight = 0;
         log.unsaved.started |= batch.started_at.is_some();
         log.unsaved.effects |= batch.effects;
         let newer = std::mem::replace(&mut log.unsaved.events, batch.events);
@@ -479,6 +494,7 @@ impl Taken<'_> {
         let RunLog { shared, scope, run, .. } = &*self.journal.0;
         {
             let mut log = self.journal.log();
+            log.in_flight = 0;
             log.effects_saved |= self.batch.effects;
             log.calls.begun_saved = self.begun;
         }
@@ -603,7 +619,7 @@ impl Recorder {
 
     fn keep(&self, record: impl FnOnce(&mut Calls) -> Record) -> u64 {
         let mut log = self.0.log();
-        let (waiting, calls) = (log.unsaved.bytes, &mut log.calls);
+        let (waiting, calls) = (log.unsaved.bytes + log.in_flight, &mut log.calls);
         if calls.ended {
             return calls.made;
         }

@@ -359,7 +359,7 @@ impl Runtime {
         let admission = Admission::new(quotas, memory, config.runs_live_max, config.runs_queued_max);
         let runtime = Self(Arc::new(Inner {
             registry: Registry::new(services.clone()),
-            journal: Journal::new(services.storage.clone()),
+            journal: Journal::new(services.storage.clone()).map_err(StartError::Threads)?,
             retention: Retention::new(services.storage.clone(), services.quotas.clone()),
             _tending: AbortOnDropHandle::new(tokio::spawn(admission.tend(processor_wait))),
             _watching: AbortOnDropHandle::new(tokio::spawn(pressure::watch(Arc::downgrade(&services)))),

@@ -204,7 +204,7 @@ async fn bench() -> Bench {
         StopSignal::default(),
     );
     storage.insert_run(&ctx.scope(), &spec, None).await.expect("kept");
-    Bench { journal: Journal::new(storage.clone()), storage, ctx }
+    Bench { journal: Journal::new(storage.clone()).expect("a thread"), storage, ctx }
 }
 
 fn said(n: usize) -> Event {
@@ -388,7 +388,15 @@ async fn each_effect_waits_until_it_is_durable_that_it_begins_and_nothing_else_d
 }
 
 async fn record(bench: &Bench) -> Vec<Record> {
-    let chunks = bench.storage.record(&bench.ctx.scope(), bench.ctx.spec().id, 0).await.expect("reads");
+    let (scope, run, mut chunks) = (bench.ctx.scope(), bench.ctx.spec().id, Vec::<RecordChunk>::new());
+    loop {
+        let after = chunks.last().map_or(0, |chunk| chunk.number);
+        let page = bench.storage.record(&scope, run, after).await.expect("reads");
+        if page.is_empty() {
+            break;
+        }
+        chunks.extend(page);
+    }
     assert!(chunks.iter().map(|chunk| chunk.number).eq(1..=chunks.len() as u64), "the record has a hole");
     chunks.iter().flat_map(|chunk| chunk.records().expect("decodes")).collect()
 }
