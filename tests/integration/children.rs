@@ -77,7 +77,7 @@ fn children_end_with_their_parent_and_on_its_word() {
     run(async {
         let ann = parent(shared().await).await;
         let slow = json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": 30_000}, "wait": false});
-        let done = ann.finish(&with(&[slow.clone()])).await;
+        let done = ann.finish(&with(std::slice::from_ref(&slow))).await;
         assert_eq!(done["stop_reason"], "completed", "{done:#}");
         let child = ann.ended(done["output"][0]["id"].as_str().expect("an id")).await;
         assert_eq!((&child["stop_reason"], &child["cancelled_by"]), (&json!("cancelled"), &done["id"]), "{child:#}");
@@ -115,7 +115,7 @@ fn what_may_not_be_started_is_refused_with_why() {
             (spawn("echo@9.9.9", &json!(1)), "unknown_agent"),
             (json!({"do": "spawn", "agent": "echo", "input": 1, "deadline_ms": 0}), "invalid"),
         ] {
-            let done = ann.finish(&with(&[step.clone()])).await;
+            let done = ann.finish(&with(std::slice::from_ref(&step))).await;
             assert_eq!(done["output"][0]["error"]["kind"], kind, "{step}: {done:#}");
         }
         let bob = server.stranger().await;

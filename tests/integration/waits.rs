@@ -131,7 +131,7 @@ fn what_nobody_answers_has_its_default_or_expires() {
             (json!({"do": "ask", "prompt": "?", "schema": {"type": "string"}, "default": 1}), "invalid", "default"),
             (json!({"do": "ask", "prompt": "?", "expires_ms": 0}), "invalid", "expires-ms"),
         ] {
-            let done = ann.finish(&steps(&[question.clone()])).await;
+            let done = ann.finish(&steps(std::slice::from_ref(&question))).await;
             let error = &done["output"][0]["error"];
             assert_eq!(error["kind"], kind, "{question}: {done:#}");
             assert!(error["text"].as_str().is_some_and(|text| text.contains(why)), "{question}: {error}");

@@ -49,7 +49,7 @@ pub struct RunTask {
 
 /// What became of an execution.
 pub enum Executed {
-    Ended(RunView),
+    Ended(Box<RunView>),
     /// It waits, and may have been brought back by now.
     PutAway,
     /// It is left to the next start of the host.
@@ -123,7 +123,7 @@ impl RunTask {
         let executed = unpanicked(self.execute(&slot, spec, &about)).await;
         drop(slot);
         match executed {
-            Some(Executed::Ended(view)) => self.tell(&ending, view).await,
+            Some(Executed::Ended(view)) => self.tell(&ending, *view).await,
             Some(Executed::Left) => {}
             Some(Executed::PutAway) => {
                 let (runtime, scope, id) = (self.runtime.clone(), self.scope.clone(), self.id);
@@ -219,7 +219,7 @@ impl RunTask {
             None => None,
             Some(run) => match self.back(run).await {
                 Ok(back) => Some(back),
-                Err(error) => return Executed::Ended(self.not_back(run, &error).await),
+                Err(error) => return Executed::Ended(Box::new(self.not_back(run, &error).await)),
             },
         };
         let started_at = back.as_ref().and_then(|back| back.run.started_at).unwrap_or(admitted_at);
@@ -289,7 +289,7 @@ impl RunTask {
         if ctx.has_children() {
             self.runtime.end_children(&self.scope, spec.id).await;
         }
-        Executed::Ended(self.ended(&end))
+        Executed::Ended(Box::new(self.ended(&end)))
     }
 
     /// Whether the host is going away, and the run goes on with the next one.

@@ -586,7 +586,7 @@ impl Runtime {
         let (_ending, ended) = announcement();
         let task = self.enter(scope.clone(), RunView::queued(&spec), ended);
         match task.execute(&slot, Arc::new(spec), &about).await {
-            Executed::Ended(view) => Ok(view),
+            Executed::Ended(view) => Ok(*view),
             Executed::PutAway | Executed::Left => Ok(task.view.clone()),
         }
     }
