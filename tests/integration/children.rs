@@ -1,6 +1,10 @@
 //! Agents that start agents: each in a run of its own, out of their parent's budget, and gone with it.
 
-use crate::server::{Server, User, run, shared};
+use crate::{
+    idempotency::change_database,
+    server::{Server, User, run, shared},
+};
+use cofferdam_core::quota::Quota;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -135,5 +139,39 @@ fn what_may_not_be_started_is_refused_with_why() {
         let answers = done["output"][0].as_array().expect("answers");
         let refused = answers.iter().filter(|answer| answer["error"]["kind"] == "too_many").count();
         assert_eq!((answers.len(), refused), (17, 1), "{done:#}");
+    });
+}
+
+#[test]
+fn a_child_that_is_started_again_by_the_same_call_is_not_executed_again() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let ann = parent(&server).await;
+        let set = json!({"do": "state_set", "scope": "user", "key": "k", "text": "v"});
+        let mut started = spawn("probe", &set);
+        started["wait"] = json!(false);
+        let mut parent = with(&[started, json!({"do": "sleep", "ms": 2_000})]);
+        parent["durability"] = json!("durable");
+        let id = ann.submit(&parent).await;
+        let child = loop {
+            let runs = ann.get("/v1/runs?limit=10").await.is(StatusCode::OK);
+            let runs = runs["runs"].as_array().expect("runs").clone();
+            let child = runs.iter().find(|run| run["parent_run_id"] == id.as_str() && run["status"] == "succeeded");
+            if let Some(child) = child {
+                break child.clone();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        };
+        // As a host leaves it that is killed while the call is under way: it has begun, and its answer is not recorded.
+        let Server { app, dir, .. } = server;
+        app.shutdown().await;
+        let forget = "DELETE FROM records WHERE chunk > 1 AND run = (SELECT number FROM runs WHERE parent_id IS NULL)";
+        change_database(dir.path(), &[forget]).await;
+        let server = Server::start_empty(dir, Quota::default()).await;
+        let ann = User::new(&ann.name, &server.app.url(), &ann.key);
+        let done = ann.ended(&id).await;
+        assert_eq!((&done["stop_reason"], &done["output"][0]["id"]), (&json!("completed"), &child["id"]), "{done:#}");
+        let read = ann.finish(&with(&[json!({"do": "state_get", "scope": "user", "key": "k"})])).await;
+        assert_eq!(read["output"][0]["ok"]["version"], 1, "{read:#}");
     });
 }
