@@ -175,3 +175,29 @@ fn a_child_that_is_started_again_by_the_same_call_is_not_executed_again() {
         assert_eq!(read["output"][0]["ok"]["version"], 1, "{read:#}");
     });
 }
+
+#[test]
+fn a_child_whose_parent_has_ended_ends_with_the_next_start_if_the_host_was_killed_in_between() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let ann = parent(&server).await;
+        let sleeps = json!({"do": "sleep_until", "in_ms": 3_600_000});
+        let id = ann.submit(&with(&[spawn("probe", &sleeps)])).await;
+        let child = loop {
+            let runs = ann.get("/v1/runs?limit=10&status=waiting").await.is(StatusCode::OK);
+            if let [child, _] = runs["runs"].as_array().expect("runs").as_slice() {
+                break child["id"].as_str().expect("an id").to_owned();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        };
+        let Server { app, dir, .. } = server;
+        app.shutdown().await;
+        let end = "UPDATE runs SET status = 'cancelled', stop_reason = 'cancelled', finished_at = started_at + 1000
+            WHERE parent_id IS NULL";
+        change_database(dir.path(), &[end]).await;
+        let server = Server::start_empty(dir, Quota::default()).await;
+        let ann = User::new(&ann.name, &server.app.url(), &ann.key);
+        let ended = ann.ended(&child).await;
+        assert_eq!((&ended["stop_reason"], &ended["cancelled_by"]), (&json!("cancelled"), &json!(id)), "{ended:#}");
+    });
+}

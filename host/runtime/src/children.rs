@@ -6,7 +6,7 @@ use crate::{
 };
 use cofferdam_core::{
     Json, UserExecutionContext, clock,
-    identity::Scope,
+    identity::{Operator, Scope},
     ids::{AgentRef, KeyId, RequestId, RunId},
     quota::LimitsAsked,
     run::{CancelRequest, Durability, RunSpec, RunView},
@@ -109,6 +109,16 @@ impl Runtime {
         let by = by.map_err(|error| StorageError { doing: "cancel a child", source: error.into() })?;
         let request = CancelRequest { by, at: clock::now() };
         self.request_and_stop(scope, child, &request).await
+    }
+
+    /// Asks the children to stop whose parents have ended, which a host that was killed in between could not.
+    pub(crate) async fn end_orphans(&self) -> Result<(), StorageError> {
+        for child in self.storage().waits().orphans(Operator::host()).await? {
+            if let Some(parent) = child.parent {
+                self.cancel_child(&Operator::host().on_behalf_of(&child.user), parent, child.id).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends what a run that has ended has started and that has not.

@@ -646,6 +646,16 @@ impl Waits for MemoryStorage {
         Ok(told.map(Run::unfinished).collect())
     }
 
+    async fn orphans(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
+        let tables = self.tables();
+        let goes_on = |id: &RunId| tables.runs.get(id).is_some_and(|run| !run.view.status.is_terminal());
+        let orphans = tables.runs.iter().filter(|(id, run)| {
+            let parent = run.spec.parent.as_ref();
+            goes_on(id) && parent.is_some_and(|parent| !goes_on(parent))
+        });
+        Ok(orphans.map(|(_, run)| run.unfinished()).collect())
+    }
+
     async fn unfinished(&self, scope: &Scope, run: RunId) -> Result<Option<UnfinishedRun>> {
         let tables = self.tables();
         Ok(tables.run(scope, run).filter(|run| !run.view.status.is_terminal()).map(Run::unfinished))
