@@ -168,14 +168,21 @@ async fn long_record(server: &Server) {
     let begun = Instant::now();
     server.send(Method::POST, &format!("/v1/runs/{id}/input"), Some(&json!({"answer": true}))).await;
     let run = server.wait_for(&id, "succeeded").await;
-    row(&format!("a run of {RECORDS} records, from its answer to its end"), begun.elapsed().as_secs_f64() * 1e3, "ms", None);
+    row(
+        &format!("a run of {RECORDS} records, from its answer to its end"),
+        begun.elapsed().as_secs_f64() * 1e3,
+        "ms",
+        None,
+    );
     let plain = server.run("ephemeral", &steps[..RECORDS]).await;
     for run in [run, plain] {
         let id = run["id"].as_str().expect("an id");
         let replay = server.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await;
         assert_eq!(replay["same"], true, "{replay}");
-        let (replayed, original) =
-            (replay["elapsed_us"].as_f64().expect("a number") / 1e3, run["usage"]["wall_ms"].as_f64().expect("a number"));
+        let (replayed, original) = (
+            replay["elapsed_us"].as_f64().expect("a number") / 1e3,
+            run["usage"]["wall_ms"].as_f64().expect("a number"),
+        );
         println!("{} calls, replayed: {replayed:.0} ms; the original: {original:.0} ms", replay["calls"]);
         row("speed of a replay against the original", original / replayed, "x", None);
     }
@@ -253,7 +260,11 @@ async fn many_wait(server: &Server) {
         server.wait_for(id, "succeeded").await;
         ends.push(begun.elapsed());
     }
-    println!("answer to one of them: p50 {:.2} ms, to its end {:.2} ms", percentile(&mut answers, 50), percentile(&mut ends, 50));
+    println!(
+        "answer to one of them: p50 {:.2} ms, to its end {:.2} ms",
+        percentile(&mut answers, 50),
+        percentile(&mut ends, 50)
+    );
     row("answer to one of the runs that wait, p99", percentile(&mut answers, 99), "ms", None);
     let mut late = Vec::new();
     for _ in 0..20 {

@@ -154,7 +154,8 @@ fn a_grant_can_make_a_person_allow_each_call_of_a_tool() {
         let grant = json!({"tools": ["file.*"], "approve": ["file.write"]});
         server.grant(&ann, "probe", &grant).await;
         let write = |path: &str| json!({"do": "file_write", "path": path, "text": "as asked"});
-        let started = json!({"do": "parallel", "calls": [{"name": "file.write", "args": {"path": "c.txt", "text": "c"}}]});
+        let started =
+            json!({"do": "parallel", "calls": [{"name": "file.write", "args": {"path": "c.txt", "text": "c"}}]});
         let list = json!({"do": "file_list", "path": ""});
         let id = ann.submit(&steps(&[write("a.txt"), write("b.txt"), started, write("d.txt"), list])).await;
         let run = waiting(&ann, &id).await;

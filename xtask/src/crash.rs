@@ -1,4 +1,5 @@
-//! `cargo xtask crash`: the server is killed at random moments under load, and must stand by all that it acknowledged.
+//! `cargo xtask crash`: the server is killed at random moments under load, and must stand by all that it acknowledged; what
+//! durable runs do must be done once.
 
 use crate::guests;
 use crate::step::{self, Step};

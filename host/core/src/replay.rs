@@ -247,7 +247,9 @@ impl Known {
     pub fn asks_next(&self, asked: &Asked) -> Option<bool> {
         let state = self.state();
         let next = state.calls.front()?;
-        Some(matches!(next, Record::Call { asked: recorded, .. } | Record::Started { asked: recorded, .. } if recorded == asked.as_str()))
+        Some(
+            matches!(next, Record::Call { asked: recorded, .. } | Record::Started { asked: recorded, .. } if recorded == asked.as_str()),
+        )
     }
 
     /// What became of a call that changes something or goes to a tool. None: it is not known, and the call is to be made.

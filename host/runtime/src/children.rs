@@ -6,7 +6,7 @@ use crate::{
 };
 use cofferdam_core::{
     Json, UserExecutionContext, clock,
-    identity::Scope,
+    identity::{Operator, Scope},
     ids::{AgentRef, KeyId, RequestId, RunId},
     quota::LimitsAsked,
     run::{CancelRequest, Durability, RunSpec, RunView},
@@ -28,6 +28,15 @@ impl Runtime {
         limits: LimitsAsked,
     ) -> Result<RunId, SpawnError> {
         let unavailable = |why: String| SpawnError::Unavailable(why);
+        let own = parent.spec();
+        let id = RunId::of_child(own.id, call);
+        let scope = parent.scope();
+        // Made by the same call before, it may have ended, and executed as a new run it would do everything twice. Whoever
+        // brought the parent back has brought back the child, too.
+        let before = self.storage().run(&scope, id).await;
+        if before.map_err(|error| unavailable(format!("the child could not be looked up: {error}")))?.is_some() {
+            return Ok(id);
+        }
         let about = self.0.services.plugins.find(&agent);
         let about = about.ok_or_else(|| SpawnError::UnknownAgent(self.unknown_agent(&agent).to_string()))?;
         if about.kind != PluginKind::Agent {
@@ -37,8 +46,6 @@ impl Runtime {
         // What is left to the parent can be less than a run of its own could ask for; it is not refused for that.
         let asked = LimitsAsked { fuel: limits.fuel.map(|fuel| fuel.max(1)), ..limits };
         let limits = quota.narrow(asked).map_err(|error| SpawnError::Invalid(error.to_string()))?;
-        let own = parent.spec();
-        let id = RunId::of_child(own.id, call);
         let spec = RunSpec {
             id,
             user: own.user.clone(),
@@ -55,7 +62,6 @@ impl Runtime {
             durability: if about.durable { Durability::Durable } else { own.durability },
             created_at: clock::now(),
         };
-        let scope = parent.scope();
         let made = self.storage().insert_run(&scope, &spec, None).await;
         made.map_err(|error| unavailable(format!("the child could not be stored: {error}")))?;
         self.0.services.counts.accepted();
@@ -122,6 +128,16 @@ impl Runtime {
         let by = by.map_err(|error| StorageError { doing: "cancel a child", source: error.into() })?;
         let request = CancelRequest { by, at: clock::now() };
         self.request_and_stop(scope, child, &request).await
+    }
+
+    /// Asks the children to stop whose parents have ended, which a host that was killed in between could not.
+    pub(crate) async fn end_orphans(&self) -> Result<(), StorageError> {
+        for child in self.storage().waits().orphans(Operator::host()).await? {
+            if let Some(parent) = child.parent {
+                self.cancel_child(&Operator::host().on_behalf_of(&child.user), parent, child.id).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends what a run that has ended has started and that has not.

@@ -38,6 +38,8 @@ impl Runtime {
             ended += 1;
         }
         while endings.join_next().await.is_some() {}
+        // Also of those that have just ended. What these have started ends with them.
+        self.end_orphans().await?;
         // Also those that wait for one that has just ended.
         for run in self.storage().waits().told(Operator::host()).await? {
             self.go_on_in_order(run).await;

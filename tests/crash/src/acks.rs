@@ -1,7 +1,9 @@
 //! What the server has acknowledged, one line each in a file that is synced before the client goes on.
 
+use crate::plan::Step;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::{
     fs::{File, OpenOptions},
     io::{BufRead as _, BufReader, Write as _},
@@ -14,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 const SYNC_LINES_MAX: usize = 256;
 
 /// Something that the server said, and must stand by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ack", rename_all = "snake_case")]
 pub enum Ack {
     /// A key was made for a user.
@@ -26,6 +28,12 @@ pub enum Ack {
     /// A run was accepted. `input` is the digest of what it got, for an agent that gives it back; `effect` the file in
     /// which it leaves one line.
     Run { user: String, run: String, input: Option<String>, effect: Option<String> },
+    /// A durable run was accepted, with what it is to do, and whether that has no end, so that it is cancelled.
+    Durable { user: String, run: String, plan: Vec<Step>, endless: bool },
+    /// An answer to a durable run's question was taken.
+    Answer { run: String, prompt: String, answer: Value },
+    /// A run has ended whose user keeps only the youngest: it may be removed.
+    Young { user: String, run: String },
     /// An event was seen on a stream.
     Event { run: String, seq: u64, data: String },
     /// A cancel was answered with a run that stands so.

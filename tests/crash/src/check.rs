@@ -1,7 +1,11 @@
 //! The checker: what was acknowledged against what the server says in the end.
 
-use crate::acks::{Ack, End};
+use crate::{
+    acks::{Ack, End},
+    judge::{self, Durable},
+};
 use serde::Serialize;
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -23,26 +27,62 @@ pub struct Snapshot {
     pub files: BTreeMap<(String, String), String>,
     /// How many lines there are in the files in which runs leave one line each.
     pub effects: BTreeMap<(String, String), usize>,
+    /// What durable runs did outside themselves, by user.
+    pub outside: BTreeMap<String, Outside>,
     /// What was wrong with the answers themselves.
     pub surprises: Vec<String>,
 }
 
+/// What the durable runs of a user did outside themselves, as it lies on the disk, and in their state.
+#[derive(Debug, Clone, Default)]
+pub struct Outside {
+    /// What the files hold that `effects.put` made, by their names.
+    pub puts: BTreeMap<String, String>,
+    /// The keys of all attempts at that.
+    pub attempts: Vec<String>,
+    /// The lines that `effects.append` left.
+    pub appends: Vec<String>,
+    /// Versions of keys of the state.
+    pub versions: BTreeMap<String, u64>,
+}
+
 /// A run as the server tells of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RunSeen {
     pub id: String,
+    pub user: String,
+    /// The run that started it.
+    pub parent: Option<String>,
+    pub output: Value,
     /// None while it has not ended.
     pub end: Option<End>,
     pub events: Vec<EventSeen>,
 }
 
 /// An event in the log of a run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct EventSeen {
     pub seq: u64,
+    /// Microseconds since 1970.
+    pub at_us: u64,
+    pub kind: EventKind,
     pub data: String,
     /// The stop reason that it tells, if it is a last event.
     pub stop_reason: Option<String>,
+}
+
+/// What an event tells, as far as it matters here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum EventKind {
+    #[default]
+    Other,
+    /// The agent's own words.
+    Says(String),
+    /// The run waits, for this.
+    Waits(String),
+    /// A tool call begins, or has its answer.
+    CallBegins,
+    CallEnds,
 }
 
 /// What the comparison came to.
@@ -64,6 +104,7 @@ pub struct Verdict {
     pub files_lost: usize,
     pub effects_wrong: usize,
     pub surprises: usize,
+    pub durable: Durable,
     /// The first of them in words.
     pub violations: Vec<String>,
 }
@@ -90,6 +131,8 @@ pub enum GuestFiles {
     Kept,
     /// A line may be missing, but none may be there twice.
     MayBeMissing,
+    /// The same, and guests were told of errors.
+    MayBeRefused,
 }
 
 /// Compares.
@@ -112,6 +155,7 @@ pub fn compare(acks: &[Ack], seen: &Snapshot, guest_files: GuestFiles) -> Verdic
         verdict.acknowledged.take(ack);
         verdict.ack(ack, &runs, seen, &mut followed, guest_files);
     }
+    judge::durable(&mut verdict, acks, &runs, seen, guest_files);
     verdict
 }
 
@@ -122,7 +166,7 @@ impl Verdict {
         self.violations.is_empty()
     }
 
-    fn count(&mut self, kind: impl FnOnce(&mut Self) -> &mut usize, what: impl FnOnce() -> String) {
+    pub fn count(&mut self, kind: impl FnOnce(&mut Self) -> &mut usize, what: impl FnOnce() -> String) {
         *kind(self) += 1;
         if self.violations.len() < SHOWN_MAX {
             self.violations.push(what());
@@ -224,7 +268,8 @@ impl Verdict {
                 }
             }
             Ack::Surprise { what } => self.count(|v| &mut v.surprises, || what.clone()),
-            Ack::Refused { .. } => {}
+            // These are judged together.
+            Ack::Durable { .. } | Ack::Answer { .. } | Ack::Young { .. } | Ack::Refused { .. } => {}
         }
     }
 }
@@ -240,7 +285,7 @@ impl Acknowledged {
             Ack::Cancel { .. } => self.cancels += 1,
             Ack::End { .. } => self.ends += 1,
             Ack::Refused { .. } => self.refusals += 1,
-            Ack::Surprise { .. } => {}
+            Ack::Surprise { .. } | Ack::Durable { .. } | Ack::Answer { .. } | Ack::Young { .. } => {}
         }
     }
 }
@@ -253,7 +298,7 @@ impl fmt::Display for Verdict {
             f,
             "acknowledged: {} runs, {} events, {} ends, {} cancels, {} plugins, {} keys, {} files; \
              lost: {} runs, {} events, {} plugins, {} keys, {} files; changed: {} events, {} ends, {} cancels; \
-             {} duplicates, {} holes, {} runs not ended, {} effects repeated or missing, {} surprises",
+             {} duplicates, {} holes, {} runs not ended, {} effects repeated or missing, {} surprises; {}",
             a.runs,
             a.events,
             a.ends,
@@ -274,6 +319,7 @@ impl fmt::Display for Verdict {
             self.runs_unended,
             self.effects_wrong,
             self.surprises,
+            self.durable,
         )
     }
 }
@@ -287,7 +333,12 @@ mod tests {
     }
 
     fn event(seq: u64, stop_reason: Option<&str>) -> EventSeen {
-        EventSeen { seq, data: format!("data {seq}"), stop_reason: stop_reason.map(str::to_owned) }
+        EventSeen {
+            seq,
+            data: format!("data {seq}"),
+            stop_reason: stop_reason.map(str::to_owned),
+            ..EventSeen::default()
+        }
     }
 
     /// What a client heard of two runs, and a server that stands by all of it.
@@ -315,17 +366,20 @@ mod tests {
                     id: "a".into(),
                     end: Some(end("succeeded", "completed", "in")),
                     events: vec![event(1, None), event(2, None), event(3, Some("completed"))],
+                    ..RunSeen::default()
                 },
                 RunSeen {
                     id: "b".into(),
                     end: Some(end("cancelled", "cancelled", "cancelled")),
                     events: vec![event(1, None), event(2, Some("cancelled"))],
+                    ..RunSeen::default()
                 },
             ],
             plugins: [("p".into(), "d".into())].into(),
             keys: ["k".into()].into(),
             files: [((ann(), "f".into()), "d".into())].into(),
             effects: [((ann(), "effect".into()), 1)].into(),
+            outside: BTreeMap::new(),
             surprises: Vec::new(),
         };
         (acks, snapshot)

@@ -3,7 +3,7 @@
 use crate::{
     acks::{Ack, Acks},
     collect::end_of,
-    digest,
+    digest, durable,
     http::{Answer, Client, text},
     random::Random,
 };
@@ -26,14 +26,14 @@ use tokio::task::{JoinSet, LocalSet};
 const USERS: u64 = 3;
 const RUNS_AT_ONCE: u64 = 6;
 /// How long after a connection that failed, or a refusal, the next is tried.
-const AGAIN_AFTER: Duration = Duration::from_millis(20);
+pub const AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// The pauses of those who put files, push components and make keys: each push costs a compile, and the runs are what
 /// matters most.
 const PUSH_EVERY: Duration = Duration::from_millis(700);
 const PUT_EVERY: Duration = Duration::from_millis(60);
 const KEY_EVERY: Duration = Duration::from_millis(100);
 /// How long after the end a run is still followed, before what is missing is left to the checker.
-const FOLLOW_AFTER_END_MAX: Duration = Duration::from_secs(100);
+pub const FOLLOW_AFTER_END_MAX: Duration = Duration::from_secs(100);
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -56,12 +56,14 @@ pub struct Options {
     faults: bool,
 }
 
-struct Load {
-    operator: Client,
+/// What all parts of the load share.
+pub struct Load {
+    pub operator: Client,
     echo: Vec<u8>,
     probe: Vec<u8>,
-    acks: Acks,
-    seed: u64,
+    effects: Vec<u8>,
+    pub acks: Acks,
+    pub seed: u64,
     faults: bool,
     ending: AtomicBool,
     /// So that no two inputs, files, users or components are the same.
@@ -70,10 +72,10 @@ struct Load {
 
 /// A user who submits runs.
 #[derive(Clone)]
-struct User {
-    number: u64,
-    name: String,
-    client: Client,
+pub struct User {
+    pub number: u64,
+    pub name: String,
+    pub client: Client,
 }
 
 /// Loads until standard input ends.
@@ -92,6 +94,7 @@ async fn load(options: Options) -> anyhow::Result<()> {
         operator: Client::new(&options.url, key.trim()),
         echo: read(options.guests.join("echo.wasm"))?,
         probe: read(options.guests.join("probe.wasm"))?,
+        effects: read(options.guests.join("effects.wasm"))?,
         acks: Acks::create(&options.acks)?,
         seed: options.seed,
         faults: options.faults,
@@ -99,6 +102,7 @@ async fn load(options: Options) -> anyhow::Result<()> {
         next: AtomicU64::new(0),
     });
     let users = load.prepare().await?;
+    let (durable, young) = (load.prepare_durable().await?, load.prepare_young().await?);
     // Whoever started this waits for the line before the first kill.
     println!("loading");
 
@@ -109,6 +113,10 @@ async fn load(options: Options) -> anyhow::Result<()> {
     for user in users {
         tasks.spawn_local(load.clone().put_files(user));
     }
+    for (user, number) in durable.iter().flat_map(|user| (0..durable::RUNS_AT_ONCE).map(move |number| (user, number))) {
+        tasks.spawn_local(load.clone().have_durable_runs(user.clone(), number));
+    }
+    tasks.spawn_local(load.clone().have_young_runs(young));
     tasks.spawn_local(load.clone().push_plugins());
     tasks.spawn_local(load.clone().make_keys());
     std::thread::Builder::new().name("end".into()).spawn(move || {
@@ -123,17 +131,17 @@ async fn load(options: Options) -> anyhow::Result<()> {
 }
 
 impl Load {
-    fn ending(&self) -> bool {
+    pub fn ending(&self) -> bool {
         self.ending.load(Ordering::Relaxed)
     }
 
-    fn number(&self) -> u64 {
+    pub fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The agents, the users, and what they are granted.
     async fn prepare(&self) -> anyhow::Result<Vec<User>> {
-        for (name, bytes) in [("echo", &self.echo), ("probe", &self.probe)] {
+        for (name, bytes) in [("echo", &self.echo), ("probe", &self.probe), ("effects", &self.effects)] {
             self.push(name, bytes.clone()).await?;
         }
         let mut users = Vec::new();
@@ -150,7 +158,7 @@ impl Load {
     }
 
     /// Writes down an answer that is not the one hoped for, and waits a moment.
-    async fn other(&self, doing: &str, answer: reqwest::Result<Answer>) -> anyhow::Result<()> {
+    pub async fn other(&self, doing: &str, answer: reqwest::Result<Answer>) -> anyhow::Result<()> {
         if let Ok(answer) = answer {
             let code = answer.code().unwrap_or_default();
             let what = format!("{doing}: {} {code}", answer.status);
@@ -241,12 +249,17 @@ impl Load {
         }
         let input = json!({"do": "seq", "steps": steps});
         let Some(run) = self.submit(user, input, effect).await? else { return Ok(()) };
-        self.follow(user, &run).await?;
+        self.follow(user, &run, async |_| Ok(())).await?;
         self.read_end(user, &run).await
     }
 
-    /// Follows a run to its last event, over as many connections as it takes.
-    async fn follow(&self, user: &User, run: &str) -> anyhow::Result<()> {
+    /// Follows a run to its last event, over as many connections as it takes. `each` gets every event, once.
+    pub async fn follow(
+        &self,
+        user: &User,
+        run: &str,
+        mut each: impl AsyncFnMut(&Value) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let path = format!("/v1/runs/{run}/events");
         let (mut seq, mut ended) = (0, false);
         let mut given_up = None;
@@ -257,7 +270,8 @@ impl Load {
                 ended = ["agent_completed", "agent_error"].contains(&text(&event, "type"));
                 seq = frame.id;
                 let data = digest(frame.data.as_bytes());
-                self.acks.record(&Ack::Event { run: run.to_owned(), seq: frame.id, data }).await
+                self.acks.record(&Ack::Event { run: run.to_owned(), seq: frame.id, data }).await?;
+                each(&event).await
             });
             match status.await {
                 Ok(StatusCode::NO_CONTENT) => break,
@@ -280,7 +294,7 @@ impl Load {
     }
 
     /// Reads a run whose last event was seen. What it says then, it must say for ever.
-    async fn read_end(&self, user: &User, run: &str) -> anyhow::Result<()> {
+    pub async fn read_end(&self, user: &User, run: &str) -> anyhow::Result<()> {
         match user.client.get(&format!("/v1/runs/{run}")).await {
             Ok(answer) if answer.status == StatusCode::OK => match end_of(&answer.json()) {
                 Some(end) => self.acks.record(&Ack::End { run: run.to_owned(), end }).await,
@@ -298,25 +312,30 @@ impl Load {
         let steps = json!([{"do": "thinking", "text": token}, {"do": "sleep", "ms": 5_000}]);
         let Some(run) = self.submit(user, json!({"do": "seq", "steps": steps}), None).await? else { return Ok(()) };
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        self.cancel(user, &run).await.map(drop)
+    }
+
+    /// Asks a run to stop. Says whether that was acknowledged, or the run has ended.
+    pub async fn cancel(&self, user: &User, run: &str) -> anyhow::Result<bool> {
         match user.client.send(Method::POST, &format!("/v1/runs/{run}/cancel"), None).await {
             // Accepted: on a disk that fails, the end takes longer than a cancel waits. Who asked stands all the same, and
             // so the run has to end as cancelled.
             Ok(answer) if [StatusCode::OK, StatusCode::ACCEPTED].contains(&answer.status) => {
                 let told = answer.json();
                 if answer.status == StatusCode::ACCEPTED && text(&told, "cancelled_by").is_empty() {
-                    return self.other("cancel", Ok(answer)).await;
+                    return self.other("cancel", Ok(answer)).await.map(|()| false);
                 }
                 let ended = answer.status == StatusCode::OK;
                 let status = if ended { text(&told, "status") } else { "cancelled" }.to_owned();
-                self.acks.record(&Ack::Cancel { run: run.clone(), status }).await?;
-                match end_of(&told) {
-                    Some(end) => self.acks.record(&Ack::End { run, end }).await,
-                    None => Ok(()),
+                self.acks.record(&Ack::Cancel { run: run.to_owned(), status }).await?;
+                if let Some(end) = end_of(&told) {
+                    self.acks.record(&Ack::End { run: run.to_owned(), end }).await?;
                 }
+                Ok(true)
             }
             // A crash ended it first.
-            Ok(answer) if answer.status == StatusCode::CONFLICT => Ok(()),
-            other => self.other("cancel", other).await,
+            Ok(answer) if answer.status == StatusCode::CONFLICT => Ok(true),
+            other => self.other("cancel", other).await.map(|()| false),
         }
     }
 
@@ -363,7 +382,7 @@ impl Load {
         Ok(())
     }
 
-    async fn make_key(&self, user: &str) -> anyhow::Result<Option<String>> {
+    pub async fn make_key(&self, user: &str) -> anyhow::Result<Option<String>> {
         match self.operator.send(Method::POST, "/v1/keys", Some(&json!({ "user": user }))).await {
             Ok(answer) if answer.status == StatusCode::CREATED => {
                 let key = text(&answer.json(), "api_key").to_owned();

@@ -5,6 +5,7 @@ use crate::{
     check::{GuestFiles, Verdict, compare},
     collect::collect,
     faults,
+    judge::Met,
     place::{Loading, Place},
     powercut::Disk,
     random::Random,
@@ -24,6 +25,8 @@ pub const LOADED_MS: std::ops::Range<u64> = 20..1_300;
 /// After one kill in so many another comes while the server is still starting, within so many milliseconds.
 const EARLY_ONE_IN: u64 = 6;
 const EARLY_MS: std::ops::Range<u64> = 1..250;
+/// So many kills have to meet durable runs in everything that they do.
+const MET_KILLS_MIN: u32 = 20;
 /// Of all kills, so many in a hundred come during the very first start, over an empty directory.
 const FIRST_PERCENT: u32 = 20;
 
@@ -88,6 +91,7 @@ struct Report {
     ready_p99_ms: u64,
     panics: usize,
     seconds: u64,
+    met: Met,
     #[serde(flatten)]
     verdict: Verdict,
 }
@@ -154,9 +158,18 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
     );
     ensure!(options.mode != Mode::Faults || place.faults_made > 0, "no write and no sync has failed");
     let acks = acks::read(&acks_file)?;
-    let snapshot = collect(&place.setup.url(), &acks).await.context("asking the server for what it has")?;
-    let guest_files = if forgets { GuestFiles::MayBeMissing } else { GuestFiles::Kept };
+    let workspaces = place.setup.data_dir.join("workspaces");
+    let snapshot = collect(&place.setup.url(), &acks, &workspaces).await;
+    let snapshot = snapshot.context("asking the server for what it has")?;
+    let guest_files = match options.mode {
+        Mode::Kills => GuestFiles::Kept,
+        Mode::PowerCuts => GuestFiles::MayBeMissing,
+        Mode::Faults => GuestFiles::MayBeRefused,
+    };
     let verdict = compare(&acks, &snapshot, guest_files);
+    let met = Met::by(&place.killed_at_us, &acks, &snapshot);
+    // What no kill has met was not tested.
+    ensure!(options.kills < MET_KILLS_MIN || met.everything(), "the kills did not meet everything: {met:?}");
     server.stop().await?;
     restarts.sort_unstable();
     recovered.sort_unstable();
@@ -173,6 +186,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
         ready_p99_ms: percentile_ms(&restarts, 99),
         panics: place.setup.panics()?,
         seconds: began.elapsed().as_secs(),
+        met,
         verdict,
     };
     Ok(report.tell(&options, &work))
@@ -273,10 +287,11 @@ impl fmt::Display for Report {
         }
         write!(
             f,
-            " (seed {}) in {} s; {}; restart to ready p50 {} ms, p99 {} ms over {} restarts with {} stored runs",
+            " (seed {}) in {} s; {}; {}; restart to ready p50 {} ms, p99 {} ms over {} restarts with {} stored runs",
             self.seed,
             self.seconds,
             self.verdict,
+            self.met,
             self.ready_p50_ms,
             self.ready_p99_ms,
             self.restarts,

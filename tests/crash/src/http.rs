@@ -68,6 +68,23 @@ impl Client {
         answer(request).await
     }
 
+    /// Submits a run under a key: sent again, it is the same run.
+    ///
+    /// # Errors
+    /// When no whole answer comes, and nobody knows whether there is a run.
+    pub async fn submit_as(&self, key: &str, body: &Value) -> reqwest::Result<Answer> {
+        answer(self.request(Method::POST, "/v1/runs").header("Idempotency-Key", key).json(body)).await
+    }
+
+    /// Answers a question of a run.
+    ///
+    /// # Errors
+    /// When no whole answer comes, and nobody knows whether the question is answered.
+    pub async fn answer(&self, run: &str, call: u64, value: &Value) -> reqwest::Result<Answer> {
+        let body = serde_json::json!({"call": call, "answer": value});
+        self.send(Method::POST, &format!("/v1/runs/{run}/input"), Some(&body)).await
+    }
+
     /// # Errors
     /// When no whole answer comes.
     pub async fn put(&self, path: &str, media_type: &str, bytes: Vec<u8>) -> reqwest::Result<Answer> {

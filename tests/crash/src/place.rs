@@ -5,7 +5,11 @@ use crate::{
     server::{Server, Setup, fresh_dir},
 };
 use anyhow::{Context as _, bail, ensure};
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    path::Path,
+    process::Stdio,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, ChildStdin, Command},
@@ -22,6 +26,8 @@ pub struct Place {
     pub disk: Option<Disk>,
     pub starts: u64,
     pub kills: u32,
+    /// When the server was killed, in microseconds since 1970.
+    pub killed_at_us: Vec<u64>,
     pub unsynced_bytes_lost: u64,
     pub faults_made: u64,
     pub syncs: u64,
@@ -30,7 +36,16 @@ pub struct Place {
 impl Place {
     #[must_use]
     pub const fn new(setup: Setup) -> Self {
-        Self { setup, disk: None, starts: 0, kills: 0, unsynced_bytes_lost: 0, faults_made: 0, syncs: 0 }
+        Self {
+            setup,
+            disk: None,
+            starts: 0,
+            kills: 0,
+            killed_at_us: Vec::new(),
+            unsynced_bytes_lost: 0,
+            faults_made: 0,
+            syncs: 0,
+        }
     }
 
     /// Makes the data directory anew, on a disk that forgets or on one that does not.
@@ -84,6 +99,8 @@ impl Place {
     /// When the system does not do it.
     pub fn kill_alone(&mut self, server: Server) -> anyhow::Result<()> {
         self.kills += 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.killed_at_us.push(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
         server.kill()
     }
 }

@@ -760,6 +760,16 @@ impl Waits for MemoryStorage {
         Ok(told.map(Run::unfinished).collect())
     }
 
+    async fn orphans(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
+        let tables = self.tables();
+        let goes_on = |id: RunId| tables.runs.get(id).is_some_and(|run| run.end.is_none());
+        let orphans = tables
+            .runs
+            .values()
+            .filter(|run| run.end.is_none() && run.spec.parent.is_some_and(|parent| !goes_on(parent)));
+        Ok(orphans.map(Run::unfinished).collect())
+    }
+
     async fn unfinished(&self, scope: &Scope, run: RunId) -> Result<Option<UnfinishedRun>> {
         let tables = self.tables();
         Ok(tables.run(scope, run).filter(|run| run.end.is_none()).map(Run::unfinished))

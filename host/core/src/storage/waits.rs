@@ -34,6 +34,9 @@ pub trait Waits: Send + Sync {
     /// Runs that have what they wait for, or were asked to stop, and still wait: a host that was killed could not tell them.
     async fn told(&self, operator: Operator) -> Result<Vec<UnfinishedRun>>;
 
+    /// Runs that have not ended, though the run that started them has: a host that was killed could not ask them to stop.
+    async fn orphans(&self, operator: Operator) -> Result<Vec<UnfinishedRun>>;
+
     /// One run that has not ended; none if there is none, or it is another user's.
     async fn unfinished(&self, scope: &Scope, run: RunId) -> Result<Option<UnfinishedRun>>;
 

@@ -136,7 +136,9 @@ async fn allowed(guest: &mut Guest, name: &str, arguments: String) -> wasmtime::
     let refused = match (guest.cannot_wait(), before) {
         (Some(why), _) => Some(ToolError::Denied(format!("a person has to allow {name}, and {why}"))),
         (None, None) => guest.waits_left().await?.err().map(|max| {
-            ToolError::Exhausted(format!("a person has to allow {name}, and {max} runs of this user wait, as many as may"))
+            ToolError::Exhausted(format!(
+                "a person has to allow {name}, and {max} runs of this user wait, as many as may"
+            ))
         }),
         (None, Some(_)) => None,
     };

@@ -128,6 +128,23 @@ pub(super) async fn check(storage: &dyn Storage) {
     assert_eq!(own.next_wake(operator).await.expect("reads"), None);
 
     a_change_of_state_is_known_by_its_call(storage).await;
+    a_child_that_has_outlived_its_parent_is_found(storage).await;
+}
+
+async fn a_child_that_has_outlived_its_parent_is_found(storage: &dyn Storage) {
+    let wanda = scope("wanda");
+    let parent = insert(storage, spec("wanda")).await;
+    let child = insert(storage, RunSpec { parent: Some(parent.id), ..spec("wanda") }).await;
+    waits(storage, &child, 1, &wait(1, WaitFor::Time, Some(50))).await;
+    let is_orphan = async || {
+        let orphans = storage.waits().orphans(Operator::host()).await.expect("lists");
+        ids(&orphans).contains(&child.id)
+    };
+    assert!(!is_orphan().await, "its parent goes on");
+    storage.finish(&wanda, batch(parent.id, [ended(parent.id, 1)]), completed("1")).await.expect("finishes");
+    assert!(is_orphan().await);
+    storage.finish(&wanda, batch(child.id, [ended(child.id, 2)]), completed("1")).await.expect("finishes");
+    assert!(!is_orphan().await, "it has ended");
 }
 
 async fn a_change_of_state_is_known_by_its_call(storage: &dyn Storage) {

@@ -80,6 +80,19 @@ impl Waits for SqliteStorage {
         self.readers.all(query, |columns| columns.unfinished_run()).await.map_err(while_doing(READING))
     }
 
+    async fn orphans(&self, _operator: Operator) -> Result<Vec<UnfinishedRun>> {
+        let query = sqlx::query(concat!(
+            "SELECT ",
+            unfinished_columns!(),
+            " FROM runs LEFT JOIN cancels ON cancels.run = runs.number
+            WHERE finished_at IS NULL AND parent_id IS NOT NULL AND NOT EXISTS (
+                SELECT 1 FROM runs AS parent_run WHERE parent_run.user = runs.user AND parent_run.id = runs.parent_id
+                    AND parent_run.finished_at IS NULL
+            ) ORDER BY id",
+        ));
+        self.readers.all(query, |columns| columns.unfinished_run()).await.map_err(while_doing(READING))
+    }
+
     async fn unfinished(&self, scope: &Scope, run: RunId) -> Result<Option<UnfinishedRun>> {
         let query = sqlx::query(concat!(
             "SELECT ",
