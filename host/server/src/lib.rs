@@ -51,8 +51,9 @@ pub struct App {
     panics: Arc<AtomicU64>,
     drain_wait: Duration,
     ending: Ending,
-    // Connections of a server that was dropped instead of shut down must not live on.
-    _abort: DropGuard,
+    // Connections of a server that was dropped instead of shut down must not live on, and neither must its watch, which
+    // would keep the engine and its address space.
+    _abort: [DropGuard; 2],
     // Last, so that the directory outlives whatever has files open in it.
     data_dir: DataDir,
 }
@@ -150,7 +151,7 @@ impl App {
             admin_key_file,
             panics: api.panics.clone(),
             drain_wait: config.drain_wait,
-            _abort: ending.aborting.clone().drop_guard(),
+            _abort: [ending.closing.clone().drop_guard(), ending.aborting.clone().drop_guard()],
             ending,
             data_dir,
         })
