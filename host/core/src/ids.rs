@@ -197,8 +197,8 @@ impl RunId {
         Self(sequence::next())
     }
 
-    /// The run that a call of another one starts: the same whenever it is asked for, and in the order of ids beside its
-    /// parent.
+    /// The run that a call of another one starts: the same whenever it is asked for, and in the order of ids a millisecond
+    /// after its parent.
     #[must_use]
     pub fn of_child(parent: Self, call: u64) -> Self {
         let mut hasher = Sha256::new();
@@ -206,13 +206,11 @@ impl RunId {
         hasher.update(parent.0.as_bytes());
         hasher.update(call.to_be_bytes());
         let digest = hasher.finalize();
-        let mut bytes = *parent.0.as_bytes();
-        // The first six are the time; what follows is random in any id.
-        for (byte, other) in bytes.iter_mut().zip(digest).skip(6) {
-            *byte = other;
-        }
+        // The first 48 bits are the time, in milliseconds; what follows is random in any id.
+        let time = (parent.0.as_u128() >> 80).wrapping_add(1) << 80;
+        let random = digest.iter().take(10).fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
         Self(
-            uuid::Builder::from_bytes(bytes)
+            uuid::Builder::from_u128(time | random)
                 .with_version(uuid::Version::SortRand)
                 .with_variant(uuid::Variant::RFC4122)
                 .into_uuid(),
@@ -402,6 +400,18 @@ pub fn is_version(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_childs_id_follows_from_its_call_and_comes_after_its_parents() {
+        let parents: Vec<_> = (0..100).map(|_| RunId::generate()).collect();
+        for parent in &parents {
+            let children = [1, 2, u64::MAX].map(|call| RunId::of_child(*parent, call));
+            assert_eq!(children, [1, 2, u64::MAX].map(|call| RunId::of_child(*parent, call)));
+            assert!(children.iter().all(|child| child > parent && child.to_string().parse() == Ok(*child)));
+            assert!(children[0] != children[1] && children[1] != children[2]);
+        }
+        assert_ne!(RunId::of_child(parents[0], 1), RunId::of_child(parents[1], 1));
+    }
 
     #[test]
     fn a_user_id_cannot_climb_out_of_its_directory() {
