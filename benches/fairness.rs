@@ -1,5 +1,6 @@
 //! Who gets how much where more is wanted than there is: what fifty users notice of one that takes all it can, whether CPU
-//! time is shared by weight, what a thousand live guests cost, and what a turn costs that nobody contends for.
+//! time is shared by weight, what a thousand live guests cost, what a turn costs that nobody contends for, and what admission
+//! and a run cost as users become more.
 //!
 //! Over a real server on loopback, with real components and a real client in the same process, so that every figure holds
 //! the client's own work, too. Figures that have a target stand beside it, and fail the benchmark beyond it.
@@ -23,7 +24,9 @@ mod figures;
 mod server;
 
 use cofferdam_core::{
-    quota::Quota,
+    admission::{Admission, Want},
+    memory::HostMemory,
+    quota::{Quota, Quotas},
     run::Priority,
     turns::{Turns, WEIGHT_DEFAULT},
 };
@@ -56,6 +59,12 @@ const LIVE_USERS: usize = 1_000;
 const SMALL_RUNS: usize = 500;
 /// Turns that are timed at once.
 const TURNS: u32 = 200_000;
+/// Users among whom the same number of runs is admitted and executed.
+const FEW_USERS: usize = 10;
+const MANY_USERS: usize = 10_000;
+/// Runs that are admitted in one repetition, and their repetitions.
+const ADMITTED: usize = 20_000;
+const REPETITIONS: usize = 10;
 
 /// Memory of this process that is its own, in bytes: a page that several mappings share counts once.
 fn own_bytes() -> u64 {
@@ -370,6 +379,34 @@ async fn a_thousand_live(server: &Server) {
     assert_eq!(server.app.runtime().host_panics(), 0);
 }
 
+/// A thousand users, each with a guest that takes and writes to all the memory that it is given, all at the same time.
+async fn a_thousand_greedy(server: &Server) {
+    let mut users = Vec::new();
+    for _ in 0..LIVE_USERS {
+        users.push(server.trusted().await);
+    }
+    let mut ids = Vec::new();
+    for user in &users {
+        let body = json!({"agent": "hostile", "input": {"scenario": "grow_until_abort"}});
+        ids.push(user.submit(&body).await);
+    }
+    let (mut reasons, mut held_max, mut own_max) = (std::collections::BTreeMap::<String, u32>::new(), 0, 0);
+    let runtime = server.app.runtime();
+    for (user, id) in users.iter().zip(&ids) {
+        held_max = held_max.max(runtime.memory_bytes());
+        own_max = own_max.max(own_bytes());
+        let run = user.ended(id).await;
+        *reasons.entry(run["stop_reason"].as_str().expect("a reason").to_owned()).or_default() += 1;
+    }
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    println!("{LIVE_USERS} guests that take all memory they are given ended as {reasons:?}");
+    row("  of the memory for guests they held at most", gib(held_max), "GiB", Some(gib(runtime.memory_bytes_max())));
+    row("  memory of this process at most", gib(own_max), "GiB", None);
+    assert_eq!(runtime.host_panics(), 0);
+    // The host is whole.
+    small_run(&users[0]).await;
+}
+
 /// A turn that is free, taken and given back.
 fn one_turn() {
     let turns = Turns::new(1);
@@ -389,6 +426,65 @@ fn one_turn() {
     row("a turn that is free, taken and given back", nanos, "ns", (!cfg!(debug_assertions)).then_some(100.0));
 }
 
+/// From a run that is submitted to its slot with memory and fuel, and back, in nanoseconds, by the number of users that
+/// submit in turn; and what a user leaves in admission, in bytes.
+fn admission(users: usize) -> (f64, f64) {
+    let names: Vec<_> = (0..users).map(|n| format!("user-{n}").parse().expect("a user")).collect();
+    let memory = Arc::new(HostMemory::new(16 << 30, 0));
+    let quotas = Arc::new(Quotas::same(Quota { fuel_per_minute: u64::MAX >> 1, ..Quota::default() }));
+    let before = own_bytes();
+    let admission = Admission::new(quotas, memory, 1_024, 1_024);
+    let want = Want { fuel: 1_000_000, memory_bytes: 256 << 20, priority: Priority::Normal };
+    let admit = |n: usize| {
+        let place = admission.enqueue(&names[n % users], want).expect("a place");
+        admission.try_admit(place).expect("a slot").used(20_000, Duration::from_micros(20));
+    };
+    // Nobody's first run.
+    (0..users).for_each(admit);
+    let bytes = own_bytes().saturating_sub(before) as f64 / users as f64;
+    // The best of some: what else the machine does only adds.
+    let mut nanos = f64::INFINITY;
+    for _ in 0..REPETITIONS {
+        let begun = Instant::now();
+        (0..ADMITTED).for_each(admit);
+        nanos = nanos.min(begun.elapsed().as_secs_f64() * 1e9 / ADMITTED as f64);
+    }
+    (nanos, bytes)
+}
+
+/// Small runs one after the other, each of another user, as long as there are others: milliseconds at the median.
+async fn runs_of(users: &[User]) -> f64 {
+    let mut times = Vec::new();
+    for n in 0..MANY_USERS {
+        times.push(small_run(&users[n % users.len()]).await);
+    }
+    percentile(&mut times, 50)
+}
+
+/// The same number of runs by few and by many users.
+async fn growth(server: &Server) {
+    let (few, _) = admission(FEW_USERS);
+    let (many, bytes) = admission(MANY_USERS);
+    row(&format!("admission of a run, {FEW_USERS} users"), few, "ns", None);
+    row(&format!("admission of a run, {MANY_USERS} users"), many, "ns", None);
+    row(&format!("  what each of {MANY_USERS} users leaves there"), bytes, "bytes", None);
+    let before = own_bytes();
+    let mut users = Vec::new();
+    for _ in 0..MANY_USERS {
+        users.push(server.stranger().await);
+    }
+    let keys = own_bytes().saturating_sub(before) as f64 / 1024.0 / MANY_USERS as f64;
+    // What a client holds of each user is small beside what the server does, and is in the figure.
+    row(&format!("memory for each of {MANY_USERS} users with a key"), keys, "KiB", None);
+    let few = runs_of(&users[..FEW_USERS]).await;
+    let before = own_bytes();
+    let many = runs_of(&users).await;
+    let each = own_bytes().saturating_sub(before) as f64 / 1024.0 / MANY_USERS as f64;
+    row(&format!("memory for each of {MANY_USERS} users, idle after a run"), each, "KiB", Some(50.0));
+    row(&format!("a small run, {FEW_USERS} users, p50"), few, "ms", None);
+    row(&format!("a small run, {MANY_USERS} users, p50, against that"), many / few, "x", Some(1.5));
+}
+
 fn main() {
     println!();
     one_turn();
@@ -400,7 +496,9 @@ fn main() {
             Some(active) => by_weight("over a server", active),
             None => println!("this server cannot give weights"),
         }
+        growth(&server).await;
         a_thousand_live(&server).await;
+        a_thousand_greedy(&server).await;
         one_against_fifty(&server).await;
         assert_eq!((server.app.runtime().host_panics(), server.app.panics()), (0, 0));
     });

@@ -147,6 +147,20 @@ fn what_nobody_answers_has_its_default_or_expires() {
 }
 
 #[test]
+fn a_run_that_has_waited_can_use_its_workspace_and_not_wait_again_after_that() {
+    run(async {
+        let ann = asker(shared().await).await;
+        let std = |op: &str, path: &str| json!({"do": "std", "op": op, "path": path, "text": "written"});
+        let id = ann.submit(&steps(&[ask(), std("write", "/workspace/w"), std("read", "/workspace/w"), ask()])).await;
+        waiting(&ann, &id).await;
+        answer(&ann, &id, &json!({"room": "blue"})).await.is(StatusCode::OK);
+        let done = ann.ended(&id).await;
+        assert_eq!(done["output"][2]["ok"], "written", "{done:#}");
+        assert_eq!(done["output"][3]["error"]["kind"], "unavailable", "{done:#}");
+    });
+}
+
+#[test]
 fn a_grant_can_make_a_person_allow_each_call_of_a_tool() {
     run(async {
         let server = shared().await;

@@ -195,6 +195,13 @@ impl Known {
         self.state().over.clone()
     }
 
+    /// Whether the run goes on from here: all that was known is given, and what is asked now goes to the outside.
+    #[must_use]
+    pub fn is_past(&self) -> bool {
+        let state = self.state();
+        self.beyond == Beyond::Live && state.calls.is_empty() && state.over.is_none()
+    }
+
     /// The seed of the guest's random numbers, if it had one.
     #[must_use]
     pub fn seed(&self) -> Option<[u8; 32]> {

@@ -12,7 +12,9 @@ use crate::{
     tree::{At, Node, Opened, Opening, Tree, joined},
     workspace::{EntryKind, FileError, PATH_BYTES_MAX, READ_BYTES_MAX, Workspace, log_failure},
 };
-use cofferdam_core::{context::Effect, grant::Access, quota::HOST_CALL_BYTES_MAX, record::Asked, run::Durability};
+use cofferdam_core::{
+    context::Effect, grant::Access, journal::Recorder, quota::HOST_CALL_BYTES_MAX, record::Asked, run::Durability,
+};
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
@@ -174,7 +176,7 @@ impl Guest {
         if open.mount.is_workspace
             && let Some(recorder) = &self.recorder
         {
-            if recorder.known().is_some() {
+            if recorder.known().is_some_and(|known| !known.is_past()) {
                 return Err(FsError::trap(self.beyond_record("for its directory /workspace")));
             }
             recorder.incomplete("the agent used its directory /workspace; the tools file.* are recorded");
@@ -203,7 +205,8 @@ impl Guest {
         if let Some(known) = self.recall_rare(&asked) {
             return if known { Access::ReadWrite } else { Access::Read };
         }
-        if self.recorder.as_ref().is_some_and(|recorder| recorder.known().is_some()) {
+        let known = self.recorder.as_ref().and_then(Recorder::known);
+        if known.is_some_and(|known| !known.is_past()) {
             return Access::None;
         }
         // A durable run must be able to do again all that it did; the tools file.* are recorded.
