@@ -26,6 +26,7 @@ async fn probe(runtime: &Runtime, user: &str, input: &str) -> RunView {
         limits: LimitsAsked::default(),
         priority: Priority::default(),
         durability: Durability::default(),
+        retries: None,
         request: RequestId::generate(),
         once: None,
     };

@@ -312,12 +312,14 @@ async fn ended_days_ago(server: &Server, user: &User, days: i64) {
         limits: Quota::default().narrow(LimitsAsked::default()).expect("the defaults"),
         priority: Priority::Normal,
         durability: Durability::Ephemeral,
+        retries: None,
         created_at: then,
     };
     storage.insert_run(&scope, &spec, None).await.expect("kept");
     let batch = RunBatch {
         run: id,
         started_at: Some(then),
+        attempt: None,
         effects: false,
         events: Vec::new(),
         chunks: Vec::new(),

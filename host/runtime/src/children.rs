@@ -60,6 +60,8 @@ impl Runtime {
             limits,
             priority: own.priority,
             durability: if about.durable { Durability::Durable } else { own.durability },
+            // Its parent sees how it failed, and can start it again.
+            retries: None,
             created_at: clock::now(),
         };
         let made = self.storage().insert_run(&scope, &spec, None).await;

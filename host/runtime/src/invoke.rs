@@ -122,10 +122,17 @@ impl RunTask {
         };
         let executed = unpanicked(self.execute(&slot, spec, &about)).await;
         drop(slot);
+        let executed = match executed {
+            Some(executed) => executed,
+            None => match self.panicked().await {
+                Some(executed) => executed,
+                None => return,
+            },
+        };
         match executed {
-            Some(Executed::Ended(view)) => self.tell(&ending, *view).await,
-            Some(Executed::Left) => {}
-            Some(Executed::PutAway) => {
+            Executed::Ended(view) => self.tell(&ending, *view).await,
+            Executed::Left => {}
+            Executed::PutAway => {
                 let (runtime, scope, id) = (self.runtime.clone(), self.scope.clone(), self.id);
                 // It is nobody's now. What came in the meantime found it live, and left it.
                 drop(self);
@@ -134,7 +141,6 @@ impl RunTask {
                     tracing::error!(run = %id, %error, "whether a run has what it waits for cannot be read");
                 }
             }
-            None => self.panicked(&ending).await,
         }
     }
 
@@ -198,17 +204,27 @@ impl RunTask {
     }
 
     /// The host panicked outside the sandbox: the run is ended as storage knows it, so that nobody waits for it for ever.
-    async fn panicked(&self, ending: &Announcer) {
+    async fn panicked(&self) -> Option<Executed> {
         let services = &self.runtime.0.services;
         services.host_panics.fetch_add(1, Ordering::Relaxed);
         tracing::error!(run = %self.id, "the host panicked while it executed a run");
         let unfinished = services.storage.unfinished_runs(Operator::host()).await.unwrap_or_default();
-        let Some(run) = unfinished.into_iter().find(|run| run.id == self.id) else { return };
-        let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
+        let run = unfinished.into_iter().find(|run| run.id == self.id)?;
         let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
-        let end =
-            Ending::never_ran(run.started_at).close(&services.counts, &journal, self.settled(Err(stop)).await).await;
-        self.tell(ending, self.ended(&end)).await;
+        Some(self.failed_outside(&run, stop).await)
+    }
+
+    /// Puts a run off of which nothing more is executed now, or ends it.
+    async fn failed_outside(&self, run: &UnfinishedRun, stop: Stop) -> Executed {
+        let journal = self.runtime.journal().reopen(self.scope.clone(), run);
+        let cancelled = matches!(self.stop.cause(), Some(StopCause::Cancelled(_)));
+        if !cancelled && self.runtime.put_off_cut(&self.scope, run, &journal, &stop).await {
+            self.runtime.end_children(&self.scope, run.id).await;
+            return Executed::PutAway;
+        }
+        let end = Ending::never_ran(run.started_at);
+        let end = end.close(&self.runtime.0.services.counts, &journal, self.settled(Err(stop)).await).await;
+        Executed::Ended(Box::new(self.ended(&end)))
     }
 
     /// The spine: grant, context, journal, sandbox, journal.
@@ -219,7 +235,7 @@ impl RunTask {
             None => None,
             Some(run) => match self.back(run).await {
                 Ok(back) => Some(back),
-                Err(error) => return Executed::Ended(Box::new(self.not_back(run, &error).await)),
+                Err(error) => return self.not_back(run, &error).await,
             },
         };
         let started_at = back.as_ref().and_then(|back| back.run.started_at).unwrap_or(admitted_at);
@@ -270,8 +286,7 @@ impl RunTask {
             journal.leave().await;
             return Executed::Left;
         }
-        let result = self.settled(result).await;
-        let end = Ending {
+        let ending = Ending {
             executed: Some(ctx.began().elapsed()),
             started_at: Some(started_at),
             spent,
@@ -280,16 +295,38 @@ impl RunTask {
             memory_byte_seconds: memory.byte_seconds(),
             tool_calls: ctx.tool_calls(),
         };
-        let end = end.close(&services.counts, &journal, result).await;
-        if is_the_agents_own(end.stop_reason, &ctx, memory, spent) {
-            let failures_max = ctx.quota().failures_in_a_row;
-            self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, now);
+        let failures_max = ctx.quota().failures_in_a_row;
+        let count = |reason| {
+            if is_the_agents_own(reason, &ctx, memory, spent) {
+                self.runtime.0.backoff.ended(&spec.user, spec.digest, reason, failures_max, now);
+            }
+        };
+        // Who asks it to stop from here on finds it waiting. Its cancel is not too late, as it is for an end.
+        if let Err(stop) = &result
+            && !matches!(self.stop.cause(), Some(StopCause::Cancelled(_)))
+            && self.put_off(&journal, stop, &ending).await
+        {
+            count(stop.reason);
+            services.scratch.gone(spec.id).await;
+            if ctx.has_children() {
+                self.runtime.end_children(&self.scope, spec.id).await;
+            }
+            return Executed::PutAway;
         }
+        let end = ending.close(&services.counts, &journal, self.settled(result).await).await;
+        count(end.stop_reason);
         services.scratch.gone(spec.id).await;
         if ctx.has_children() {
             self.runtime.end_children(&self.scope, spec.id).await;
         }
-        Executed::Ended(Box::new(self.ended(&end)))
+        let attempt = before.earlier.attempts.saturating_add(1);
+        Executed::Ended(Box::new(RunView { attempt, ..self.ended(&end) }))
+    }
+
+    /// Puts the run away until its next attempt, if it is to have one.
+    async fn put_off(&self, journal: &RunJournal, stop: &Stop, ending: &Ending) -> bool {
+        let earlier = ending.taken.earlier.and(ending.usage_of_attempt());
+        self.runtime.put_off(&self.scope, &self.unfinished(), journal, stop, earlier).await
     }
 
     /// Whether the host is going away, and the run goes on with the next one.
@@ -297,8 +334,8 @@ impl RunTask {
         spec.durability == Durability::Durable && matches!(self.stop.cause(), Some(StopCause::HostShutdown))
     }
 
-    /// Ends a run that cannot be brought back.
-    async fn not_back(&self, run: &UnfinishedRun, error: &NotBack) -> RunView {
+    /// Puts off, or ends, a run that cannot be brought back.
+    async fn not_back(&self, run: &UnfinishedRun, error: &NotBack) -> Executed {
         tracing::error!(run = %run.id, %error, "a run cannot be brought back");
         let message = format!("the host could not go on with the run: {error}");
         let (reason, message) = match run.effects {
@@ -308,10 +345,7 @@ impl RunTask {
             ),
             false => (StopReason::HostError, format!("{message}; nothing outside it was changed, submit it again")),
         };
-        let journal = self.runtime.journal().reopen(self.scope.clone(), run);
-        let end = Ending::never_ran(run.started_at);
-        let result = self.settled(Err(Stop::new(reason, message))).await;
-        self.ended(&end.close(&self.runtime.0.services.counts, &journal, result).await)
+        self.failed_outside(run, Stop::new(reason, message)).await
     }
 }
 
@@ -364,7 +398,8 @@ async fn invoke(
     let fuel = spec.limits.fuel;
     let (recorder, told) = match back {
         None => (Recorder::new(journal.clone()), None),
-        Some(back) => (Recorder::going_on(journal.clone(), back.known), back.told),
+        Some(Back { known: None, .. }) => (Recorder::new(journal.clone()), None),
+        Some(Back { known: Some(known), told, .. }) => (Recorder::going_on(journal.clone(), known), told),
     };
     let sandbox = Sandbox::open(
         services,
@@ -415,19 +450,24 @@ impl Ending {
         Self { executed: None, started_at, spent, taken, peak_bytes, memory_byte_seconds, tool_calls }
     }
 
-    /// Makes the end durable, with the run's one terminal event.
-    pub async fn close(self, counts: &Counts, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
-        let usage = Usage {
+    /// What its last attempt took, but for events.
+    pub fn usage_of_attempt(&self) -> Usage {
+        Usage {
             // What was executed again was the same fuel.
             fuel: self.spent.fuel.max(self.taken.fuel),
             memory_peak_bytes: self.peak_bytes,
             wall_ms: self.executed.map_or(self.taken.wall_ms, millis),
             active_ms: millis(self.spent.active).saturating_add(self.taken.active_ms),
             host_calls: self.spent.host_calls,
-            events: journal.seal(),
+            events: 0,
             tool_calls: self.tool_calls,
             memory_byte_seconds: self.memory_byte_seconds.saturating_add(self.taken.memory_byte_seconds),
-        };
+        }
+    }
+
+    /// Makes the end durable, with the run's one terminal event.
+    pub async fn close(self, counts: &Counts, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
+        let usage = Usage { events: journal.seal(), ..self.usage_of_attempt().with_earlier(self.taken.earlier.usage) };
         let (stop_reason, output, error, event) = match result {
             Ok(output) => {
                 let event = Event::AgentCompleted { output_bytes: output.as_str().len() as u64, usage };

@@ -58,6 +58,9 @@ const FUEL_READ_INTERVAL: u64 = 10_000_000;
 /// The longest message kept of what a guest says about its own failure, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
+/// The code of an agent's error that says that the input is not what it takes.
+const INVALID_INPUT: &str = "invalid_input";
+
 /// What a client is told of a run that the host cut off after it may have changed something.
 pub const OUTCOME_UNKNOWN: &str = "the host stopped while the run was executing, and the run may have changed files or state; look before you submit it again";
 
@@ -259,6 +262,11 @@ impl Stop {
     /// For a reason that is its own code.
     pub fn new(reason: StopReason, message: impl Into<String>) -> Self {
         Self { reason, code: reason.as_str().to_owned(), message: message.into(), cancelled_by: None }
+    }
+
+    /// Whether the same run may end otherwise when it is executed again. An input that the agent does not take stays one.
+    pub fn may_pass(&self) -> bool {
+        self.reason.may_pass() && !(self.reason == StopReason::GuestError && self.code == INVALID_INPUT)
     }
 
     /// For a run that somebody asked to stop; with what else there is to say of when that was.
@@ -571,7 +579,7 @@ fn output_too_large(size: &str, bytes_max: usize) -> Stop {
 
 fn stop_of_agent_error(error: AgentError, guest: &Guest) -> Stop {
     let (code, message, denied) = match error {
-        AgentError::InvalidInput(message) => ("invalid_input".to_owned(), message, false),
+        AgentError::InvalidInput(message) => (INVALID_INPUT.to_owned(), message, false),
         AgentError::Denied(message) => ("denied".to_owned(), message, true),
         AgentError::Failed(failure) => {
             let valid = (1..=64).contains(&failure.code.len())

@@ -82,6 +82,11 @@ impl Calls {
         }
     }
 
+    /// The record goes on with another attempt. Gives the entry's size.
+    pub fn attempt(&mut self, attempt: u32) -> usize {
+        self.push(&Record::Attempt { attempt })
+    }
+
     /// What the record tells depends on what becomes of the run when its host goes away.
     pub fn told_as(&mut self, durability: Durability, stop: &StopSignal) {
         self.tells = durability == Durability::Durable;
@@ -135,6 +140,11 @@ pub struct Continued {
     made: u64,
     said: u64,
     incomplete: Option<String>,
+    /// The last attempt that it tells of, if not the first, and how many calls were made before it.
+    attempt: Option<u32>,
+    made_before: u64,
+    /// That attempt begins behind the record.
+    pub(super) begins: Option<u32>,
 }
 
 /// Why a record cannot be used.
@@ -176,6 +186,10 @@ impl Continued {
             match &record {
                 Record::Said { events } => self.said = *events,
                 Record::Incomplete { why, .. } => self.incomplete = Some(why.clone()),
+                Record::Attempt { attempt } => {
+                    self.forget(*attempt);
+                    continue;
+                }
                 _ => {}
             }
             self.records.push(record);
@@ -185,16 +199,37 @@ impl Continued {
         Ok(())
     }
 
+    /// From here on it is about this attempt, which knows nothing of the ones before.
+    fn forget(&mut self, attempt: u32) {
+        self.records.clear();
+        (self.said, self.bytes, self.incomplete) = (0, 0, None);
+        (self.attempt, self.made_before) = (Some(attempt), self.made);
+    }
+
+    /// Of a run that is at this attempt: if the record does not tell of it yet, it begins behind the record.
+    pub fn at_attempt(&mut self, attempt: u32) {
+        if attempt > self.attempt.unwrap_or(1) {
+            self.forget(attempt);
+            self.begins = Some(attempt);
+        }
+    }
+
+    /// Whether nothing of the attempt is known.
+    #[must_use]
+    pub const fn begins(&self) -> bool {
+        self.begins.is_some()
+    }
+
     /// How many bytes it has.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many calls it tells of.
+    /// How many calls it tells of, of the last attempt.
     #[must_use]
     pub const fn calls(&self) -> u64 {
-        self.made
+        self.made.saturating_sub(self.made_before)
     }
 
     /// Whether it calls tools of plugins, whose events are in the run's log too.

@@ -205,6 +205,7 @@ async fn bench() -> Bench {
         limits: Quota::default().narrow(crate::quota::LimitsAsked::default()).expect("the defaults"),
         priority: crate::run::Priority::default(),
         durability: crate::run::Durability::Ephemeral,
+        retries: None,
         created_at: clock::now(),
     };
     let ctx = UserExecutionContext::rest(

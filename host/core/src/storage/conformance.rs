@@ -16,7 +16,7 @@ use crate::{
     grant::Access,
     ids::RequestId,
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
-    run::{Durability, Priority, RunError, StopReason, Usage},
+    run::{Durability, Priority, Retries, RunError, StopReason, Usage},
 };
 use std::sync::Arc;
 
@@ -124,6 +124,7 @@ async fn a_run_is_kept_and_lived_through(storage: &dyn Storage) {
         limits: RunLimits { fuel: u64::MAX, memory_bytes: u64::MAX - 1, deadline_ms: 1 },
         priority: Priority::High,
         durability: Durability::Durable,
+        retries: Some(Retries::new(3, 250).expect("in range")),
         ..spec("rita")
     };
     storage.insert_run(&ann, &full, None).await.expect("inserts");
@@ -552,6 +553,8 @@ async fn unfinished_runs_are_listed_oldest_first(storage: &dyn Storage) {
         thread: spec.thread.clone(),
         priority: spec.priority,
         durability: spec.durability,
+        retries: spec.retries,
+        attempt: 1,
         parent: spec.parent,
         created_at: spec.created_at,
         status,
@@ -753,6 +756,7 @@ fn spec(user: &str) -> RunSpec {
         limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
         priority: Priority::default(),
         durability: Durability::Ephemeral,
+        retries: None,
         created_at: at(0),
     }
 }
@@ -766,6 +770,7 @@ fn batch(run: RunId, events: impl IntoIterator<Item = Envelope>) -> RunBatch {
     RunBatch {
         run,
         started_at: None,
+        attempt: None,
         effects: false,
         events: events.into_iter().collect(),
         chunks: Vec::new(),

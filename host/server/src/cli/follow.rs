@@ -214,6 +214,7 @@ pub(super) struct RunSeen<'a> {
     error: Option<ErrorSeen>,
     #[serde(borrow)]
     wait: Option<WaitSeen<'a>>,
+    attempt: Option<u32>,
     cancelled_by: Option<String>,
     cancel_requested_at: Option<String>,
     #[serde(borrow)]
@@ -271,6 +272,9 @@ impl RunSeen<'_> {
             Some(reason) => format!("run {} {} ({})", printable(&self.id), printable(&self.status), printable(reason)),
             None => format!("run {} {}", printable(&self.id), printable(&self.status)),
         }];
+        if let Some(attempt) = self.attempt.filter(|attempt| *attempt > 1) {
+            lines.push(format!("attempt {attempt}"));
+        }
         if let Some(error) = &self.error {
             lines.push(format!("error {}: {}", printable(&error.code), printable(&error.message)));
         }

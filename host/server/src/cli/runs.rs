@@ -10,8 +10,9 @@ use clap::{Args, Subcommand};
 use cofferdam_core::{
     ids::IdempotencyKey,
     quota::LimitsAsked,
-    run::{Durability, Priority},
+    run::{ATTEMPTS_MAX, BACKOFF_MS, Durability, Priority, Retries},
 };
+use jiff::SignedDuration;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -90,6 +91,13 @@ struct SubmitArgs {
     /// If the host goes away while the run executes, it goes on where it was.
     #[arg(long)]
     durable: bool,
+    /// If it fails, execute it again, at most so often (1 to 9), by its own fault or the host's: not what a limit, a refusal
+    /// or you have ended.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..i64::from(ATTEMPTS_MAX)))]
+    retries: Option<u32>,
+    /// How long to wait before it is executed again, 1s if not said: 100ms to 1h. Doubles each time.
+    #[arg(long, value_name = "DURATION", requires = "retries", value_parser = backoff_ms)]
+    backoff: Option<u64>,
     /// Print events as they come, then the run.
     #[arg(long)]
     follow: bool,
@@ -179,6 +187,15 @@ struct Submission {
     priority: Option<Priority>,
     #[serde(skip_serializing_if = "Option::is_none")]
     durability: Option<Durability>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retries: Option<Retries>,
+}
+
+/// A pause as it is written for people, in milliseconds.
+fn backoff_ms(text: &str) -> Result<u64, String> {
+    let pause = text.parse::<SignedDuration>().map_err(|error| format!("{error}; write it as 500ms, 5s or 2m"))?;
+    let ms = u64::try_from(pause.as_millis()).map_err(|_| "a pause is not negative".to_owned())?;
+    Retries::new(ATTEMPTS_MAX, ms).map(Retries::backoff_ms).map_err(|error| error.to_string())
 }
 
 impl From<LimitArgs> for LimitsAsked {
@@ -195,6 +212,8 @@ fn json_argument(name: &str, argument: &str) -> Result<Box<RawValue>, Failure> {
 }
 
 async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Failure> {
+    // The first attempt is none that is made again.
+    let retries = args.retries.map(|retries| Retries::new(retries + 1, args.backoff.unwrap_or(BACKOFF_MS)));
     let submission = Submission {
         input: json_argument("input", &args.input)?,
         metadata: args.metadata.as_deref().map(|metadata| json_argument("metadata", metadata)).transpose()?,
@@ -203,6 +222,7 @@ async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Fai
         limits: args.limits.into(),
         priority: args.priority,
         durability: args.durable.then_some(Durability::Durable),
+        retries: retries.transpose().map_err(|error| Failure::Usage(error.to_string()))?,
     };
     let body = serde_json::to_string(&submission).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut request = with_json(client.request(As::User, Method::POST, ["v1", "runs"])?, body);

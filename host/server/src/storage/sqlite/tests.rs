@@ -46,6 +46,7 @@ fn spec(user: &str, input_bytes: usize) -> RunSpec {
         limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
         priority: Priority::default(),
         durability: Durability::Ephemeral,
+        retries: None,
         created_at: Timestamp::UNIX_EPOCH,
     }
 }
@@ -60,6 +61,7 @@ fn batch(run: RunId, events: u64) -> RunBatch {
     RunBatch {
         run,
         started_at: None,
+        attempt: None,
         effects: false,
         events: (1..=events).map(event).collect(),
         chunks: Vec::new(),

@@ -105,6 +105,18 @@ impl Row {
         durable.then(|| Self(vec![Value::Word("durable"), scope.user().as_str().into(), spec.id.to_string().into()]))
     }
 
+    /// A run that is executed once has no such row.
+    pub(super) fn retries(scope: &Scope, spec: &RunSpec) -> Option<Self> {
+        let retries = spec.retries?;
+        let (kind, user, attempts) = (Value::Word("retries"), scope.user().as_str(), u64::from(retries.attempts()));
+        Some(Self(vec![kind, user.into(), spec.id.to_string().into(), attempts.into(), retries.backoff_ms().into()]))
+    }
+
+    pub(super) fn attempt(scope: &Scope, run: &str, attempt: u32) -> Self {
+        let (kind, attempt) = (Value::Word("attempt"), Value::Number(attempt.into()));
+        Self(vec![kind, scope.user().as_str().into(), run.into(), attempt])
+    }
+
     pub(super) fn wait(scope: &Scope, run: &str, wait: &Wait) -> Result<Self, SqliteError> {
         let child = match wait.waits_for {
             WaitFor::Child { run_id } => Some(run_id.to_string()),
