@@ -142,6 +142,41 @@ fn what_may_not_be_started_is_refused_with_why() {
     });
 }
 
+#[test]
+fn a_run_that_completes_although_children_of_it_failed_says_so() {
+    run(async {
+        let ann = parent(shared().await).await;
+        let fail = spawn("probe", &json!({"do": "fail", "code": "sorry", "message": "no"}));
+        let mut left = spawn("probe", &json!({"do": "sleep_until", "in_ms": 60_000}));
+        left["wait"] = json!(false);
+        let told = async |run: &Value| ann.events(run["id"].as_str().expect("an id")).await.pop().expect("the end");
+        let done = ann.finish(&with(&[spawn("echo", &json!(1)), fail.clone(), left.clone()])).await;
+        assert_eq!((&done["status"], &done["partial_failure"]), (&json!("succeeded"), &json!(true)), "{done:#}");
+        let children = json!({"succeeded": 1, "failed": 1, "cancelled": 1});
+        assert_eq!(done["children"], children, "{done:#}");
+        let end = told(&done).await;
+        assert_eq!(
+            (&end["payload"]["children"], &end["payload"]["partial_failure"]),
+            (&children, &json!(true)),
+            "{end}"
+        );
+        // It is listed so, too.
+        let runs = ann.get("/v1/runs?limit=10").await.is(StatusCode::OK);
+        let listed = runs["runs"].as_array().expect("runs").iter().find(|run| run["id"] == done["id"]).expect("listed");
+        assert_eq!((&listed["children"], &listed["partial_failure"]), (&children, &json!(true)), "{listed:#}");
+        // Of one that failed itself it is told what became of them.
+        let done = ann.finish(&with(&[fail, json!({"do": "fail", "code": "me", "message": "too"})])).await;
+        assert_eq!((&done["status"], &done["partial_failure"]), (&json!("failed"), &json!(false)), "{done:#}");
+        assert_eq!(told(&done).await["payload"]["children"], json!({"succeeded": 0, "failed": 1, "cancelled": 0}));
+        // A child that was not waited for is no failure; nor are there words for none.
+        let done = ann.finish(&with(&[left])).await;
+        assert_eq!((&done["partial_failure"], &done["children"]["cancelled"]), (&json!(false), &json!(1)), "{done:#}");
+        let done = ann.finish(&with(&[])).await;
+        assert!(done["partial_failure"] == false && done["children"].is_null(), "{done:#}");
+        assert!(told(&done).await["payload"]["children"].is_null());
+    });
+}
+
 /// A run and all below it, once they have ended.
 async fn family(user: &User, root: &Value) -> Vec<Value> {
     let runs = user.get("/v1/runs?limit=100").await.is(StatusCode::OK);

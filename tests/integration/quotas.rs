@@ -6,7 +6,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::{Digest, RequestId, RunId, ThreadId, UserId},
     quota::{LimitsAsked, Quota},
-    run::{Durability, Priority, RunEnd, RunSpec, StopReason, Usage},
+    run::{Children, Durability, Priority, RunEnd, RunSpec, StopReason, Usage},
     storage::RunBatch,
 };
 use jiff::ToSpan as _;
@@ -330,6 +330,7 @@ async fn ended_days_ago(server: &Server, user: &User, days: i64) {
         output: None,
         error: None,
         usage: Usage::default(),
+        children: Children::default(),
         started_at: Some(then),
         finished_at: then,
     };

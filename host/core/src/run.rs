@@ -428,6 +428,46 @@ impl Decode<Format> for Usage {
 
 bincode::impl_borrow_decode_with_context!(Usage, Format);
 
+/// What became of the runs that a run started, at all of its attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, bincode::Encode)]
+pub struct Children {
+    /// How many completed.
+    pub succeeded: u32,
+    /// How many failed.
+    pub failed: u32,
+    /// How many were cancelled: by their parent, by somebody, or with it, because they had not ended when it did.
+    pub cancelled: u32,
+}
+
+impl Children {
+    /// Whether there were any.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.succeeded > 0 || self.failed > 0 || self.cancelled > 0
+    }
+
+    /// Counts one more. One that goes on is cancelled, because its parent has ended.
+    pub const fn count(&mut self, child: RunStatus) {
+        let place = match child {
+            RunStatus::Succeeded => &mut self.succeeded,
+            RunStatus::Failed => &mut self.failed,
+            _ => &mut self.cancelled,
+        };
+        *place = place.saturating_add(1);
+    }
+}
+
+impl Decode<Format> for Children {
+    fn decode<D: Decoder<Context = Format>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        if !decoder.context().counts_children() {
+            return Ok(Self::default());
+        }
+        Ok(Self { succeeded: u32::decode(decoder)?, failed: u32::decode(decoder)?, cancelled: u32::decode(decoder)? })
+    }
+}
+
+bincode::impl_borrow_decode_with_context!(Children, Format);
+
 /// That somebody asked a run to stop. The first who asks stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CancelRequest {
@@ -459,6 +499,8 @@ pub struct RunEnd {
     pub error: Option<RunError>,
     /// What it took.
     pub usage: Usage,
+    /// What became of the runs that it started.
+    pub children: Children,
     /// When it was admitted, if it was.
     pub started_at: Option<Timestamp>,
     /// When it ended.
@@ -507,6 +549,8 @@ pub struct RunView {
     pub cancel: Option<CancelRequest>,
     /// What it took; zeros until it has ended.
     pub usage: Usage,
+    /// What became of the runs that it started; zeros until it has ended.
+    pub children: Children,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When it was admitted.
@@ -537,10 +581,17 @@ impl RunView {
             error: None,
             cancel: None,
             usage: Usage::default(),
+            children: Children::default(),
             created_at: spec.created_at,
             started_at: None,
             finished_at: None,
         }
+    }
+
+    /// Whether it completed although some of the runs that it started failed.
+    #[must_use]
+    pub fn is_partial_failure(&self) -> bool {
+        self.status == RunStatus::Succeeded && self.children.failed > 0
     }
 
     /// The same run, ended.
@@ -552,6 +603,7 @@ impl RunView {
         self.output.clone_from(&end.output);
         self.error.clone_from(&end.error);
         self.usage = end.usage;
+        self.children = end.children;
         self.started_at = end.started_at;
         self.finished_at = Some(end.finished_at);
         self

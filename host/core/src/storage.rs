@@ -11,7 +11,7 @@ use crate::{
     ids::{Digest, KeyId, PluginName, RunId, ThreadId, TierName, UserId},
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
-    run::{CancelRequest, Durability, Priority, Retries, RunEnd, RunSpec, RunStatus, RunView, Usage},
+    run::{CancelRequest, Children, Durability, Priority, Retries, RunEnd, RunSpec, RunStatus, RunView, Usage},
     usage::{Day, UsageSum},
     wait::Wait,
 };
@@ -487,6 +487,7 @@ impl UnfinishedRun {
             error: None,
             cancel: self.cancel.clone(),
             usage: Usage::default(),
+            children: Children::default(),
             created_at: self.created_at,
             started_at: self.started_at,
             finished_at: None,

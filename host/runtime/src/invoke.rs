@@ -24,7 +24,7 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::RunId,
     journal::{Recorder, RunJournal},
-    run::{Durability, RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
+    run::{Children, Durability, RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
     storage::{PluginVersion, UnfinishedRun},
     unwind::unpanicked,
     wait::{TakenBefore, WaitFor},
@@ -174,9 +174,9 @@ impl RunTask {
         };
         let taken = told.map(|stored| stored.wait.taken).unwrap_or_default();
         let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
-        let end = waiting::ending_of(&run, taken)
-            .close(&self.runtime.0.services.counts, &journal, self.settled(Err(stop)).await)
-            .await;
+        let result = self.settled(Err(stop)).await;
+        let end = waiting::ending_of(&run, taken).with_children_of(&self.runtime, &self.scope, run.id).await;
+        let end = end.close(&self.runtime.0.services.counts, &journal, result).await;
         if self.has_begun() {
             self.runtime.end_children(&self.scope, self.id).await;
         }
@@ -222,8 +222,9 @@ impl RunTask {
             self.runtime.end_children(&self.scope, run.id).await;
             return Executed::PutAway;
         }
-        let end = Ending::never_ran(run.started_at);
-        let end = end.close(&self.runtime.0.services.counts, &journal, self.settled(Err(stop)).await).await;
+        let result = self.settled(Err(stop)).await;
+        let end = Ending::never_ran(run.started_at).with_children_of(&self.runtime, &self.scope, run.id).await;
+        let end = end.close(&self.runtime.0.services.counts, &journal, result).await;
         Executed::Ended(Box::new(self.ended(&end)))
     }
 
@@ -294,6 +295,7 @@ impl RunTask {
             peak_bytes: memory.peak_bytes(),
             memory_byte_seconds: memory.byte_seconds(),
             tool_calls: ctx.tool_calls(),
+            children: Children::default(),
         };
         let failures_max = ctx.quota().failures_in_a_row;
         let count = |reason| {
@@ -313,7 +315,13 @@ impl RunTask {
             }
             return Executed::PutAway;
         }
-        let end = ending.close(&services.counts, &journal, self.settled(result).await).await;
+        let result = self.settled(result).await;
+        // One that is executed again may have had children at an attempt before.
+        let ending = match ctx.has_children() || before.earlier.attempts > 0 {
+            true => ending.with_children_of(&self.runtime, &self.scope, spec.id).await,
+            false => ending,
+        };
+        let end = ending.close(&services.counts, &journal, result).await;
         count(end.stop_reason);
         services.scratch.gone(spec.id).await;
         if ctx.has_children() {
@@ -440,6 +448,8 @@ pub struct Ending {
     pub peak_bytes: u64,
     pub memory_byte_seconds: u64,
     pub tool_calls: u64,
+    /// What became of the runs that it started.
+    pub children: Children,
 }
 
 impl Ending {
@@ -447,7 +457,17 @@ impl Ending {
     pub fn never_ran(started_at: Option<Timestamp>) -> Self {
         let (peak_bytes, memory_byte_seconds, tool_calls) = (0, 0, 0);
         let (spent, taken) = (Spent::default(), TakenBefore::default());
-        Self { executed: None, started_at, spent, taken, peak_bytes, memory_byte_seconds, tool_calls }
+        let (executed, children) = (None, Children::default());
+        Self { executed, started_at, spent, taken, peak_bytes, memory_byte_seconds, tool_calls, children }
+    }
+
+    /// With what became of the runs that it started, if it could start any.
+    pub async fn with_children_of(self, runtime: &Runtime, scope: &Scope, run: RunId) -> Self {
+        let children = match self.started_at {
+            Some(_) => runtime.children_ended(scope, run).await,
+            None => Children::default(),
+        };
+        Self { children, ..self }
     }
 
     /// What its last attempt took, but for events.
@@ -468,21 +488,29 @@ impl Ending {
     /// Makes the end durable, with the run's one terminal event.
     pub async fn close(self, counts: &Counts, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
         let usage = Usage { events: journal.seal(), ..self.usage_of_attempt().with_earlier(self.taken.earlier.usage) };
+        let children = self.children;
         let (stop_reason, output, error, event) = match result {
             Ok(output) => {
-                let event = Event::AgentCompleted { output_bytes: output.as_str().len() as u64, usage };
+                let event = Event::AgentCompleted { output_bytes: output.as_str().len() as u64, usage, children };
                 (StopReason::Completed, Some(output), None, event)
             }
             Err(Stop { reason, code, message, cancelled_by }) => {
                 let (code_told, message_told) = (code.clone(), message.clone());
                 let event = match cancelled_by {
-                    Some(by) => Event::AgentCancelled { by: by.to_string(), message: message_told, usage },
-                    None => Event::AgentError { stop_reason: reason, code: code_told, message: message_told, usage },
+                    Some(by) => Event::AgentCancelled { by: by.to_string(), message: message_told, usage, children },
+                    None => Event::AgentError {
+                        stop_reason: reason,
+                        code: code_told,
+                        message: message_told,
+                        usage,
+                        children,
+                    },
                 };
                 (reason, None, Some(RunError { code, message }), event)
             }
         };
-        let end = RunEnd { stop_reason, output, error, usage, started_at: self.started_at, finished_at: clock::now() };
+        let (started_at, finished_at) = (self.started_at, clock::now());
+        let end = RunEnd { stop_reason, output, error, usage, children, started_at, finished_at };
         journal.close(event, end.clone()).await;
         counts.ended(&end);
         if let Some(executed) = self.executed {

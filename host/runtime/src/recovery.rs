@@ -89,7 +89,8 @@ impl Runtime {
         if self.put_off_cut(&scope, &run, &journal, &stop).await {
             return Some(run);
         }
-        Ending::never_ran(run.started_at).close(&self.0.services.counts, &journal, Err(stop)).await;
+        let end = Ending::never_ran(run.started_at).with_children_of(self, &scope, run.id).await;
+        end.close(&self.0.services.counts, &journal, Err(stop)).await;
         None
     }
 }

@@ -802,6 +802,14 @@ impl Waits for MemoryStorage {
         Ok(own.map(|run| run.spec.id).collect())
     }
 
+    async fn children_ended(&self, scope: &Scope, parent: RunId) -> Result<Children> {
+        let tables = self.tables();
+        let mut children = Children::default();
+        let own = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.spec.parent == Some(parent));
+        own.for_each(|run| children.count(run.status()));
+        Ok(children)
+    }
+
     async fn state_change(&self, scope: &Scope, run: RunId, call: u64) -> Result<Option<u64>> {
         let tables = self.tables();
         let change = tables.run(scope, run).and_then(|run| run.state_change);

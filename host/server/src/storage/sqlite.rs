@@ -325,6 +325,7 @@ impl Storage for SqliteStorage {
         let doing = "keep the end of a run";
         let mut rows = batch_rows(scope, &mut batch).map_err(while_doing(doing))?;
         rows.push(Row::end(scope, &batch, &end));
+        rows.extend(Row::children(scope, batch.run, end.children));
         rows.push(Row::usage(scope, batch.run, &end.usage));
         self.write(doing, rows).await
     }

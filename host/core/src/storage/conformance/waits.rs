@@ -135,6 +135,43 @@ pub(super) async fn check(storage: &dyn Storage) {
     a_change_of_state_is_known_by_its_call(storage).await;
     a_child_that_has_outlived_its_parent_is_found(storage).await;
     another_attempt_is_counted_when_it_begins(storage).await;
+    children_are_counted_by_how_they_ended(storage).await;
+}
+
+async fn children_are_counted_by_how_they_ended(storage: &dyn Storage) {
+    let wanda = scope("wanda");
+    let parent = insert(storage, spec("wanda")).await;
+    let children_of = async |scope: &Scope| storage.waits().children_ended(scope, parent.id).await.expect("counts");
+    assert_eq!(children_of(&wanda).await, Children::default());
+    let ends = [completed("1"), completed("2"), failed(StopReason::Trap), failed(StopReason::Cancelled)];
+    for end in ends.into_iter().map(Some).chain([None]) {
+        let child = insert(storage, RunSpec { parent: Some(parent.id), ..spec("wanda") }).await;
+        if let Some(end) = end {
+            storage.finish(&wanda, batch(child.id, [ended(child.id, 1)]), end).await.expect("finishes");
+        }
+    }
+    let children = Children { succeeded: 2, failed: 1, cancelled: 2 };
+    assert_eq!(children_of(&wanda).await, children);
+    assert_eq!(children_of(&scope("other")).await, Children::default());
+    let end = RunEnd { children, ..completed("3") };
+    storage.finish(&wanda, batch(parent.id, [ended(parent.id, 1)]), end.clone()).await.expect("finishes");
+    let view = RunView::queued(&parent).ended(&end);
+    assert!(view.is_partial_failure());
+    assert_run(storage, &wanda, &view).await;
+    // An end whose answer was lost is written again, and may then say something else.
+    let alone = insert(storage, spec("wanda")).await;
+    let (end, last) = (completed("5"), batch(alone.id, [ended(alone.id, 1)]));
+    for children in [Children::default(), children] {
+        storage.finish(&wanda, last.clone(), RunEnd { children, ..end.clone() }).await.expect("finishes");
+        let read = storage.run(&wanda, alone.id).await.expect("reads").expect("it is there");
+        assert_eq!((read.children, read.is_partial_failure()), (Children::default(), false));
+    }
+    // So that nothing is left that has not ended.
+    for child in storage.waits().orphans(Operator::host()).await.expect("lists") {
+        if child.parent == Some(parent.id) {
+            storage.finish(&wanda, batch(child.id, [ended(child.id, 1)]), completed("4")).await.expect("finishes");
+        }
+    }
 }
 
 async fn another_attempt_is_counted_when_it_begins(storage: &dyn Storage) {

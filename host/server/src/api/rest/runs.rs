@@ -24,7 +24,7 @@ use cofferdam_core::{
     identity::Scope,
     ids::{AgentRef, Digest, InvalidId, KeyId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     quota::{LimitsAsked, METADATA_BYTES_MAX, RUN_INPUT_BYTES_MAX},
-    run::{Durability, Priority, Retries, RunStatus, RunView, StopReason, Usage},
+    run::{Children, Durability, Priority, Retries, RunStatus, RunView, StopReason, Usage},
     storage::RunQuery,
     wait::Wait,
 };
@@ -180,6 +180,12 @@ pub struct Run {
     /// What it took; zeros until it has ended.
     #[schema(value_type = UsageBody)]
     usage: Usage,
+    /// What became of the runs that it started, if it did and has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ChildrenBody>)]
+    children: Option<Children>,
+    /// Whether it completed although some of the runs that it started failed.
+    partial_failure: bool,
     /// When it was accepted.
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -228,6 +234,19 @@ pub(crate) struct RunErrorBody {
     code: String,
     /// For people.
     message: String,
+}
+
+/// What became of the runs that a run started, at all of its attempts.
+#[derive(ToSchema)]
+#[schema(as = Children)]
+#[allow(dead_code, reason = "the schema of Children")]
+pub(crate) struct ChildrenBody {
+    /// How many completed.
+    succeeded: u32,
+    /// How many failed.
+    failed: u32,
+    /// How many were cancelled, or had not ended and were cancelled with it.
+    cancelled: u32,
 }
 
 /// What a run took.
@@ -294,6 +313,7 @@ impl Run {
     }
 
     pub(crate) fn with(view: RunView, context_status: ContextStatus) -> Self {
+        let partial_failure = view.is_partial_failure();
         let (cancelled_by, cancel_requested_at) = view.cancel.map(|request| (request.by, request.at)).unzip();
         Self {
             id: view.id,
@@ -315,6 +335,8 @@ impl Run {
             cancelled_by,
             cancel_requested_at,
             usage: view.usage,
+            children: Some(view.children).filter(|children| children.any()),
+            partial_failure,
             created_at: view.created_at,
             started_at: view.started_at,
             finished_at: view.finished_at,
@@ -675,6 +697,8 @@ mod tests {
             "output",
             "error",
             "usage",
+            "children",
+            "partial_failure",
         ] {
             assert!(properties.contains_key(field), "{field}");
         }

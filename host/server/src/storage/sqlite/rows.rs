@@ -9,7 +9,10 @@ use cofferdam_core::{
     ids::RunId,
     quota::RunLimits,
     record::RecordChunk,
-    run::{CancelRequest, Durability, Priority, Retries, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
+    run::{
+        CancelRequest, Children, Durability, Priority, Retries, RunError, RunSpec, RunStatus, RunView, StopReason,
+        Usage,
+    },
     storage::{FeedEntry, FeedPlace, StateEntry, UnfinishedRun},
     usage::UsageSum,
 };
@@ -27,6 +30,7 @@ macro_rules! view_columns {
         used_memory_peak_bytes, used_wall_ms, used_active_ms, used_host_calls, used_events,
         coalesce((SELECT tool_calls FROM history WHERE history.user = runs.user AND run = number), 0),
         coalesce((SELECT memory_byte_seconds FROM history WHERE history.user = runs.user AND run = number), 0),
+        (SELECT children FROM history WHERE history.user = runs.user AND run = number),
         created_at, started_at, finished_at, (SELECT asked_by FROM cancels WHERE run = number), (SELECT asked_at FROM cancels WHERE run = number)"
     };
 }
@@ -109,6 +113,12 @@ impl<'r> Columns<'r> {
         Ok(if durable { Durability::Durable } else { Durability::Ephemeral })
     }
 
+    /// As [`super::writes::Row::children`] writes them.
+    pub(super) fn children(&mut self) -> Result<Children, SqliteError> {
+        let (succeeded, failed, cancelled) = self.document_if_there()?.unwrap_or_default();
+        Ok(Children { succeeded, failed, cancelled })
+    }
+
     /// As [`super::writes::Row::retries`] writes them, and at which attempt the run is.
     fn retries(&mut self) -> Result<(Option<Retries>, u32), SqliteError> {
         let Some((attempts, backoff_ms, attempt)) = self.document_if_there()? else { return Ok((None, 1)) };
@@ -162,6 +172,7 @@ impl<'r> Columns<'r> {
                 tool_calls: self.unsigned()?,
                 memory_byte_seconds: self.unsigned()?,
             },
+            children: self.children()?,
             created_at: self.time()?,
             started_at: self.time_if_there()?,
             finished_at: self.time_if_there()?,

@@ -6,7 +6,7 @@ use cofferdam_core::{
     grant::Access,
     ids::{RequestId, ThreadId},
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
-    run::{Durability, Priority, StopReason, Usage},
+    run::{Children, Durability, Priority, StopReason, Usage},
     storage::{Expected, conformance},
 };
 use std::{path::PathBuf, pin::pin, sync::Arc};
@@ -75,6 +75,7 @@ fn end() -> RunEnd {
         output: Some(Json::empty_object()),
         error: None,
         usage: Usage::default(),
+        children: Children::default(),
         started_at: None,
         finished_at: Timestamp::UNIX_EPOCH,
     }

@@ -14,7 +14,7 @@ use cofferdam_core::{
     ids::{PluginName, RunId, SessionId, TierName, UserId},
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
-    run::{CancelRequest, Durability, Priority, RunEnd, RunSpec, RunStatus, Usage},
+    run::{CancelRequest, Children, Durability, Priority, RunEnd, RunSpec, RunStatus, Usage},
     storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
     usage::{Day, USAGE_DAYS_PRUNED_AT_ONCE_MAX},
     wait::{Wait, WaitFor},
@@ -186,6 +186,14 @@ impl Row {
             end.error.as_ref().map(|error| error.message.as_str()).into(),
             end.output.as_ref().map(Json::as_str).into(),
         ])
+    }
+
+    /// What became of a run's children; stands behind its end. A run without any has no such row.
+    pub(super) fn children(scope: &Scope, run: RunId, children: Children) -> Option<Self> {
+        let Children { succeeded, failed, cancelled } = children;
+        let document = children.any().then(|| format!("[{succeeded},{failed},{cancelled}]"))?;
+        let (kind, run) = (Value::Word("children"), run.to_string().into());
+        Some(Self(vec![kind, scope.user().as_str().into(), run, document.into()]))
     }
 
     /// The rest of what a run took; stands behind its end.
