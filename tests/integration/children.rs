@@ -239,6 +239,10 @@ fn a_child_that_is_started_again_by_the_same_call_is_not_executed_again() {
         started["wait"] = json!(false);
         let mut parent = with(&[started, json!({"do": "sleep", "ms": 2_000})]);
         parent["durability"] = json!("durable");
+        // It fills its tree, in which there is no room for another.
+        let path = format!("/v1/users/{}/quota", ann.name);
+        let one = json!({"descendants_per_run": 1});
+        server.operator.send(reqwest::Method::PUT, &path, Some(&one)).await.is(StatusCode::OK);
         let id = ann.submit(&parent).await;
         let child = loop {
             let runs = ann.get("/v1/runs?limit=10").await.is(StatusCode::OK);

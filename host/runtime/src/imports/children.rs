@@ -131,7 +131,7 @@ async fn started(
     fuel: u64,
 ) -> wasmtime::Result<Result<(u64, Spawned), SpawnError>> {
     let checked = match checked(guest, agent, input) {
-        Ok((agent, input)) => within_tree(guest).await?.map(|()| (agent, input)),
+        Ok((agent, input)) => within_tree(guest, before).await?.map(|()| (agent, input)),
         Err(error) => Err(error),
     };
     let (agent, input) = match checked {
@@ -179,9 +179,17 @@ fn checked(guest: &Guest, agent: &str, input: String) -> Result<(AgentRef, Json)
     Ok((asked, input))
 }
 
-/// Whether the tree has room for one more run.
-async fn within_tree(guest: &mut Guest) -> wasmtime::Result<Result<(), SpawnError>> {
+/// Whether the tree has room for one more run. One that the same call has made before has its place.
+async fn within_tree(guest: &mut Guest, before: Option<u64>) -> wasmtime::Result<Result<(), SpawnError>> {
     let (runtime, ctx) = (guest.services.runtime()?, guest.ctx.clone());
+    if let Some(call) = before {
+        let (storage, scope) = (guest.services.storage.clone(), ctx.scope());
+        let child = RunId::of_child(ctx.spec().id, call);
+        let made = guest.beside(async move { storage.run(&scope, child).await }).await?;
+        if made.map_err(HostFailure::storage)?.is_some() {
+            return Ok(ctx.take_child().map(drop).map_err(|spent| SpawnError::TooMany(spent.to_string())));
+        }
+    }
     let quota = ctx.quota();
     let (own, depth_max, tree_max) = (ctx.clone(), quota.child_depth, quota.descendants_per_run);
     let tree = guest.beside(async move { runtime.tree_of(&own, tree_max).await }).await?;
