@@ -204,13 +204,16 @@ fn a_family_takes_no_more_than_its_first_run_was_given() {
         let spin = spawn("hostile", &json!({"scenario": "spin"}));
         let greedy =
             json!({"do": "spawn", "agent": "hostile", "input": {"scenario": "spin"}, "fuel": 9_000_000_000_u64});
-        // As a child and as a child of a child, with what a child has if nothing is said, and at last with far more than
-        // there is, which takes all that is left, so that the parent itself has none to go on with.
+        // As a child and as a child of a child, with what a child has if nothing is said. What is far more than there is
+        // starts nothing and costs nothing.
         let fuel_max = 300_000_000_u64;
-        let steps = [spawn("probe", &spin), spin.clone(), spin, greedy];
+        let steps = [spawn("probe", &spin), spin.clone(), spin.clone(), greedy, spin];
         let root = json!({"agent": "probe", "limits": {"fuel": fuel_max}, "input": {"do": "seq", "steps": steps}});
         let done = ann.finish(&root).await;
-        assert_eq!(done["stop_reason"], "out_of_fuel", "{done:#}");
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let refused = &done["output"][3]["error"];
+        assert_eq!(refused["kind"], "invalid", "{done:#}");
+        assert!(refused["text"].as_str().is_some_and(|text| text.contains(" left")), "{refused}");
         let runs = family(&ann, &done).await;
         assert_eq!(runs.len(), 6, "{runs:#?}");
         let taken: u64 = runs.iter().map(|run| run["usage"]["fuel"].as_u64().expect("fuel")).sum();
