@@ -143,6 +143,20 @@ fn what_may_not_be_started_is_refused_with_why() {
 }
 
 #[test]
+fn each_child_is_a_run_of_its_own_also_where_the_record_has_ended() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        // From here on the record keeps nothing, and the run cannot be put away.
+        let ends = json!({"do": "std", "op": "list", "path": "/workspace"});
+        let done = ann.finish(&with(&[ends, spawn("echo", &json!(1)), spawn("echo", &json!(2))])).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let output = &done["output"];
+        assert_eq!((&output[1]["answer"]["ok"], &output[2]["answer"]["ok"]), (&json!(1), &json!(2)), "{output:#}");
+        assert_ne!(output[1]["id"], output[2]["id"], "{output:#}");
+    });
+}
+
+#[test]
 fn a_run_that_completes_although_children_of_it_failed_says_so() {
     run(async {
         let ann = parent(shared().await).await;

@@ -432,17 +432,20 @@ impl Recorder {
 
 fn keep(log: &mut MutexGuard<'_, Log>, record: impl FnOnce(&mut Calls) -> Record) -> u64 {
     let Log { unsaved, calls, in_flight, .. } = &mut **log;
-    if calls.ended {
-        return calls.made;
-    }
-    unsaved.bytes += if calls.bytes >= calls.bytes_max {
-        calls.give_up("the run's calls and their answers are larger than the limit on its record")
+    let too_much = if calls.ended {
+        None
+    } else if calls.bytes >= calls.bytes_max {
+        Some("the run's calls and their answers are larger than the limit on its record")
     } else if unsaved.bytes + *in_flight >= RECORD_PENDING_BYTES_MAX {
-        calls.give_up("the guest called faster than storage could write")
+        Some("the guest called faster than storage could write")
     } else {
         let record = record(calls);
-        calls.push(&record)
+        unsaved.bytes += calls.push(&record);
+        return calls.made;
     };
+    unsaved.bytes += too_much.map_or(0, |why| calls.give_up(why));
+    // What is not kept has a number of its own all the same: a child's id and a tool's idempotency key follow from it.
+    calls.made += 1;
     calls.made
 }
 
