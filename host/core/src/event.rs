@@ -113,7 +113,7 @@ pub enum Event {
     },
     /// The run is put away until there is what it waits for.
     RunWaiting {
-        /// For what: `time`, `human`, `approval`, `child`, `memory` or `retry`.
+        /// For what: `time`, `human`, `approval`, `child`, `memory`, `storage` or `retry`.
         waits_for: String,
         /// Number of the call in the run's record whose answer it waits for.
         call: u64,

@@ -43,6 +43,8 @@ pub enum WaitFor {
     },
     /// For the host to have memory again.
     Memory,
+    /// For the host's storage to work again, in which it had failed the run.
+    Storage,
     /// For its next attempt, after one that failed.
     Retry {
         /// Which one failed, from 1.
@@ -69,6 +71,7 @@ impl WaitFor {
             Self::Approval { .. } => "approval",
             Self::Child { .. } => "child",
             Self::Memory => "memory",
+            Self::Storage => "storage",
             Self::Retry { .. } => Self::RETRY,
         }
     }
@@ -86,7 +89,7 @@ impl WaitFor {
     pub const fn schema(&self) -> Option<&Json> {
         match self {
             Self::Human { schema, .. } | Self::Approval { schema, .. } => Some(schema),
-            Self::Time | Self::Child { .. } | Self::Memory | Self::Retry { .. } => None,
+            Self::Time | Self::Child { .. } | Self::Memory | Self::Storage | Self::Retry { .. } => None,
         }
     }
 }
@@ -102,8 +105,9 @@ pub struct TakenBefore {
     pub fuel: u64,
     /// Bytes that it held, times the seconds for which it did.
     pub memory_byte_seconds: u64,
-    /// How often it was put away for want of memory, one after the other.
-    pub memory_waits: u32,
+    /// How often it was put away for want of what the host should have had, memory or storage, one after the other.
+    #[serde(rename = "memory_waits")]
+    pub host_waits: u32,
     /// What its attempts before this one had taken, and were charged.
     #[serde(default)]
     pub earlier: Earlier,

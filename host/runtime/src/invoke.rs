@@ -25,7 +25,7 @@ use cofferdam_core::{
     ids::RunId,
     journal::{Recorder, RunJournal},
     run::{Children, Durability, RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
-    storage::{PluginVersion, UnfinishedRun},
+    storage::{PluginVersion, StorageError, UnfinishedRun},
     unwind::unpanicked,
     wait::{TakenBefore, WaitFor},
 };
@@ -34,6 +34,27 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
+
+/// The shortest and the longest wait before storage is asked again, and how often it is asked: for about half a minute.
+const ASK_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const ASKS_MAX: u32 = 12;
+
+/// A failure that may be over in a moment.
+trait MayPass: std::fmt::Display {
+    fn may_pass(&self) -> bool;
+}
+
+impl MayPass for StorageError {
+    fn may_pass(&self) -> bool {
+        true
+    }
+}
+
+impl MayPass for NotBack {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Storage(_))
+    }
+}
 
 /// One run's way from the queue to its end.
 pub struct RunTask {
@@ -112,8 +133,9 @@ impl RunTask {
         };
         let spec = match spec {
             Some(spec) => spec,
-            None => match self.runtime.storage().run_spec(&self.scope, self.id).await {
+            None => match self.patiently(|| self.runtime.storage().run_spec(&self.scope, self.id)).await {
                 Ok(Some(spec)) => Arc::new(spec),
+                Err(_) if self.is_left() => return,
                 Ok(None) | Err(_) => {
                     let stop = Stop::new(StopReason::HostError, "the host could not read the run; submit it again");
                     return self.never_started(stop, &ending).await;
@@ -142,6 +164,39 @@ impl RunTask {
                 }
             }
         }
+    }
+
+    /// Asks storage for something without which the run does not begin. One that is durable, or goes on, does not end because
+    /// storage fails for a moment: it is asked again for a while.
+    async fn patiently<T, E: MayPass, F: Future<Output = Result<T, E>> + Send>(
+        &self,
+        mut ask: impl FnMut() -> F + Send,
+    ) -> Result<T, E> {
+        let (mut wait, longest) = ASK_WAIT;
+        for _ in 1..ASKS_MAX {
+            match ask().await {
+                Err(error) if error.may_pass() && self.lasts() && self.stop.cause().is_none() => {
+                    tracing::error!(run = %self.id, %error, "storage fails a run that is to go on; trying again");
+                }
+                answered => return answered,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.stopped() => {}
+            }
+            wait = (wait * 2).min(longest);
+        }
+        ask().await
+    }
+
+    /// Whether the host goes away, and what cannot be read now is left to the next one.
+    fn is_left(&self) -> bool {
+        self.lasts() && matches!(self.stop.cause(), Some(StopCause::HostShutdown))
+    }
+
+    /// Whether it goes on where it was after a failure of the host.
+    fn lasts(&self) -> bool {
+        self.has_begun() || self.view.durability == Durability::Durable
     }
 
     /// Whether something of it was executed before.
@@ -225,6 +280,7 @@ impl RunTask {
         let result = self.settled(Err(stop)).await;
         let end = Ending::never_ran(run.started_at).with_children_of(&self.runtime, &self.scope, run.id).await;
         let end = end.close(&self.runtime.0.services.counts, &journal, result).await;
+        self.runtime.end_children(&self.scope, run.id).await;
         Executed::Ended(Box::new(self.ended(&end)))
     }
 
@@ -234,8 +290,9 @@ impl RunTask {
         let admitted_at = clock::now();
         let back = match self.before.as_ref().filter(|run| run.started_at.is_some()) {
             None => None,
-            Some(run) => match self.back(run).await {
+            Some(run) => match self.patiently(|| self.back(run)).await {
                 Ok(back) => Some(back),
+                Err(NotBack::Storage(_)) if self.is_left() => return Executed::Left,
                 Err(error) => return self.not_back(run, &error).await,
             },
         };
@@ -246,7 +303,7 @@ impl RunTask {
             services.counts.queue_wait.took(waited);
         }
         let before = back.as_ref().map(|back| back.taken).unwrap_or_default();
-        let granted = services.grants.get(&self.scope, &spec.agent).await;
+        let granted = self.patiently(|| services.grants.get(&self.scope, &spec.agent)).await;
         let permissions = granted.map(|granted| Effective::of(&about.needs, &granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
         let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none().into(), Err(e)), |p| (p, Ok(())));
@@ -271,14 +328,12 @@ impl RunTask {
         let result = match result {
             Ok(output) => Ok(output),
             Err(Ended::Waits(mut waits)) => {
-                if waiting::memory_wait(&mut waits, &mut taken) {
+                let Some(stop) = waiting::host_wait(&mut waits, &mut taken) else {
                     services.scratch.gone(spec.id).await;
                     waiting::put_away(&journal, *waits, taken).await;
                     return Executed::PutAway;
-                }
-                let why =
-                    "the run waited for memory as often as it may, and other runs hold it still; submit it again later";
-                Err(Stop::new(StopReason::MemoryLimit, why))
+                };
+                Err(stop)
             }
             Err(Ended::Stopped(stop)) => Err(stop),
         };

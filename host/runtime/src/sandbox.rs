@@ -205,6 +205,16 @@ impl Guest {
         }
     }
 
+    /// Whether a durable run's agent can be put away until storage works again, which failed under it. What its record does
+    /// not have is done again, as after the end of its host.
+    fn is_failed_by_storage(&self, error: &wasmtime::Error) -> bool {
+        error.downcast_ref::<HostFailure>().is_some_and(|failure| failure.is_storage)
+            && self.ctx.spec().durability == Durability::Durable
+            && self.recorder.as_ref().is_some_and(Recorder::is_complete)
+            && self.journal.is_some()
+            && !self.ctx.is_over()
+    }
+
     /// Adds the time that a tool's sandbox took beside this one to this guest's bill, which waited for its answer.
     pub const fn add_active(&mut self, active: Duration) {
         self.active_beside = self.active_beside.saturating_add(active);
@@ -225,18 +235,22 @@ impl WasiView for Guest {
 
 /// The host failed on a guest's behalf. Ends the run as `host_error`; the client hears only that.
 #[derive(Debug, thiserror::Error)]
-#[error("the host failed: {0}")]
-pub struct HostFailure(String);
+#[error("the host failed: {why}")]
+pub struct HostFailure {
+    why: String,
+    /// It was storage, which may work again in a moment.
+    is_storage: bool,
+}
 
 impl HostFailure {
     /// With what went wrong, for the log.
     pub fn new(why: impl std::fmt::Display) -> Self {
-        Self(why.to_string())
+        Self { why: why.to_string(), is_storage: false }
     }
 
     /// Storage failed.
     pub fn storage(error: StorageError) -> Self {
-        Self(format!("{error}: {}", error.source))
+        Self { why: format!("{error}: {}", error.source), is_storage: true }
     }
 }
 
@@ -496,6 +510,22 @@ impl Sandbox {
         };
         // What follows is the host's, and need not be waited for by another guest.
         drop(turns);
+        let end = match end {
+            End::Failed(error) if self.store.data().is_failed_by_storage(&error) => {
+                tracing::error!(run = %ctx.spec().id, %error, "storage failed a durable run, which is put away");
+                // What it has started comes to its end first, so that its answers are in the record.
+                let started = self.store.data().started.clone();
+                started.close();
+                tokio::select! {
+                    () = started.wait() => {
+                        End::Failed(Waits { call: 0, waits_for: WaitFor::Storage, until: None }.into())
+                    }
+                    () = ctx.stop().stopped() => End::Dropped,
+                    () = ctx.late() => End::Dropped,
+                }
+            }
+            end => end,
+        };
         let fuel_left = self.store.get_fuel().unwrap_or(0);
         let guest = self.store.data();
         let fuel_left = fuel_left.saturating_add(guest.fuel_unused.load(Ordering::Relaxed));
@@ -664,7 +694,7 @@ fn stop_of_error(error: &wasmtime::Error, guest: &Guest) -> Stop {
         return stop_of_interruption(&guest.ctx, guest.journal.as_ref());
     }
     if let Some(failure) = error.downcast_ref::<HostFailure>() {
-        tracing::error!(run = %guest.ctx.spec().id, error = %failure.0, "the host failed on a guest's behalf");
+        tracing::error!(run = %guest.ctx.spec().id, error = %failure.why, "the host failed on a guest's behalf");
         return Stop::new(StopReason::HostError, "the host failed while it worked for this run; submit it again later");
     }
     let trap = error.downcast_ref::<Trap>();

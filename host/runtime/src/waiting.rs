@@ -47,11 +47,11 @@ const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// The time between two looks while what is due waits for its slot.
 const LOOK_INTERVAL_QUEUED: Duration = Duration::from_secs(1);
 
-/// The first and the longest wait for memory.
-const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The first and the longest wait for what the host should have, memory or storage.
+const HOST_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// How often a run waits for memory, one wait after the other, before it ends.
-const MEMORY_WAITS_MAX: u32 = 30;
+/// How often a run waits for it, one wait after the other, before it ends.
+const HOST_WAITS_MAX: u32 = 30;
 
 /// What a run goes on with.
 pub struct Back {
@@ -372,17 +372,27 @@ pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore) {
     journal.put_away(event, Wait { call, waits_for, since: clock::now(), until, taken }).await;
 }
 
-/// Until when a run waits for memory, and how often it has; none if it was often enough.
-pub fn memory_wait(waits: &mut Waits, taken: &mut TakenBefore) -> bool {
-    if waits.waits_for != WaitFor::Memory {
-        taken.memory_waits = 0;
-        return true;
-    }
-    let (first, longest) = MEMORY_WAIT;
-    let wait = first.saturating_mul(1 << taken.memory_waits.min(6)).min(longest);
+/// Of a run that waits for the host: until when, and how often it has. How it ends if that was often enough.
+pub fn host_wait(waits: &mut Waits, taken: &mut TakenBefore) -> Option<Stop> {
+    let enough = match waits.waits_for {
+        WaitFor::Memory => Stop::new(
+            StopReason::MemoryLimit,
+            "the run waited for memory as often as it may, and other runs hold it still; submit it again later",
+        ),
+        WaitFor::Storage => Stop::new(
+            StopReason::HostError,
+            "the host's storage failed the run again and again; submit it again once it works",
+        ),
+        _ => {
+            taken.host_waits = 0;
+            return None;
+        }
+    };
+    let (first, longest) = HOST_WAIT;
+    let wait = first.saturating_mul(1 << taken.host_waits.min(6)).min(longest);
     waits.until = Some(in_time(wait));
-    taken.memory_waits += 1;
-    taken.memory_waits <= MEMORY_WAITS_MAX
+    taken.host_waits += 1;
+    (taken.host_waits > HOST_WAITS_MAX).then_some(enough)
 }
 
 /// What is told of a run that was stopped while it waited, or could not be brought back.
@@ -404,7 +414,7 @@ pub fn taken_by(
         active_ms: before.active_ms.saturating_add(ms(active)),
         fuel: before.fuel.max(fuel),
         memory_byte_seconds: before.memory_byte_seconds.saturating_add(memory_byte_seconds),
-        memory_waits: before.memory_waits,
+        host_waits: before.host_waits,
         earlier: before.earlier,
     }
 }

@@ -201,7 +201,7 @@ pub struct Run {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Wait)]
 pub(crate) struct WaitBody {
-    /// `time`, `human`, `approval`, `child`, `memory` or `retry`. The second and third are answered with `POST /v1/runs/{id}/input`.
+    /// `time`, `human`, `approval`, `child`, `memory`, `storage` or `retry`. The second and third are answered with `POST /v1/runs/{id}/input`.
     #[serde(rename = "for")]
     waits_for: &'static str,
     /// Number of the call in the run's record whose answer it waits for.
