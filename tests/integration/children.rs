@@ -142,6 +142,57 @@ fn what_may_not_be_started_is_refused_with_why() {
     });
 }
 
+/// Two questions, one below the other: a parent waits for a child that asks. Gives the parent and the child.
+async fn asks_through_a_child(user: &User) -> (String, String) {
+    let ask = json!({"do": "ask", "prompt": "Which room?", "schema": {"enum": ["blue", "red"]}});
+    let id = user.submit(&with(&[spawn("probe", &ask), json!({"do": "thinking", "text": "after"})])).await;
+    loop {
+        let runs = user.get("/v1/runs?limit=10&status=waiting").await.is(StatusCode::OK);
+        let runs = runs["runs"].as_array().expect("runs");
+        let child = runs.iter().find(|run| run["parent_run_id"] == id.as_str() && run["wait"]["for"] == "human");
+        let parent = runs.iter().find(|run| run["id"] == id.as_str() && run["wait"]["for"] == "child");
+        if let (Some(child), Some(parent)) = (child, parent) {
+            assert_eq!(parent["wait"]["about"]["run_id"], child["id"], "it says on whom it waits: {parent:#}");
+            assert_eq!(child["wait"]["about"]["prompt"], "Which room?", "{child:#}");
+            return (id, child["id"].as_str().expect("an id").to_owned());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_childs_question_is_answered_at_the_child_and_its_parent_goes_on() {
+    run(async {
+        let ann = parent(shared().await).await;
+        let (id, child) = asks_through_a_child(&ann).await;
+        let answer = |value: &str| json!({ "answer": value });
+        // It is the child's question and nobody else's.
+        ann.post(&format!("/v1/runs/{id}/input"), &answer("red")).await.problem(409, "not_waiting");
+        ann.post(&format!("/v1/runs/{child}/input"), &answer("green")).await.problem(422, "answer_misfit");
+        ann.post(&format!("/v1/runs/{child}/input"), &answer("red")).await.is(StatusCode::OK);
+        let done = ann.ended(&id).await;
+        assert_eq!(done["output"][0]["answer"]["ok"], json!({"ok": "red"}), "{done:#}");
+        assert_eq!(done["children"], json!({"succeeded": 1, "failed": 0, "cancelled": 0}), "{done:#}");
+        assert_eq!(ann.ended(&child).await["stop_reason"], "completed");
+    });
+}
+
+#[test]
+fn a_childs_question_is_gone_when_its_parent_is_cancelled() {
+    run(async {
+        let ann = parent(shared().await).await;
+        let (id, child) = asks_through_a_child(&ann).await;
+        assert!(ann.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await.status.is_success());
+        assert_eq!(ann.ended(&id).await["stop_reason"], "cancelled");
+        let ended = ann.ended(&child).await;
+        assert_eq!((&ended["stop_reason"], &ended["cancelled_by"]), (&json!("cancelled"), &json!(id)), "{ended:#}");
+        let late = ann.post(&format!("/v1/runs/{child}/input"), &json!({"answer": "red"})).await;
+        late.problem(409, "not_waiting");
+        let waiting = ann.get("/v1/runs?status=waiting").await.is(StatusCode::OK);
+        assert_eq!(waiting["runs"], json!([]));
+    });
+}
+
 #[test]
 fn each_child_is_a_run_of_its_own_also_where_the_record_has_ended() {
     run(async {
