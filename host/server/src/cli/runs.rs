@@ -36,7 +36,7 @@ enum RunsVerb {
     },
     /// Show your runs, newest first.
     List(ListArgs),
-    /// Show a run's events.
+    /// Show a run's events. That they were shown is exit code 0, however the run ended; `runs submit --follow` tells that.
     Events {
         /// The run.
         id: String,
@@ -322,6 +322,8 @@ struct EntrySeen {
     asked: Option<String>,
     answer_bytes: Option<u64>,
     why: Option<String>,
+    events: Option<u64>,
+    attempt: Option<u32>,
 }
 
 impl EntrySeen {
@@ -337,6 +339,12 @@ impl EntrySeen {
         }
         if let Some(bytes) = self.answer_bytes {
             shown.push_str(&format!("  → {bytes} bytes"));
+        }
+        if let Some(events) = self.events {
+            shown.push_str(&format!(" {events} events of the agent's own, up to here"));
+        }
+        if let Some(attempt) = self.attempt {
+            shown.push_str(&format!(" {attempt} begins, and knows nothing of what is before"));
         }
         shown
     }
@@ -355,6 +363,39 @@ async fn journal(client: &Client, id: &str, json: bool) -> Result<(), Failure> {
         match page.next_after {
             Some(next) if next > after => after = next,
             _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_entry_is_a_line_that_says_what_it_is() {
+        for (entry, line) in [
+            (r#"{"kind":"seed","answer":"AAA=","answer_bytes":2}"#, "        seed        → 2 bytes"),
+            (
+                r#"{"kind":"call","call":1,"asked":"a \u001b","answer_bytes":0}"#,
+                "     1  call       a \\u001b  → 0 bytes",
+            ),
+            (r#"{"kind":"observed","call":2,"of":1}"#, "     2  observed   the answer of 1"),
+            (r#"{"kind":"incomplete","call":3,"why":"full"}"#, "     3  incomplete full"),
+            (r#"{"kind":"said","events":4}"#, "        said       4 events of the agent's own, up to here"),
+            (r#"{"kind":"attempt","attempt":2}"#, "        attempt    2 begins, and knows nothing of what is before"),
+        ] {
+            let seen: EntrySeen = serde_json::from_str(entry).expect("an entry");
+            assert_eq!(seen.shown(), line);
+        }
+    }
+
+    #[test]
+    fn a_pause_is_written_for_people_and_is_in_range() {
+        for (text, ms) in [("100ms", 100), ("5s", 5_000), ("2m", 120_000), ("1h", 3_600_000), ("1m 30s", 90_000)] {
+            assert_eq!(backoff_ms(text), Ok(ms), "{text}");
+        }
+        for text in ["", "5", "99ms", "61m", "-5s", "soon"] {
+            assert!(backoff_ms(text).is_err(), "{text}");
         }
     }
 }
