@@ -204,6 +204,7 @@ fn waiting_run(user: &UserId, digest: Digest) -> RunSpec {
         limits: RunLimits { fuel: 1_000_000_000, memory_bytes: 64 << 20, deadline_ms: 60_000 },
         priority: Priority::Normal,
         durability: Durability::Ephemeral,
+        retries: None,
         created_at: clock::now(),
     }
 }
@@ -231,7 +232,8 @@ async fn many_wait(server: &Server) {
                 let wait = Wait { call: 1, waits_for, since: clock::now(), until: Some(far), taken };
                 let (events, chunks) = (Vec::new(), Vec::new());
                 let started_at = Some(clock::now());
-                let batch = RunBatch { run: spec.id, started_at, effects: false, events, chunks, wait: Some(wait) };
+                let (effects, attempt) = (false, None);
+                let batch = RunBatch { run: spec.id, started_at, attempt, effects, events, chunks, wait: Some(wait) };
                 storage.append(&scope, batch).await.expect("kept");
             }
         });

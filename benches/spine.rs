@@ -136,6 +136,7 @@ impl Host {
             limits: LimitsAsked::default(),
             priority: Priority::default(),
             durability: Durability::default(),
+            retries: None,
             request: RequestId::generate(),
             once: None,
         }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::wit::agents;
 use crate::{WaitError, json};
 
-/// Limits of a child, each at most what is left to its parent, which is also what it has if not said.
+/// Limits of a child. What is not said is as [`inherited`](ChildLimits::inherited) has it.
 ///
 /// ```
 /// use cofferdam_sdk::ChildLimits;
@@ -27,25 +27,28 @@ pub struct ChildLimits {
 }
 
 impl ChildLimits {
-    /// What is left to the parent.
+    /// A third of the fuel that is left to the parent, all of the time that is left to it, and as much memory as the user's
+    /// quota allows.
     pub fn inherited() -> ChildLimits {
         ChildLimits::default()
     }
 
     /// So much fuel, about one unit per WebAssembly instruction. The parent does not have it meanwhile; what the child
-    /// leaves comes back with [`Child::wait`].
+    /// leaves comes back with [`Child::wait`]. More than the parent has left is [`SpawnError::Invalid`]; ask
+    /// [`Context::budget`](crate::Context::budget) how much that is, and keep some for what the parent itself has to do.
     pub fn fuel(mut self, fuel: u64) -> ChildLimits {
         self.fuel = Some(fuel);
         self
     }
 
-    /// So many bytes of all memories and tables.
+    /// So many bytes of all memories and tables. More than the user's quota allows is [`SpawnError::Invalid`].
     pub fn memory_bytes(mut self, bytes: u64) -> ChildLimits {
         self.memory_bytes = Some(bytes);
         self
     }
 
-    /// So long to execute, to the millisecond.
+    /// So long to execute, to the millisecond, and no longer than is left to the parent: this is a bound in time, and a later
+    /// one changes nothing.
     pub fn deadline(mut self, duration: Duration) -> ChildLimits {
         // Rounded down: it is an upper bound. What is beyond all bounds is left for the host to refuse.
         self.deadline_ms = Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));

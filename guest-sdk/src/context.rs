@@ -174,7 +174,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// As [`spawn`](Context::spawn); [`SpawnError::Invalid`] for a limit beyond what is left to this run.
+    /// As [`spawn`](Context::spawn); [`SpawnError::Invalid`] for more fuel than is left to this run, and for a limit that the
+    /// host does not allow.
     pub fn spawn_with<R: DeserializeOwned>(
         &self,
         agent: &str,

@@ -138,6 +138,106 @@ fn what_may_not_be_started_is_refused_with_why() {
     });
 }
 
+/// Two questions, one below the other: a parent waits for a child that asks. Gives the parent and the child.
+async fn asks_through_a_child(user: &User) -> (String, String) {
+    let ask = json!({"do": "ask", "prompt": "Which room?", "schema": {"enum": ["blue", "red"]}});
+    let id = user.submit(&with(&[spawn("probe", &ask), json!({"do": "thinking", "text": "after"})])).await;
+    loop {
+        let runs = user.get("/v1/runs?limit=10&status=waiting").await.is(StatusCode::OK);
+        let runs = runs["runs"].as_array().expect("runs");
+        let child = runs.iter().find(|run| run["parent_run_id"] == id.as_str() && run["wait"]["for"] == "human");
+        let parent = runs.iter().find(|run| run["id"] == id.as_str() && run["wait"]["for"] == "child");
+        if let (Some(child), Some(parent)) = (child, parent) {
+            assert_eq!(parent["wait"]["about"]["run_id"], child["id"], "it says on whom it waits: {parent:#}");
+            assert_eq!(child["wait"]["about"]["prompt"], "Which room?", "{child:#}");
+            return (id, child["id"].as_str().expect("an id").to_owned());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_childs_question_is_answered_at_the_child_and_its_parent_goes_on() {
+    run(async {
+        let ann = parent(shared().await).await;
+        let (id, child) = asks_through_a_child(&ann).await;
+        let answer = |value: &str| json!({ "answer": value });
+        // It is the child's question and nobody else's.
+        ann.post(&format!("/v1/runs/{id}/input"), &answer("red")).await.problem(409, "not_waiting");
+        ann.post(&format!("/v1/runs/{child}/input"), &answer("green")).await.problem(422, "answer_misfit");
+        ann.post(&format!("/v1/runs/{child}/input"), &answer("red")).await.is(StatusCode::OK);
+        let done = ann.ended(&id).await;
+        assert_eq!(done["output"][0]["answer"]["ok"], json!({"ok": "red"}), "{done:#}");
+        assert_eq!(done["children"], json!({"succeeded": 1, "failed": 0, "cancelled": 0}), "{done:#}");
+        assert_eq!(ann.ended(&child).await["stop_reason"], "completed");
+    });
+}
+
+#[test]
+fn a_childs_question_is_gone_when_its_parent_is_cancelled() {
+    run(async {
+        let ann = parent(shared().await).await;
+        let (id, child) = asks_through_a_child(&ann).await;
+        assert!(ann.post(&format!("/v1/runs/{id}/cancel"), &json!({})).await.status.is_success());
+        assert_eq!(ann.ended(&id).await["stop_reason"], "cancelled");
+        let ended = ann.ended(&child).await;
+        assert_eq!((&ended["stop_reason"], &ended["cancelled_by"]), (&json!("cancelled"), &json!(id)), "{ended:#}");
+        let late = ann.post(&format!("/v1/runs/{child}/input"), &json!({"answer": "red"})).await;
+        late.problem(409, "not_waiting");
+        let waiting = ann.get("/v1/runs?status=waiting").await.is(StatusCode::OK);
+        assert_eq!(waiting["runs"], json!([]));
+    });
+}
+
+#[test]
+fn each_child_is_a_run_of_its_own_also_where_the_record_has_ended() {
+    run(async {
+        let ann = shared().await.trusted().await;
+        // From here on the record keeps nothing, and the run cannot be put away.
+        let ends = json!({"do": "std", "op": "list", "path": "/workspace"});
+        let done = ann.finish(&with(&[ends, spawn("echo", &json!(1)), spawn("echo", &json!(2))])).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let output = &done["output"];
+        assert_eq!((&output[1]["answer"]["ok"], &output[2]["answer"]["ok"]), (&json!(1), &json!(2)), "{output:#}");
+        assert_ne!(output[1]["id"], output[2]["id"], "{output:#}");
+    });
+}
+
+#[test]
+fn a_run_that_completes_although_children_of_it_failed_says_so() {
+    run(async {
+        let ann = parent(shared().await).await;
+        let fail = spawn("probe", &json!({"do": "fail", "code": "sorry", "message": "no"}));
+        let mut left = spawn("probe", &json!({"do": "sleep_until", "in_ms": 60_000}));
+        left["wait"] = json!(false);
+        let told = async |run: &Value| ann.events(run["id"].as_str().expect("an id")).await.pop().expect("the end");
+        let done = ann.finish(&with(&[spawn("echo", &json!(1)), fail.clone(), left.clone()])).await;
+        assert_eq!((&done["status"], &done["partial_failure"]), (&json!("succeeded"), &json!(true)), "{done:#}");
+        let children = json!({"succeeded": 1, "failed": 1, "cancelled": 1});
+        assert_eq!(done["children"], children, "{done:#}");
+        let end = told(&done).await;
+        assert_eq!(
+            (&end["payload"]["children"], &end["payload"]["partial_failure"]),
+            (&children, &json!(true)),
+            "{end}"
+        );
+        // It is listed so, too.
+        let runs = ann.get("/v1/runs?limit=10").await.is(StatusCode::OK);
+        let listed = runs["runs"].as_array().expect("runs").iter().find(|run| run["id"] == done["id"]).expect("listed");
+        assert_eq!((&listed["children"], &listed["partial_failure"]), (&children, &json!(true)), "{listed:#}");
+        // Of one that failed itself it is told what became of them.
+        let done = ann.finish(&with(&[fail, json!({"do": "fail", "code": "me", "message": "too"})])).await;
+        assert_eq!((&done["status"], &done["partial_failure"]), (&json!("failed"), &json!(false)), "{done:#}");
+        assert_eq!(told(&done).await["payload"]["children"], json!({"succeeded": 0, "failed": 1, "cancelled": 0}));
+        // A child that was not waited for is no failure; nor are there words for none.
+        let done = ann.finish(&with(&[left])).await;
+        assert_eq!((&done["partial_failure"], &done["children"]["cancelled"]), (&json!(false), &json!(1)), "{done:#}");
+        let done = ann.finish(&with(&[])).await;
+        assert!(done["partial_failure"] == false && done["children"].is_null(), "{done:#}");
+        assert!(told(&done).await["payload"]["children"].is_null());
+    });
+}
+
 /// A run and all below it, once they have ended.
 async fn family(user: &User, root: &Value) -> Vec<Value> {
     let runs = user.get("/v1/runs?limit=100").await.is(StatusCode::OK);
@@ -165,13 +265,16 @@ fn a_family_takes_no_more_than_its_first_run_was_given() {
         let spin = spawn("hostile", &json!({"scenario": "spin"}));
         let greedy =
             json!({"do": "spawn", "agent": "hostile", "input": {"scenario": "spin"}, "fuel": 9_000_000_000_u64});
-        // As a child and as a child of a child, with what a child has if nothing is said, and at last with far more than
-        // there is, which takes all that is left, so that the parent itself has none to go on with.
+        // As a child and as a child of a child, with what a child has if nothing is said. What is far more than there is
+        // starts nothing and costs nothing.
         let fuel_max = 300_000_000_u64;
-        let steps = [spawn("probe", &spin), spin.clone(), spin, greedy];
+        let steps = [spawn("probe", &spin), spin.clone(), spin.clone(), greedy, spin];
         let root = json!({"agent": "probe", "limits": {"fuel": fuel_max}, "input": {"do": "seq", "steps": steps}});
         let done = ann.finish(&root).await;
-        assert_eq!(done["stop_reason"], "out_of_fuel", "{done:#}");
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let refused = &done["output"][3]["error"];
+        assert_eq!(refused["kind"], "invalid", "{done:#}");
+        assert!(refused["text"].as_str().is_some_and(|text| text.contains(" left")), "{refused}");
         let runs = family(&ann, &done).await;
         assert_eq!(runs.len(), 6, "{runs:#?}");
         let taken: u64 = runs.iter().map(|run| run["usage"]["fuel"].as_u64().expect("fuel")).sum();

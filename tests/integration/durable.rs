@@ -212,6 +212,10 @@ fn a_child_that_is_started_again_by_the_same_call_is_not_executed_again() {
         let (mut server, ann) = started(dir.path()).await;
         let set = json!({"do": "state_set", "scope": "user", "key": "k", "text": "v"});
         let child = json!({"do": "spawn", "agent": "probe", "input": set, "wait": false});
+        // It fills its tree, in which there is no room for another.
+        let path = format!("/v1/users/{}/quota", ann.name);
+        let one = json!({"descendants_per_run": 1});
+        server.operator().send(Method::PUT, &path, Some(&one)).await.is(StatusCode::OK);
         let id = ann.submit(&durable(&[child, json!({"do": "sleep", "ms": 1_500})])).await;
         let is_child = |run: &Value| run["parent_run_id"] == id.as_str();
         let runs = runs_when(&ann, |runs| runs.iter().any(|run| is_child(run) && run["status"] == "succeeded")).await;

@@ -116,7 +116,9 @@ fn operators_make_operators_and_users_make_nobody() {
         team.post("/v1/keys", &json!({"user": "made-by-team-a"})).await.is(StatusCode::CREATED);
         team.post("/v1/runs", &json!({"agent": "echo", "input": 1})).await.problem(403, "user_needed");
         let ann = server.stranger().await;
-        ann.post("/v1/keys", &json!({"user": "x", "role": "operator"})).await.problem(403, "operator_needed");
+        let refused =
+            ann.post("/v1/keys", &json!({"user": "x", "role": "operator"})).await.problem(403, "operator_needed");
+        assert!(refused["hint"].as_str().is_some_and(|hint| hint.contains("POST /v1/keys")), "{refused}");
         server.operator.post("/v1/keys", &json!({"user": "x", "role": "root"})).await.problem(422, "invalid_body");
     });
 }

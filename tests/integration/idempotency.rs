@@ -79,7 +79,8 @@ fn the_same_key_and_body_give_the_same_run_as_it_stands_also_after_a_restart() {
         let spaced = ann.request(Method::POST, "/v1/runs").header("idempotency-key", "k-1");
         let spaced = spaced.header("content-type", "application/json").body(format!("{body} "));
         let spaced = Answer::of(spaced.send().await.expect("answered")).await;
-        spaced.problem(422, "idempotency_key_reused");
+        let reused = spaced.problem(422, "idempotency_key_reused");
+        assert!(reused["hint"].as_str().is_some_and(|hint| hint.contains("new key")), "{reused}");
         let other = submit(&ann, "k-1", &json!({"agent": "echo", "input": 1})).await;
         assert_eq!(other.problem(422, "idempotency_key_reused")["field"], "Idempotency-Key");
         // Another user's key is another key, however it reads.

@@ -41,6 +41,7 @@ mod recovery;
 mod replay;
 mod restart;
 mod retention;
+mod retries;
 mod runs;
 mod server;
 mod sockets;

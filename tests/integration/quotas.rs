@@ -6,7 +6,7 @@ use cofferdam_core::{
     identity::Operator,
     ids::{Digest, RequestId, RunId, ThreadId, UserId},
     quota::{LimitsAsked, Quota},
-    run::{Durability, Priority, RunEnd, RunSpec, StopReason, Usage},
+    run::{Children, Durability, Priority, RunEnd, RunSpec, StopReason, Usage},
     storage::RunBatch,
 };
 use jiff::ToSpan as _;
@@ -312,12 +312,14 @@ async fn ended_days_ago(server: &Server, user: &User, days: i64) {
         limits: Quota::default().narrow(LimitsAsked::default()).expect("the defaults"),
         priority: Priority::Normal,
         durability: Durability::Ephemeral,
+        retries: None,
         created_at: then,
     };
     storage.insert_run(&scope, &spec, None).await.expect("kept");
     let batch = RunBatch {
         run: id,
         started_at: Some(then),
+        attempt: None,
         effects: false,
         events: Vec::new(),
         chunks: Vec::new(),
@@ -328,6 +330,7 @@ async fn ended_days_ago(server: &Server, user: &User, days: i64) {
         output: None,
         error: None,
         usage: Usage::default(),
+        children: Children::default(),
         started_at: Some(then),
         finished_at: then,
     };

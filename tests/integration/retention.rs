@@ -109,6 +109,7 @@ fn a_host_whose_disk_is_nearly_full_takes_no_new_runs_and_says_why() {
             limits: LimitsAsked::default(),
             priority: Priority::default(),
             durability: Durability::default(),
+            retries: None,
             request: RequestId::generate(),
             once: None,
         };

@@ -23,21 +23,41 @@ use tokio::sync::Semaphore;
 type Kept<T> = Result<T, StorageError>;
 
 /// A storage that panics when it is asked for the key `panic`, or for what the user `cursed` was granted; and that keeps
-/// the runs of the user `patient`, and the keys for a user of that name, only as fast as the gate lets them through.
+/// the runs of the user `patient`, and the keys for a user of that name, only as fast as the gate lets them through; and that
+/// fails the user `unlucky` as often as it is told.
 pub struct Odd {
     inner: MemoryStorage,
     pub gate: Semaphore,
     /// How many wait at the gate.
     pub waiting: AtomicUsize,
+    /// How many of the next commits before an effect fail, and how many of the next looks at a record.
+    pub effects_fail: AtomicUsize,
+    pub records_fail: AtomicUsize,
 }
 
 impl Default for Odd {
     fn default() -> Self {
-        Self { inner: MemoryStorage::default(), gate: Semaphore::new(0), waiting: AtomicUsize::new(0) }
+        Self {
+            inner: MemoryStorage::default(),
+            gate: Semaphore::new(0),
+            waiting: AtomicUsize::new(0),
+            effects_fail: AtomicUsize::new(0),
+            records_fail: AtomicUsize::new(0),
+        }
     }
 }
 
 impl Odd {
+    /// Fails the unlucky while there is something left of how often.
+    fn fail(scope: &Scope, times: &AtomicUsize) -> Kept<()> {
+        let unlucky = scope.user().as_str() == "unlucky";
+        let fewer = |times: usize| times.checked_sub(1);
+        match unlucky && times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
+            true => Err(StorageError { doing: "do as it was asked", source: "told to fail".into() }),
+            false => Ok(()),
+        }
+    }
+
     async fn pass(&self, user: &UserId) {
         if user.as_str() == "patient" {
             self.waiting.fetch_add(1, Ordering::SeqCst);
@@ -60,6 +80,9 @@ impl Storage for Odd {
         self.inner.request_cancel(scope, id, request).await
     }
     async fn append(&self, scope: &Scope, batch: RunBatch) -> Kept<()> {
+        if batch.effects {
+            Self::fail(scope, &self.effects_fail)?;
+        }
         self.inner.append(scope, batch).await
     }
     async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Kept<()> {
@@ -90,6 +113,7 @@ impl Storage for Odd {
         self.inner.feed_end(scope).await
     }
     async fn record(&self, scope: &Scope, id: RunId, after: u64) -> Kept<Vec<RecordChunk>> {
+        Self::fail(scope, &self.records_fail)?;
         self.inner.record(scope, id, after).await
     }
     async fn history(&self, scope: &Scope) -> Kept<History> {

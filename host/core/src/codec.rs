@@ -10,7 +10,8 @@ use bincode::{Decode, Encode, config};
 /// | 1 | |
 /// | 2 | a run's usage has its tool calls and its memory over time |
 /// | 3 | the record of a run has all that it takes to execute it again |
-const VERSION: u8 = 3;
+/// | 4 | the end of a run has what became of its children; a record can have several attempts |
+const VERSION: u8 = 4;
 
 /// The first format, from which on all can be read.
 const VERSION_MIN: u8 = 1;
@@ -24,6 +25,12 @@ impl Format {
     #[must_use]
     pub const fn counts_tools_and_memory_time(self) -> bool {
         self.0 >= 2
+    }
+
+    /// Whether the end of a run has what became of its children.
+    #[must_use]
+    pub const fn counts_children(self) -> bool {
+        self.0 >= 4
     }
 
     /// Whether a record has the fuel that tools took, and where an unusual answer came.
@@ -143,7 +150,10 @@ fn decode_first<T: Decode<Format>>(format: Format, bytes: &[u8]) -> Result<(T, &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{event::Event, run::Usage};
+    use crate::{
+        event::Event,
+        run::{Children, Usage},
+    };
     use proptest::prelude::*;
 
     proptest! {
@@ -167,7 +177,8 @@ mod tests {
             let _ = append(&(4_u32, output_bytes), &mut first);
             let _ = append(&figures, &mut first);
             let read: Event = decode(&first).expect("decodes");
-            prop_assert_eq!(&read, &Event::AgentCompleted { output_bytes, usage });
+            let children = Children::default();
+            prop_assert_eq!(&read, &Event::AgentCompleted { output_bytes, usage, children });
             let again: Event = decode(&encode(&read).expect("encodes")).expect("decodes");
             prop_assert_eq!(again, read);
             first[0] = VERSION;

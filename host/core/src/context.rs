@@ -375,6 +375,7 @@ impl UserExecutionContext {
             limits: DESCRIPTION_LIMITS,
             priority: Priority::default(),
             durability: Durability::Ephemeral,
+            retries: None,
             created_at: clock::now(),
         };
         let RunLimits { fuel, memory_bytes, deadline_ms } = DESCRIPTION_LIMITS;

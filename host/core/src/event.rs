@@ -3,7 +3,7 @@
 use crate::{
     Json,
     ids::{Digest, PluginName, RunId},
-    run::{StopReason, Usage},
+    run::{Children, StopReason, Usage},
 };
 use bincode::{Decode, Encode};
 use jiff::Timestamp;
@@ -62,6 +62,8 @@ pub enum Event {
         output_bytes: u64,
         /// What the run took.
         usage: Usage,
+        /// What became of the runs that it started.
+        children: Children,
     },
     /// The run ended without an output.
     AgentError {
@@ -73,6 +75,8 @@ pub enum Event {
         message: String,
         /// What the run took.
         usage: Usage,
+        /// What became of the runs that it started.
+        children: Children,
     },
     /// How far the agent has come.
     Progress {
@@ -104,10 +108,12 @@ pub enum Event {
         message: String,
         /// What the run took.
         usage: Usage,
+        /// What became of the runs that it started.
+        children: Children,
     },
     /// The run is put away until there is what it waits for.
     RunWaiting {
-        /// For what: `time`, `human`, `approval`, `child` or `memory`.
+        /// For what: `time`, `human`, `approval`, `child`, `memory`, `storage` or `retry`.
         waits_for: String,
         /// Number of the call in the run's record whose answer it waits for.
         call: u64,
@@ -221,16 +227,29 @@ impl Serialize for Payload<'_> {
                 fields!("call": call, "tool": tool, "ok": &error.is_none(), "error": error,
                     "result_bytes": result_bytes, "elapsed_ms": elapsed_ms)
             }
-            Event::AgentCompleted { output_bytes, usage } => {
+            Event::AgentCompleted { output_bytes, usage, children } if children.any() => {
+                fields!("stop_reason": &StopReason::Completed, "output_bytes": output_bytes, "usage": usage,
+                    "children": children, "partial_failure": &(children.failed > 0))
+            }
+            Event::AgentCompleted { output_bytes, usage, .. } => {
                 fields!("stop_reason": &StopReason::Completed, "output_bytes": output_bytes, "usage": usage)
             }
-            Event::AgentError { stop_reason, code, message, usage } => {
+            Event::AgentError { stop_reason, code, message, usage, children } if children.any() => {
+                fields!("stop_reason": stop_reason, "code": code, "message": message, "usage": usage,
+                    "children": children)
+            }
+            Event::AgentError { stop_reason, code, message, usage, .. } => {
                 fields!("stop_reason": stop_reason, "code": code, "message": message, "usage": usage)
             }
-            Event::AgentCancelled { by, message, usage } => {
+            Event::AgentCancelled { by, message, usage, children } => {
                 let reason = StopReason::Cancelled;
-                fields!("stop_reason": &reason, "code": reason.as_str(), "message": message, "cancelled_by": by,
-                    "usage": usage)
+                if children.any() {
+                    fields!("stop_reason": &reason, "code": reason.as_str(), "message": message, "cancelled_by": by,
+                        "usage": usage, "children": children)
+                } else {
+                    fields!("stop_reason": &reason, "code": reason.as_str(), "message": message, "cancelled_by": by,
+                        "usage": usage)
+                }
             }
             Event::RunWaiting { waits_for, call, about, until } => {
                 fields!("for": waits_for, "call": call, "about": about, "until": until)

@@ -97,6 +97,8 @@ struct Log {
 #[derive(Default)]
 struct Unsaved {
     started: bool,
+    /// Another attempt begins.
+    attempt: Option<u32>,
     effects: bool,
     bytes: usize,
     events: Vec<Envelope>,
@@ -165,6 +167,10 @@ impl Journal {
             log.effects_saved = run.effects;
             log.calls = Calls::after(continued, ctx.quota().record_bytes_per_run);
             log.calls.told_as(ctx.spec().durability, ctx.stop());
+            if let Some(attempt) = continued.begins {
+                log.unsaved.attempt = Some(attempt);
+                log.unsaved.bytes += log.calls.attempt(attempt);
+            }
         }
         journal
     }
@@ -466,6 +472,7 @@ impl RunJournal {
         let batch = RunBatch {
             run: self.0.run,
             started_at: log.started_at.filter(|_| unsaved.started),
+            attempt: unsaved.attempt,
             effects: unsaved.effects,
             events: unsaved.events,
             chunks: unsaved.chunks,
@@ -478,6 +485,7 @@ impl RunJournal {
         let mut log = self.log();
         log.in_flight = 0;
         log.unsaved.started |= batch.started_at.is_some();
+        log.unsaved.attempt = batch.attempt.or(log.unsaved.attempt);
         log.unsaved.effects |= batch.effects;
         let newer = std::mem::replace(&mut log.unsaved.events, batch.events);
         log.unsaved.events.extend(newer);
@@ -534,6 +542,7 @@ impl Drop for Taken<'_> {
             let none = RunBatch {
                 run: self.batch.run,
                 started_at: None,
+                attempt: None,
                 effects: false,
                 events: Vec::new(),
                 chunks: Vec::new(),

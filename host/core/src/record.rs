@@ -62,6 +62,12 @@ pub enum Record {
         /// How many.
         events: u64,
     },
+    /// The run is executed again from its beginning: what follows is asked by another attempt, which knows nothing of what
+    /// was before. Calls are numbered on.
+    Attempt {
+        /// Which one it is; the first has no such entry.
+        attempt: u32,
+    },
 }
 
 impl Record {
@@ -69,7 +75,7 @@ impl Record {
     #[must_use]
     pub const fn call(&self) -> u64 {
         match self {
-            Self::Seed(_) | Self::Said { .. } => 0,
+            Self::Seed(_) | Self::Said { .. } | Self::Attempt { .. } => 0,
             Self::Call { call, .. }
             | Self::Started { call, .. }
             | Self::Finished { call, .. }
@@ -194,6 +200,7 @@ mod tests {
             Record::Observed { call: 3, of: 2 },
             Record::Incomplete { call: 4, why: "files".into() },
             Record::Said { events: 5 },
+            Record::Attempt { attempt: 2 },
         ];
         let mut chunk = RecordChunk::empty(1);
         for record in &records {

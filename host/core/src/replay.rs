@@ -183,7 +183,7 @@ impl Known {
                     state.finished.insert(call, answer);
                 }
                 Record::Call { .. } | Record::Started { .. } | Record::Observed { .. } => state.calls.push_back(record),
-                Record::Incomplete { .. } | Record::Said { .. } => {}
+                Record::Incomplete { .. } | Record::Said { .. } | Record::Attempt { .. } => {}
             }
         }
         Self { beyond, state: Mutex::new(state) }

@@ -11,7 +11,7 @@ use crate::{
 use bincode::{Decode, de::Decoder, error::DecodeError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 /// Everything needed to execute a run; fixed when it is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +42,97 @@ pub struct RunSpec {
     pub priority: Priority,
     /// What becomes of it when its host goes away.
     pub durability: Durability,
+    /// How often it is executed if it fails; once if nothing is said.
+    pub retries: Option<Retries>,
     /// When it was accepted.
     pub created_at: Timestamp,
+}
+
+/// That a run that fails is executed again, how often at most, and after which pause. The pause doubles each time, up to
+/// [`BACKOFF_MS_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RetriesAsked")]
+pub struct Retries {
+    attempts: u32,
+    backoff_ms: u64,
+}
+
+/// How often a run may be executed, the first time included.
+pub const ATTEMPTS_MAX: u32 = 10;
+
+/// The shortest pause before a run is executed again, in milliseconds.
+pub const BACKOFF_MS_MIN: u64 = 100;
+
+/// The longest, in milliseconds.
+pub const BACKOFF_MS_MAX: u64 = 3_600_000;
+
+/// The first pause if nothing is said, in milliseconds.
+pub const BACKOFF_MS: u64 = 1_000;
+
+/// Retries as they are asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetriesAsked {
+    attempts: u32,
+    #[serde(default = "default_backoff_ms")]
+    backoff_ms: u64,
+}
+
+const fn default_backoff_ms() -> u64 {
+    BACKOFF_MS
+}
+
+/// Retries that are out of range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoRetries {
+    /// Of the attempts.
+    #[error("attempts must be from 1 to {ATTEMPTS_MAX}, the first one included, not {0}")]
+    Attempts(u32),
+    /// Of the pause.
+    #[error("backoff_ms must be from {BACKOFF_MS_MIN} to {BACKOFF_MS_MAX}, not {0}")]
+    Backoff(u64),
+}
+
+impl Retries {
+    /// Executed so often at most, the first time included, and so many milliseconds after it failed first.
+    ///
+    /// # Errors
+    /// When either is out of range.
+    pub fn new(attempts: u32, backoff_ms: u64) -> Result<Self, NoRetries> {
+        if !(1..=ATTEMPTS_MAX).contains(&attempts) {
+            return Err(NoRetries::Attempts(attempts));
+        }
+        if !(BACKOFF_MS_MIN..=BACKOFF_MS_MAX).contains(&backoff_ms) {
+            return Err(NoRetries::Backoff(backoff_ms));
+        }
+        Ok(Self { attempts, backoff_ms })
+    }
+
+    /// How often the run is executed at most, the first time included.
+    #[must_use]
+    pub const fn attempts(self) -> u32 {
+        self.attempts
+    }
+
+    /// The first pause, in milliseconds.
+    #[must_use]
+    pub const fn backoff_ms(self) -> u64 {
+        self.backoff_ms
+    }
+
+    /// How long the run waits after an attempt that failed, the first being 1. None: that was the last.
+    #[must_use]
+    pub fn pause_after(self, attempt: u32) -> Option<Duration> {
+        let doubled = self.backoff_ms.saturating_mul(1 << attempt.saturating_sub(1).min(32));
+        (attempt < self.attempts).then(|| Duration::from_millis(doubled.min(BACKOFF_MS_MAX)))
+    }
+}
+
+impl TryFrom<RetriesAsked> for Retries {
+    type Error = NoRetries;
+    fn try_from(asked: RetriesAsked) -> Result<Self, NoRetries> {
+        Self::new(asked.attempts, asked.backoff_ms)
+    }
 }
 
 /// What becomes of a run that its host's end cuts off.
@@ -258,6 +347,13 @@ impl StopReason {
         }
     }
 
+    /// Whether a run that ended so may end otherwise when it is executed again: by the agent's own fault or the host's, and
+    /// not by a limit, a refusal or a cancel. What may have been done outside and is not known is not done again.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        matches!(self.fault(), Some(Fault::Guest | Fault::Host)) && !matches!(self, Self::OutcomeUnknown)
+    }
+
     /// Who is to blame; none for a completed run.
     #[must_use]
     pub const fn fault(self) -> Option<Fault> {
@@ -293,6 +389,24 @@ pub struct Usage {
     pub memory_byte_seconds: u64,
 }
 
+impl Usage {
+    /// Of a run that was executed again: what all of its attempts took, this being the last. Its events are all in one log.
+    #[must_use]
+    pub const fn with_earlier(self, earlier: Self) -> Self {
+        let peak = if self.memory_peak_bytes > earlier.memory_peak_bytes { self } else { earlier }.memory_peak_bytes;
+        Self {
+            fuel: self.fuel.saturating_add(earlier.fuel),
+            memory_peak_bytes: peak,
+            wall_ms: self.wall_ms.saturating_add(earlier.wall_ms),
+            active_ms: self.active_ms.saturating_add(earlier.active_ms),
+            host_calls: self.host_calls.saturating_add(earlier.host_calls),
+            events: self.events,
+            tool_calls: self.tool_calls.saturating_add(earlier.tool_calls),
+            memory_byte_seconds: self.memory_byte_seconds.saturating_add(earlier.memory_byte_seconds),
+        }
+    }
+}
+
 impl Decode<Format> for Usage {
     fn decode<D: Decoder<Context = Format>>(decoder: &mut D) -> Result<Self, DecodeError> {
         let mut usage = Self {
@@ -313,6 +427,46 @@ impl Decode<Format> for Usage {
 }
 
 bincode::impl_borrow_decode_with_context!(Usage, Format);
+
+/// What became of the runs that a run started, at all of its attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, bincode::Encode)]
+pub struct Children {
+    /// How many completed.
+    pub succeeded: u32,
+    /// How many failed.
+    pub failed: u32,
+    /// How many were cancelled: by their parent, by somebody, or with it, because they had not ended when it did.
+    pub cancelled: u32,
+}
+
+impl Children {
+    /// Whether there were any.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.succeeded > 0 || self.failed > 0 || self.cancelled > 0
+    }
+
+    /// Counts one more. One that goes on is cancelled, because its parent has ended.
+    pub const fn count(&mut self, child: RunStatus) {
+        let place = match child {
+            RunStatus::Succeeded => &mut self.succeeded,
+            RunStatus::Failed => &mut self.failed,
+            _ => &mut self.cancelled,
+        };
+        *place = place.saturating_add(1);
+    }
+}
+
+impl Decode<Format> for Children {
+    fn decode<D: Decoder<Context = Format>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        if !decoder.context().counts_children() {
+            return Ok(Self::default());
+        }
+        Ok(Self { succeeded: u32::decode(decoder)?, failed: u32::decode(decoder)?, cancelled: u32::decode(decoder)? })
+    }
+}
+
+bincode::impl_borrow_decode_with_context!(Children, Format);
 
 /// That somebody asked a run to stop. The first who asks stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -345,6 +499,8 @@ pub struct RunEnd {
     pub error: Option<RunError>,
     /// What it took.
     pub usage: Usage,
+    /// What became of the runs that it started.
+    pub children: Children,
     /// When it was admitted, if it was.
     pub started_at: Option<Timestamp>,
     /// When it ended.
@@ -368,6 +524,10 @@ pub struct RunView {
     pub priority: Priority,
     /// What becomes of it when its host goes away.
     pub durability: Durability,
+    /// How often it is executed if it fails; once if nothing is said.
+    pub retries: Option<Retries>,
+    /// Which attempt it is at, or ended with: 1 unless it was executed again.
+    pub attempt: u32,
     /// The run that started it, if one did.
     pub parent_run_id: Option<RunId>,
     /// Where it stands.
@@ -389,6 +549,8 @@ pub struct RunView {
     pub cancel: Option<CancelRequest>,
     /// What it took; zeros until it has ended.
     pub usage: Usage,
+    /// What became of the runs that it started; zeros until it has ended.
+    pub children: Children,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When it was admitted.
@@ -409,6 +571,8 @@ impl RunView {
             thread_id: spec.thread.clone(),
             priority: spec.priority,
             durability: spec.durability,
+            retries: spec.retries,
+            attempt: 1,
             parent_run_id: spec.parent,
             status: RunStatus::Queued,
             wait: None,
@@ -417,10 +581,17 @@ impl RunView {
             error: None,
             cancel: None,
             usage: Usage::default(),
+            children: Children::default(),
             created_at: spec.created_at,
             started_at: None,
             finished_at: None,
         }
+    }
+
+    /// Whether it completed although some of the runs that it started failed.
+    #[must_use]
+    pub fn is_partial_failure(&self) -> bool {
+        self.status == RunStatus::Succeeded && self.children.failed > 0
     }
 
     /// The same run, ended.
@@ -432,6 +603,7 @@ impl RunView {
         self.output.clone_from(&end.output);
         self.error.clone_from(&end.error);
         self.usage = end.usage;
+        self.children = end.children;
         self.started_at = end.started_at;
         self.finished_at = Some(end.finished_at);
         self
@@ -441,6 +613,40 @@ impl RunView {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_double_up_to_an_hour_and_the_last_attempt_has_none() {
+        let retries = Retries::new(10, 500_000).expect("in range");
+        let pauses: Vec<_> =
+            (1..=10).map(|attempt| retries.pause_after(attempt).map(|pause| pause.as_secs())).collect();
+        let longest = Some(3_600);
+        let expected =
+            [Some(500), Some(1_000), Some(2_000), longest, longest, longest, longest, longest, longest, None];
+        assert_eq!(pauses, expected);
+        assert_eq!(Retries::new(1, 100).expect("in range").pause_after(1), None);
+        for (attempts, backoff_ms) in [(0, 100), (11, 100), (2, 99), (2, 3_600_001)] {
+            assert!(Retries::new(attempts, backoff_ms).is_err(), "{attempts} {backoff_ms}");
+        }
+        let read = |text| serde_json::from_str::<Retries>(text);
+        assert_eq!(read(r#"{"attempts":3}"#).expect("reads"), Retries::new(3, BACKOFF_MS).expect("in range"));
+        for text in [r#"{"attempts":0}"#, r#"{"backoff_ms":100}"#, r#"{"attempts":2,"factor":2}"#, "3"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_end_otherwise_is_executed_again() {
+        let again: Vec<_> = StopReason::ALL.into_iter().filter(|reason| reason.may_pass()).collect();
+        let expected = [
+            StopReason::GuestError,
+            StopReason::Trap,
+            StopReason::OutputTooLarge,
+            StopReason::InvalidOutput,
+            StopReason::HostShutdown,
+            StopReason::HostError,
+        ];
+        assert_eq!(again, expected);
+    }
 
     #[test]
     fn words_read_back_and_match_the_wire() {

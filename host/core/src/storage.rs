@@ -11,7 +11,7 @@ use crate::{
     ids::{Digest, KeyId, PluginName, RunId, ThreadId, TierName, UserId},
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
-    run::{CancelRequest, Durability, Priority, RunEnd, RunSpec, RunStatus, RunView, Usage},
+    run::{CancelRequest, Children, Durability, Priority, Retries, RunEnd, RunSpec, RunStatus, RunView, Usage},
     usage::{Day, UsageSum},
     wait::Wait,
 };
@@ -47,6 +47,8 @@ pub struct RunBatch {
     pub run: RunId,
     /// Set once the run has been admitted: it is `running` from here on.
     pub started_at: Option<Timestamp>,
+    /// Set where another attempt at the run begins: which one.
+    pub attempt: Option<u32>,
     /// Whether the run is about to change something outside itself.
     pub effects: bool,
     /// In order of `seq`, without holes.
@@ -110,6 +112,10 @@ pub struct UnfinishedRun {
     pub priority: Priority,
     /// What becomes of it when its host goes away.
     pub durability: Durability,
+    /// How often it is executed if it fails; once if nothing is said.
+    pub retries: Option<Retries>,
+    /// Which attempt it is at; 1 unless it was executed again.
+    pub attempt: u32,
     /// The run that started it, if one did.
     pub parent: Option<RunId>,
     /// When it was accepted.
@@ -448,6 +454,8 @@ impl UnfinishedRun {
             thread: view.thread_id.clone(),
             priority: view.priority,
             durability: view.durability,
+            retries: view.retries,
+            attempt: view.attempt,
             parent: view.parent_run_id,
             created_at: view.created_at,
             status: RunStatus::Queued,
@@ -469,6 +477,8 @@ impl UnfinishedRun {
             thread_id: self.thread.clone(),
             priority: self.priority,
             durability: self.durability,
+            retries: self.retries,
+            attempt: self.attempt,
             parent_run_id: self.parent,
             status: self.status,
             wait: None,
@@ -477,6 +487,7 @@ impl UnfinishedRun {
             error: None,
             cancel: self.cancel.clone(),
             usage: Usage::default(),
+            children: Children::default(),
             created_at: self.created_at,
             started_at: self.started_at,
             finished_at: None,
@@ -500,6 +511,7 @@ impl RunBatch {
         Self {
             run: self.run,
             started_at: self.started_at,
+            attempt: self.attempt,
             effects: self.effects,
             events,
             chunks: self.chunks.clone(),

@@ -6,6 +6,7 @@
 use crate::{
     Json,
     ids::{KeyId, RunId},
+    run::{StopReason, Usage},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -42,9 +43,25 @@ pub enum WaitFor {
     },
     /// For the host to have memory again.
     Memory,
+    /// For the host's storage to work again, in which it had failed the run.
+    Storage,
+    /// For its next attempt, after one that failed.
+    Retry {
+        /// Which one failed, from 1.
+        attempt: u32,
+        /// Why.
+        stop_reason: StopReason,
+        /// For programs: the stop reason, or the agent's own code.
+        code: String,
+        /// For people.
+        message: String,
+    },
 }
 
 impl WaitFor {
+    /// The word on the wire for a run that waits for its next attempt.
+    pub const RETRY: &str = "retry";
+
     /// The word on the wire.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -54,6 +71,8 @@ impl WaitFor {
             Self::Approval { .. } => "approval",
             Self::Child { .. } => "child",
             Self::Memory => "memory",
+            Self::Storage => "storage",
+            Self::Retry { .. } => Self::RETRY,
         }
     }
 
@@ -70,7 +89,7 @@ impl WaitFor {
     pub const fn schema(&self) -> Option<&Json> {
         match self {
             Self::Human { schema, .. } | Self::Approval { schema, .. } => Some(schema),
-            Self::Time | Self::Child { .. } | Self::Memory => None,
+            Self::Time | Self::Child { .. } | Self::Memory | Self::Storage | Self::Retry { .. } => None,
         }
     }
 }
@@ -86,8 +105,29 @@ pub struct TakenBefore {
     pub fuel: u64,
     /// Bytes that it held, times the seconds for which it did.
     pub memory_byte_seconds: u64,
-    /// How often it was put away for want of memory, one after the other.
-    pub memory_waits: u32,
+    /// How often it was put away for want of what the host should have had, memory or storage, one after the other.
+    #[serde(rename = "memory_waits")]
+    pub host_waits: u32,
+    /// What its attempts before this one had taken, and were charged.
+    #[serde(default)]
+    pub earlier: Earlier,
+}
+
+/// The attempts at a run that have failed, before the one that all the rest is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Earlier {
+    /// How many.
+    pub attempts: u32,
+    /// What they took together; of their memory the most that one of them held. Events are counted in the log.
+    pub usage: Usage,
+}
+
+impl Earlier {
+    /// These, and one more that took so much.
+    #[must_use]
+    pub const fn and(self, usage: Usage) -> Self {
+        Self { attempts: self.attempts.saturating_add(1), usage: self.usage.with_earlier(usage) }
+    }
 }
 
 /// That a run waits.

@@ -9,13 +9,16 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::{AgentRef, KeyId, RequestId, RunId},
     quota::LimitsAsked,
-    run::{CancelRequest, Durability, RunSpec, RunView},
+    run::{CancelRequest, Children, Durability, RunSpec, RunView},
     storage::{PluginKind, StorageError, UnfinishedRun},
 };
 use std::time::Duration;
 
 /// How many runs deep a tree is looked through upwards; no quota allows deeper ones.
 const DEPTH_MAX: u32 = 64;
+
+/// The shortest and the longest wait before storage is asked again that failed.
+const LOOK_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 impl Runtime {
     /// Starts a child of a run, as a call of it. Started again by the same call, it is the same child.
@@ -60,6 +63,8 @@ impl Runtime {
             limits,
             priority: own.priority,
             durability: if about.durable { Durability::Durable } else { own.durability },
+            // Its parent sees how it failed, and can start it again.
+            retries: None,
             created_at: clock::now(),
         };
         let made = self.storage().insert_run(&scope, &spec, None).await;
@@ -100,6 +105,21 @@ impl Runtime {
             fuel = fuel.saturating_add(taken);
         }
         Ok(fuel)
+    }
+
+    /// What became of the runs that a run started which ends now. Tries until storage says it, as the end itself does.
+    pub(crate) async fn children_ended(&self, scope: &Scope, parent: RunId) -> Children {
+        let mut wait = LOOK_WAIT.0;
+        loop {
+            match self.storage().waits().children_ended(scope, parent).await {
+                Ok(children) => return children,
+                Err(error) => {
+                    tracing::error!(run = %parent, %error, source = ?error.source, "a run's children cannot be counted; trying again");
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LOOK_WAIT.1);
+        }
     }
 
     /// How deep a run is in its tree, and how many runs are below the root; counted to a little more than a bound.

@@ -24,8 +24,8 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::RunId,
     journal::{Recorder, RunJournal},
-    run::{Durability, RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
-    storage::{PluginVersion, UnfinishedRun},
+    run::{Children, Durability, RunEnd, RunError, RunSpec, RunView, StopReason, Usage},
+    storage::{PluginVersion, StorageError, UnfinishedRun},
     unwind::unpanicked,
     wait::{TakenBefore, WaitFor},
 };
@@ -34,6 +34,27 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
+
+/// The shortest and the longest wait before storage is asked again, and how often it is asked: for about half a minute.
+const ASK_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const ASKS_MAX: u32 = 12;
+
+/// A failure that may be over in a moment.
+trait MayPass: std::fmt::Display {
+    fn may_pass(&self) -> bool;
+}
+
+impl MayPass for StorageError {
+    fn may_pass(&self) -> bool {
+        true
+    }
+}
+
+impl MayPass for NotBack {
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Storage(_))
+    }
+}
 
 /// One run's way from the queue to its end.
 pub struct RunTask {
@@ -112,8 +133,9 @@ impl RunTask {
         };
         let spec = match spec {
             Some(spec) => spec,
-            None => match self.runtime.storage().run_spec(&self.scope, self.id).await {
+            None => match self.patiently(|| self.runtime.storage().run_spec(&self.scope, self.id)).await {
                 Ok(Some(spec)) => Arc::new(spec),
+                Err(_) if self.is_left() => return,
                 Ok(None) | Err(_) => {
                     let stop = Stop::new(StopReason::HostError, "the host could not read the run; submit it again");
                     return self.never_started(stop, &ending).await;
@@ -122,10 +144,17 @@ impl RunTask {
         };
         let executed = unpanicked(self.execute(&slot, spec, &about)).await;
         drop(slot);
+        let executed = match executed {
+            Some(executed) => executed,
+            None => match self.panicked().await {
+                Some(executed) => executed,
+                None => return,
+            },
+        };
         match executed {
-            Some(Executed::Ended(view)) => self.tell(&ending, *view).await,
-            Some(Executed::Left) => {}
-            Some(Executed::PutAway) => {
+            Executed::Ended(view) => self.tell(&ending, *view).await,
+            Executed::Left => {}
+            Executed::PutAway => {
                 let (runtime, scope, id) = (self.runtime.clone(), self.scope.clone(), self.id);
                 // It is nobody's now. What came in the meantime found it live, and left it.
                 drop(self);
@@ -134,8 +163,40 @@ impl RunTask {
                     tracing::error!(run = %id, %error, "whether a run has what it waits for cannot be read");
                 }
             }
-            None => self.panicked(&ending).await,
         }
+    }
+
+    /// Asks storage for something without which the run does not begin. One that is durable, or goes on, does not end because
+    /// storage fails for a moment: it is asked again for a while.
+    async fn patiently<T, E: MayPass, F: Future<Output = Result<T, E>> + Send>(
+        &self,
+        mut ask: impl FnMut() -> F + Send,
+    ) -> Result<T, E> {
+        let (mut wait, longest) = ASK_WAIT;
+        for _ in 1..ASKS_MAX {
+            match ask().await {
+                Err(error) if error.may_pass() && self.lasts() && self.stop.cause().is_none() => {
+                    tracing::error!(run = %self.id, %error, "storage fails a run that is to go on; trying again");
+                }
+                answered => return answered,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.stopped() => {}
+            }
+            wait = (wait * 2).min(longest);
+        }
+        ask().await
+    }
+
+    /// Whether the host goes away, and what cannot be read now is left to the next one.
+    fn is_left(&self) -> bool {
+        self.lasts() && matches!(self.stop.cause(), Some(StopCause::HostShutdown))
+    }
+
+    /// Whether it goes on where it was after a failure of the host.
+    fn lasts(&self) -> bool {
+        self.has_begun() || self.view.durability == Durability::Durable
     }
 
     /// Whether something of it was executed before.
@@ -168,9 +229,9 @@ impl RunTask {
         };
         let taken = told.map(|stored| stored.wait.taken).unwrap_or_default();
         let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
-        let end = waiting::ending_of(&run, taken)
-            .close(&self.runtime.0.services.counts, &journal, self.settled(Err(stop)).await)
-            .await;
+        let result = self.settled(Err(stop)).await;
+        let end = waiting::ending_of(&run, taken).with_children_of(&self.runtime, &self.scope, run.id).await;
+        let end = end.close(&self.runtime.0.services.counts, &journal, result).await;
         if self.has_begun() {
             self.runtime.end_children(&self.scope, self.id).await;
         }
@@ -198,17 +259,29 @@ impl RunTask {
     }
 
     /// The host panicked outside the sandbox: the run is ended as storage knows it, so that nobody waits for it for ever.
-    async fn panicked(&self, ending: &Announcer) {
+    async fn panicked(&self) -> Option<Executed> {
         let services = &self.runtime.0.services;
         services.host_panics.fetch_add(1, Ordering::Relaxed);
         tracing::error!(run = %self.id, "the host panicked while it executed a run");
         let unfinished = services.storage.unfinished_runs(Operator::host()).await.unwrap_or_default();
-        let Some(run) = unfinished.into_iter().find(|run| run.id == self.id) else { return };
-        let journal = self.runtime.journal().reopen(self.scope.clone(), &run);
+        let run = unfinished.into_iter().find(|run| run.id == self.id)?;
         let stop = Stop::new(StopReason::HostError, "the host failed while it ran this; please report it");
-        let end =
-            Ending::never_ran(run.started_at).close(&services.counts, &journal, self.settled(Err(stop)).await).await;
-        self.tell(ending, self.ended(&end)).await;
+        Some(self.failed_outside(&run, stop).await)
+    }
+
+    /// Puts a run off of which nothing more is executed now, or ends it.
+    async fn failed_outside(&self, run: &UnfinishedRun, stop: Stop) -> Executed {
+        let journal = self.runtime.journal().reopen(self.scope.clone(), run);
+        let cancelled = matches!(self.stop.cause(), Some(StopCause::Cancelled(_)));
+        if !cancelled && self.runtime.put_off_cut(&self.scope, run, &journal, &stop).await {
+            self.runtime.end_children(&self.scope, run.id).await;
+            return Executed::PutAway;
+        }
+        let result = self.settled(Err(stop)).await;
+        let end = Ending::never_ran(run.started_at).with_children_of(&self.runtime, &self.scope, run.id).await;
+        let end = end.close(&self.runtime.0.services.counts, &journal, result).await;
+        self.runtime.end_children(&self.scope, run.id).await;
+        Executed::Ended(Box::new(self.ended(&end)))
     }
 
     /// The spine: grant, context, journal, sandbox, journal.
@@ -217,9 +290,10 @@ impl RunTask {
         let admitted_at = clock::now();
         let back = match self.before.as_ref().filter(|run| run.started_at.is_some()) {
             None => None,
-            Some(run) => match self.back(run).await {
+            Some(run) => match self.patiently(|| self.back(run)).await {
                 Ok(back) => Some(back),
-                Err(error) => return Executed::Ended(Box::new(self.not_back(run, &error).await)),
+                Err(NotBack::Storage(_)) if self.is_left() => return Executed::Left,
+                Err(error) => return self.not_back(run, &error).await,
             },
         };
         let started_at = back.as_ref().and_then(|back| back.run.started_at).unwrap_or(admitted_at);
@@ -229,7 +303,7 @@ impl RunTask {
             services.counts.queue_wait.took(waited);
         }
         let before = back.as_ref().map(|back| back.taken).unwrap_or_default();
-        let granted = services.grants.get(&self.scope, &spec.agent).await;
+        let granted = self.patiently(|| services.grants.get(&self.scope, &spec.agent)).await;
         let permissions = granted.map(|granted| Effective::of(&about.needs, &granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
         let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none().into(), Err(e)), |p| (p, Ok(())));
@@ -254,14 +328,12 @@ impl RunTask {
         let result = match result {
             Ok(output) => Ok(output),
             Err(Ended::Waits(mut waits)) => {
-                if waiting::memory_wait(&mut waits, &mut taken) {
+                let Some(stop) = waiting::host_wait(&mut waits, &mut taken) else {
                     services.scratch.gone(spec.id).await;
                     waiting::put_away(&journal, *waits, taken).await;
                     return Executed::PutAway;
-                }
-                let why =
-                    "the run waited for memory as often as it may, and other runs hold it still; submit it again later";
-                Err(Stop::new(StopReason::MemoryLimit, why))
+                };
+                Err(stop)
             }
             Err(Ended::Stopped(stop)) => Err(stop),
         };
@@ -270,8 +342,7 @@ impl RunTask {
             journal.leave().await;
             return Executed::Left;
         }
-        let result = self.settled(result).await;
-        let end = Ending {
+        let ending = Ending {
             executed: Some(ctx.began().elapsed()),
             started_at: Some(started_at),
             spent,
@@ -279,17 +350,46 @@ impl RunTask {
             peak_bytes: memory.peak_bytes(),
             memory_byte_seconds: memory.byte_seconds(),
             tool_calls: ctx.tool_calls(),
+            children: Children::default(),
         };
-        let end = end.close(&services.counts, &journal, result).await;
-        if is_the_agents_own(end.stop_reason, &ctx, memory, spent) {
-            let failures_max = ctx.quota().failures_in_a_row;
-            self.runtime.0.backoff.ended(&spec.user, spec.digest, end.stop_reason, failures_max, now);
+        let failures_max = ctx.quota().failures_in_a_row;
+        let count = |reason| {
+            if is_the_agents_own(reason, &ctx, memory, spent) {
+                self.runtime.0.backoff.ended(&spec.user, spec.digest, reason, failures_max, now);
+            }
+        };
+        // Who asks it to stop from here on finds it waiting. Its cancel is not too late, as it is for an end.
+        if let Err(stop) = &result
+            && !matches!(self.stop.cause(), Some(StopCause::Cancelled(_)))
+            && self.put_off(&journal, stop, &ending).await
+        {
+            count(stop.reason);
+            services.scratch.gone(spec.id).await;
+            if ctx.has_children() {
+                self.runtime.end_children(&self.scope, spec.id).await;
+            }
+            return Executed::PutAway;
         }
+        let result = self.settled(result).await;
+        // One that is executed again may have had children at an attempt before.
+        let ending = match ctx.has_children() || before.earlier.attempts > 0 {
+            true => ending.with_children_of(&self.runtime, &self.scope, spec.id).await,
+            false => ending,
+        };
+        let end = ending.close(&services.counts, &journal, result).await;
+        count(end.stop_reason);
         services.scratch.gone(spec.id).await;
         if ctx.has_children() {
             self.runtime.end_children(&self.scope, spec.id).await;
         }
-        Executed::Ended(Box::new(self.ended(&end)))
+        let attempt = before.earlier.attempts.saturating_add(1);
+        Executed::Ended(Box::new(RunView { attempt, ..self.ended(&end) }))
+    }
+
+    /// Puts the run away until its next attempt, if it is to have one.
+    async fn put_off(&self, journal: &RunJournal, stop: &Stop, ending: &Ending) -> bool {
+        let earlier = ending.taken.earlier.and(ending.usage_of_attempt());
+        self.runtime.put_off(&self.scope, &self.unfinished(), journal, stop, earlier).await
     }
 
     /// Whether the host is going away, and the run goes on with the next one.
@@ -297,8 +397,8 @@ impl RunTask {
         spec.durability == Durability::Durable && matches!(self.stop.cause(), Some(StopCause::HostShutdown))
     }
 
-    /// Ends a run that cannot be brought back.
-    async fn not_back(&self, run: &UnfinishedRun, error: &NotBack) -> RunView {
+    /// Puts off, or ends, a run that cannot be brought back.
+    async fn not_back(&self, run: &UnfinishedRun, error: &NotBack) -> Executed {
         tracing::error!(run = %run.id, %error, "a run cannot be brought back");
         let message = format!("the host could not go on with the run: {error}");
         let (reason, message) = match run.effects {
@@ -308,10 +408,7 @@ impl RunTask {
             ),
             false => (StopReason::HostError, format!("{message}; nothing outside it was changed, submit it again")),
         };
-        let journal = self.runtime.journal().reopen(self.scope.clone(), run);
-        let end = Ending::never_ran(run.started_at);
-        let result = self.settled(Err(Stop::new(reason, message))).await;
-        self.ended(&end.close(&self.runtime.0.services.counts, &journal, result).await)
+        self.failed_outside(run, Stop::new(reason, message)).await
     }
 }
 
@@ -364,7 +461,8 @@ async fn invoke(
     let fuel = spec.limits.fuel;
     let (recorder, told) = match back {
         None => (Recorder::new(journal.clone()), None),
-        Some(back) => (Recorder::going_on(journal.clone(), back.known), back.told),
+        Some(Back { known: None, .. }) => (Recorder::new(journal.clone()), None),
+        Some(Back { known: Some(known), told, .. }) => (Recorder::going_on(journal.clone(), known), told),
     };
     let sandbox = Sandbox::open(
         services,
@@ -405,6 +503,8 @@ pub struct Ending {
     pub peak_bytes: u64,
     pub memory_byte_seconds: u64,
     pub tool_calls: u64,
+    /// What became of the runs that it started.
+    pub children: Children,
 }
 
 impl Ending {
@@ -412,37 +512,60 @@ impl Ending {
     pub fn never_ran(started_at: Option<Timestamp>) -> Self {
         let (peak_bytes, memory_byte_seconds, tool_calls) = (0, 0, 0);
         let (spent, taken) = (Spent::default(), TakenBefore::default());
-        Self { executed: None, started_at, spent, taken, peak_bytes, memory_byte_seconds, tool_calls }
+        let (executed, children) = (None, Children::default());
+        Self { executed, started_at, spent, taken, peak_bytes, memory_byte_seconds, tool_calls, children }
     }
 
-    /// Makes the end durable, with the run's one terminal event.
-    pub async fn close(self, counts: &Counts, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
-        let usage = Usage {
+    /// With what became of the runs that it started, if it could start any.
+    pub async fn with_children_of(self, runtime: &Runtime, scope: &Scope, run: RunId) -> Self {
+        let children = match self.started_at {
+            Some(_) => runtime.children_ended(scope, run).await,
+            None => Children::default(),
+        };
+        Self { children, ..self }
+    }
+
+    /// What its last attempt took, but for events.
+    pub fn usage_of_attempt(&self) -> Usage {
+        Usage {
             // What was executed again was the same fuel.
             fuel: self.spent.fuel.max(self.taken.fuel),
             memory_peak_bytes: self.peak_bytes,
             wall_ms: self.executed.map_or(self.taken.wall_ms, millis),
             active_ms: millis(self.spent.active).saturating_add(self.taken.active_ms),
             host_calls: self.spent.host_calls,
-            events: journal.seal(),
+            events: 0,
             tool_calls: self.tool_calls,
             memory_byte_seconds: self.memory_byte_seconds.saturating_add(self.taken.memory_byte_seconds),
-        };
+        }
+    }
+
+    /// Makes the end durable, with the run's one terminal event.
+    pub async fn close(self, counts: &Counts, journal: &RunJournal, result: Result<Json, Stop>) -> RunEnd {
+        let usage = Usage { events: journal.seal(), ..self.usage_of_attempt().with_earlier(self.taken.earlier.usage) };
+        let children = self.children;
         let (stop_reason, output, error, event) = match result {
             Ok(output) => {
-                let event = Event::AgentCompleted { output_bytes: output.as_str().len() as u64, usage };
+                let event = Event::AgentCompleted { output_bytes: output.as_str().len() as u64, usage, children };
                 (StopReason::Completed, Some(output), None, event)
             }
             Err(Stop { reason, code, message, cancelled_by }) => {
                 let (code_told, message_told) = (code.clone(), message.clone());
                 let event = match cancelled_by {
-                    Some(by) => Event::AgentCancelled { by: by.to_string(), message: message_told, usage },
-                    None => Event::AgentError { stop_reason: reason, code: code_told, message: message_told, usage },
+                    Some(by) => Event::AgentCancelled { by: by.to_string(), message: message_told, usage, children },
+                    None => Event::AgentError {
+                        stop_reason: reason,
+                        code: code_told,
+                        message: message_told,
+                        usage,
+                        children,
+                    },
                 };
                 (reason, None, Some(RunError { code, message }), event)
             }
         };
-        let end = RunEnd { stop_reason, output, error, usage, started_at: self.started_at, finished_at: clock::now() };
+        let (started_at, finished_at) = (self.started_at, clock::now());
+        let end = RunEnd { stop_reason, output, error, usage, children, started_at, finished_at };
         journal.close(event, end.clone()).await;
         counts.ended(&end);
         if let Some(executed) = self.executed {

@@ -93,6 +93,7 @@ pub async fn run_local(
         limits: options.limits,
         priority: Priority::default(),
         durability: Durability::default(),
+        retries: None,
         request: RequestId::generate(),
         once: None,
     };

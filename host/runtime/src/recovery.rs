@@ -22,7 +22,7 @@ impl Runtime {
     /// Goes on with what a stopped host left behind. When this returns, every run has ended or waits for its turn.
     pub(crate) async fn recover(&self) -> Result<(), StorageError> {
         let unfinished = self.storage().unfinished_runs(Operator::host()).await?;
-        let (mut ended, mut queued) = (0_usize, 0_usize);
+        let (mut ended, mut queued, mut put_off) = (0_usize, 0_usize, Vec::new());
         let mut endings = JoinSet::new();
         for run in unfinished {
             let Some(stop) = self.stop_of(&run) else {
@@ -31,13 +31,19 @@ impl Runtime {
                 continue;
             };
             if endings.len() >= ENDED_AT_ONCE_MAX {
-                endings.join_next().await;
+                put_off.extend(endings.join_next().await.and_then(Result::ok).flatten());
             }
             let runtime = self.clone();
-            endings.spawn(async move { runtime.end(&run, stop).await });
+            endings.spawn(async move { runtime.end(run, stop).await });
             ended += 1;
         }
-        while endings.join_next().await.is_some() {}
+        while let Some(joined) = endings.join_next().await {
+            put_off.extend(joined.ok().flatten());
+        }
+        // What an attempt has started ends with it. By now these are all in the queue, where a cancel reaches them.
+        for run in &put_off {
+            self.end_children(&Operator::host().on_behalf_of(&run.user), run.id).await;
+        }
         // Also of those that have just ended. What these have started ends with them.
         self.end_orphans().await?;
         // Also those that wait for one that has just ended.
@@ -76,8 +82,15 @@ impl Runtime {
         Some(Stop::new(StopReason::HostShutdown, message))
     }
 
-    async fn end(&self, run: &UnfinishedRun, stop: Stop) {
-        let journal = self.journal().reopen(Operator::host().on_behalf_of(&run.user), run);
-        Ending::never_ran(run.started_at).close(&self.0.services.counts, &journal, Err(stop)).await;
+    /// Ends a run, or puts it off until its next attempt; gives it if it is put off.
+    async fn end(&self, run: UnfinishedRun, stop: Stop) -> Option<UnfinishedRun> {
+        let scope = Operator::host().on_behalf_of(&run.user);
+        let journal = self.journal().reopen(scope.clone(), &run);
+        if self.put_off_cut(&scope, &run, &journal, &stop).await {
+            return Some(run);
+        }
+        let end = Ending::never_ran(run.started_at).with_children_of(self, &scope, run.id).await;
+        end.close(&self.0.services.counts, &journal, Err(stop)).await;
+        None
     }
 }

@@ -21,6 +21,7 @@ use cofferdam_core::{
     replay::{Aspect, Beyond, Difference, Known, Over, Said},
     run::{RunSpec, RunView, StopReason},
     storage::StorageError,
+    wait::WaitFor,
 };
 use serde::Serialize;
 use std::{
@@ -208,7 +209,7 @@ impl Runtime {
         Ok(Replayed { run, digest, reached, difference, calls, events, fuel, elapsed })
     }
 
-    /// What the journal of a run says: what is known of it, how many calls and events, and how many bytes they hold.
+    /// What the journal of a run says of its last attempt: what is known of it, how many calls and events, and how many bytes they hold.
     async fn known(&self, scope: &Scope, run: &RunView, slot: &Slot) -> Result<(Known, u64, u64, u64), ReplayError> {
         let storage = self.storage();
         let (mut continued, mut after) = (Continued::default(), 0);
@@ -224,16 +225,18 @@ impl Runtime {
                 return Err(ReplayError::NoMemory(continued.bytes()));
             }
         }
-        if let Some(why) = continued.incomplete() {
-            return Err(ReplayError::Incomplete(why.to_owned()));
-        }
         let (mut events, mut after, mut bytes) = (VecDeque::new(), 0, continued.bytes());
+        let mut attempt = 1;
         loop {
             let page = storage.events(scope, run.id, after, EVENTS_AT_ONCE).await?;
             let Some(last) = page.last() else { break };
             after = last.seq;
             for envelope in page {
-                if is_the_agents_own(&envelope.event) {
+                // What an attempt says is known to none that comes after it.
+                if matches!(&envelope.event, Event::RunWaiting { waits_for, .. } if waits_for == WaitFor::RETRY) {
+                    attempt += 1;
+                    events.clear();
+                } else if is_the_agents_own(&envelope.event) {
                     bytes += envelope.event.bytes() as u64;
                     events.push_back((envelope.seq, envelope.event));
                 }
@@ -241,6 +244,10 @@ impl Runtime {
             if slot.memory().bytes_left() < bytes {
                 return Err(ReplayError::NoMemory(bytes));
             }
+        }
+        continued.at_attempt(attempt);
+        if let Some(why) = continued.incomplete() {
+            return Err(ReplayError::Incomplete(why.to_owned()));
         }
         let (calls, count, tools_too) = (continued.calls(), events.len() as u64, continued.calls_plugins());
         let said = Said::Log { events, tools_too };

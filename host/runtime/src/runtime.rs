@@ -36,7 +36,7 @@ use cofferdam_core::{
         LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, Quotas, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
         RUNS_QUEUED_MAX,
     },
-    run::{Durability, Priority, RunSpec, RunStatus, RunView},
+    run::{Durability, Priority, Retries, RunSpec, RunStatus, RunView},
     storage::{PluginKind, PluginVersion, Storage, StorageError, UnfinishedRun},
     turns::{Turns, TurnsNow},
 };
@@ -144,6 +144,8 @@ pub struct Submission {
     pub priority: Priority,
     /// What becomes of it when the host goes away.
     pub durability: Durability,
+    /// How often it is executed if it fails; once if nothing is said.
+    pub retries: Option<Retries>,
     /// The request it came with.
     pub request: RequestId,
     /// What is remembered of the request, if it is to make its run once however often it comes.
@@ -624,6 +626,7 @@ impl Runtime {
             limits,
             priority: asked.priority,
             durability: if about.durable { Durability::Durable } else { asked.durability },
+            retries: asked.retries,
             created_at: clock::now(),
         };
         Ok((about, spec))

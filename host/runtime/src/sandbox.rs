@@ -58,6 +58,9 @@ const FUEL_READ_INTERVAL: u64 = 10_000_000;
 /// The longest message kept of what a guest says about its own failure, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
 
+/// The code of an agent's error that says that the input is not what it takes.
+const INVALID_INPUT: &str = "invalid_input";
+
 /// What a client is told of a run that the host cut off after it may have changed something.
 pub const OUTCOME_UNKNOWN: &str = "the host stopped while the run was executing, and the run may have changed files or state; look before you submit it again";
 
@@ -202,6 +205,16 @@ impl Guest {
         }
     }
 
+    /// Whether a durable run's agent can be put away until storage works again, which failed under it. What its record does
+    /// not have is done again, as after the end of its host.
+    fn is_failed_by_storage(&self, error: &wasmtime::Error) -> bool {
+        error.downcast_ref::<HostFailure>().is_some_and(|failure| failure.is_storage)
+            && self.ctx.spec().durability == Durability::Durable
+            && self.recorder.as_ref().is_some_and(Recorder::is_complete)
+            && self.journal.is_some()
+            && !self.ctx.is_over()
+    }
+
     /// Adds the time that a tool's sandbox took beside this one to this guest's bill, which waited for its answer.
     pub const fn add_active(&mut self, active: Duration) {
         self.active_beside = self.active_beside.saturating_add(active);
@@ -222,18 +235,22 @@ impl WasiView for Guest {
 
 /// The host failed on a guest's behalf. Ends the run as `host_error`; the client hears only that.
 #[derive(Debug, thiserror::Error)]
-#[error("the host failed: {0}")]
-pub struct HostFailure(String);
+#[error("the host failed: {why}")]
+pub struct HostFailure {
+    why: String,
+    /// It was storage, which may work again in a moment.
+    is_storage: bool,
+}
 
 impl HostFailure {
     /// With what went wrong, for the log.
     pub fn new(why: impl std::fmt::Display) -> Self {
-        Self(why.to_string())
+        Self { why: why.to_string(), is_storage: false }
     }
 
     /// Storage failed.
     pub fn storage(error: StorageError) -> Self {
-        Self(format!("{error}: {}", error.source))
+        Self { why: format!("{error}: {}", error.source), is_storage: true }
     }
 }
 
@@ -259,6 +276,11 @@ impl Stop {
     /// For a reason that is its own code.
     pub fn new(reason: StopReason, message: impl Into<String>) -> Self {
         Self { reason, code: reason.as_str().to_owned(), message: message.into(), cancelled_by: None }
+    }
+
+    /// Whether the same run may end otherwise when it is executed again. An input that the agent does not take stays one.
+    pub fn may_pass(&self) -> bool {
+        self.reason.may_pass() && !(self.reason == StopReason::GuestError && self.code == INVALID_INPUT)
     }
 
     /// For a run that somebody asked to stop; with what else there is to say of when that was.
@@ -488,6 +510,22 @@ impl Sandbox {
         };
         // What follows is the host's, and need not be waited for by another guest.
         drop(turns);
+        let end = match end {
+            End::Failed(error) if self.store.data().is_failed_by_storage(&error) => {
+                tracing::error!(run = %ctx.spec().id, %error, "storage failed a durable run, which is put away");
+                // What it has started comes to its end first, so that its answers are in the record.
+                let started = self.store.data().started.clone();
+                started.close();
+                tokio::select! {
+                    () = started.wait() => {
+                        End::Failed(Waits { call: 0, waits_for: WaitFor::Storage, until: None }.into())
+                    }
+                    () = ctx.stop().stopped() => End::Dropped,
+                    () = ctx.late() => End::Dropped,
+                }
+            }
+            end => end,
+        };
         let fuel_left = self.store.get_fuel().unwrap_or(0);
         let guest = self.store.data();
         let fuel_left = fuel_left.saturating_add(guest.fuel_unused.load(Ordering::Relaxed));
@@ -571,7 +609,7 @@ fn output_too_large(size: &str, bytes_max: usize) -> Stop {
 
 fn stop_of_agent_error(error: AgentError, guest: &Guest) -> Stop {
     let (code, message, denied) = match error {
-        AgentError::InvalidInput(message) => ("invalid_input".to_owned(), message, false),
+        AgentError::InvalidInput(message) => (INVALID_INPUT.to_owned(), message, false),
         AgentError::Denied(message) => ("denied".to_owned(), message, true),
         AgentError::Failed(failure) => {
             let valid = (1..=64).contains(&failure.code.len())
@@ -656,7 +694,7 @@ fn stop_of_error(error: &wasmtime::Error, guest: &Guest) -> Stop {
         return stop_of_interruption(&guest.ctx, guest.journal.as_ref());
     }
     if let Some(failure) = error.downcast_ref::<HostFailure>() {
-        tracing::error!(run = %guest.ctx.spec().id, error = %failure.0, "the host failed on a guest's behalf");
+        tracing::error!(run = %guest.ctx.spec().id, error = %failure.why, "the host failed on a guest's behalf");
         return Stop::new(StopReason::HostError, "the host failed while it worked for this run; submit it again later");
     }
     let trap = error.downcast_ref::<Trap>();

@@ -24,7 +24,7 @@ use cofferdam_core::{
     replay::Known,
     run::{RunStatus, RunView, StopReason},
     storage::{PluginVersion, StorageError, UnfinishedRun},
-    wait::{Answer, Answered, StoredWait, TakenBefore, Wait, WaitFor},
+    wait::{Answer, Answered, Earlier, StoredWait, TakenBefore, Wait, WaitFor},
 };
 use jiff::{Timestamp, ToSpan as _};
 use std::{
@@ -47,16 +47,17 @@ const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// The time between two looks while what is due waits for its slot.
 const LOOK_INTERVAL_QUEUED: Duration = Duration::from_secs(1);
 
-/// The first and the longest wait for memory.
-const MEMORY_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The first and the longest wait for what the host should have, memory or storage.
+const HOST_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// How often a run waits for memory, one wait after the other, before it ends.
-const MEMORY_WAITS_MAX: u32 = 30;
+/// How often a run waits for it, one wait after the other, before it ends.
+const HOST_WAITS_MAX: u32 = 30;
 
 /// What a run goes on with.
 pub struct Back {
     pub run: UnfinishedRun,
-    pub known: Arc<Known>,
+    /// None: it is executed from its beginning, as another attempt.
+    pub known: Option<Arc<Known>>,
     pub continued: Continued,
     pub told: Option<StoredWait>,
     pub taken: TakenBefore,
@@ -288,14 +289,74 @@ impl RunTask {
             after = last.number;
             chunks.iter().try_for_each(|chunk| continued.take(chunk))?;
         }
+        let told = storage.waits().waiting(&self.scope, run.id).await?;
+        let taken = told.as_ref().map(|stored| stored.wait.taken).unwrap_or_default();
+        continued.at_attempt(taken.earlier.attempts.saturating_add(1));
         if let Some(why) = continued.incomplete() {
             return Err(NotBack::Incomplete(why.to_owned()));
         }
-        let told = storage.waits().waiting(&self.scope, run.id).await?;
-        let taken = told.as_ref().map(|stored| stored.wait.taken).unwrap_or_default();
-        let known = Arc::new(continued.known());
+        let known = (!continued.begins()).then(|| Arc::new(continued.known()));
         Ok(Back { run: run.clone(), known, continued, told, taken })
     }
+}
+
+impl Runtime {
+    /// Puts a run that failed away until its next attempt, if it is to have one; then it is not over. Says whether it has.
+    /// What it had taken is that of all its attempts.
+    pub(crate) async fn put_off(
+        &self,
+        scope: &Scope,
+        run: &UnfinishedRun,
+        journal: &RunJournal,
+        stop: &Stop,
+        earlier: Earlier,
+    ) -> bool {
+        let pause = run.retries.and_then(|retries| retries.pause_after(earlier.attempts));
+        let Some(pause) = pause.filter(|_| stop.may_pass()) else { return false };
+        let most = u64::from(self.quotas().now(scope.user()).runs_waiting);
+        match self.storage().waits().waiting_runs(scope).await {
+            Ok(waiting) if waiting >= most => {
+                tracing::info!(run = %run.id, most, "a run is not executed again: as many of its user's wait as may");
+                return false;
+            }
+            Ok(_) => {}
+            // Whether there is room is not known, and its end would take storage, too.
+            Err(error) => tracing::error!(run = %run.id, %error, "the runs that wait cannot be counted"),
+        }
+        let waits_for = WaitFor::Retry {
+            attempt: earlier.attempts,
+            stop_reason: stop.reason,
+            code: stop.code.clone(),
+            message: stop.message.clone(),
+        };
+        let waits = Waits { call: 0, waits_for, until: Some(in_time(pause)) };
+        put_away(journal, waits, TakenBefore { earlier, ..TakenBefore::default() }).await;
+        true
+    }
+
+    /// The same for a run that was cut off, of which nothing more is known than what is stored.
+    pub(crate) async fn put_off_cut(
+        &self,
+        scope: &Scope,
+        run: &UnfinishedRun,
+        journal: &RunJournal,
+        stop: &Stop,
+    ) -> bool {
+        if run.retries.is_none() || run.started_at.is_none() || !stop.may_pass() {
+            return false;
+        }
+        // Without it nobody knows which attempt this was, and there could be one after the other for ever.
+        let Ok(told) = self.storage().waits().waiting(scope, run.id).await else { return false };
+        let taken = told.map(|told| told.wait.taken).unwrap_or_default();
+        let earlier = taken.earlier.and(ending_of(run, taken).usage_of_attempt());
+        self.put_off(scope, run, journal, stop, earlier).await
+    }
+}
+
+/// So long from now.
+fn in_time(pause: Duration) -> Timestamp {
+    let ms = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+    clock::now().checked_add(ms.milliseconds()).unwrap_or(Timestamp::MAX)
 }
 
 /// Puts a run away. It may be brought back as soon as this is durable.
@@ -311,18 +372,27 @@ pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore) {
     journal.put_away(event, Wait { call, waits_for, since: clock::now(), until, taken }).await;
 }
 
-/// Until when a run waits for memory, and how often it has; none if it was often enough.
-pub fn memory_wait(waits: &mut Waits, taken: &mut TakenBefore) -> bool {
-    if waits.waits_for != WaitFor::Memory {
-        taken.memory_waits = 0;
-        return true;
-    }
-    let (first, longest) = MEMORY_WAIT;
-    let wait = first.saturating_mul(1 << taken.memory_waits.min(6)).min(longest);
-    let ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-    waits.until = Some(clock::now().checked_add(ms.milliseconds()).unwrap_or(Timestamp::MAX));
-    taken.memory_waits += 1;
-    taken.memory_waits <= MEMORY_WAITS_MAX
+/// Of a run that waits for the host: until when, and how often it has. How it ends if that was often enough.
+pub fn host_wait(waits: &mut Waits, taken: &mut TakenBefore) -> Option<Stop> {
+    let enough = match waits.waits_for {
+        WaitFor::Memory => Stop::new(
+            StopReason::MemoryLimit,
+            "the run waited for memory as often as it may, and other runs hold it still; submit it again later",
+        ),
+        WaitFor::Storage => Stop::new(
+            StopReason::HostError,
+            "the host's storage failed the run again and again; submit it again once it works",
+        ),
+        _ => {
+            taken.host_waits = 0;
+            return None;
+        }
+    };
+    let (first, longest) = HOST_WAIT;
+    let wait = first.saturating_mul(1 << taken.host_waits.min(6)).min(longest);
+    waits.until = Some(in_time(wait));
+    taken.host_waits += 1;
+    (taken.host_waits > HOST_WAITS_MAX).then_some(enough)
 }
 
 /// What is told of a run that was stopped while it waited, or could not be brought back.
@@ -344,6 +414,7 @@ pub fn taken_by(
         active_ms: before.active_ms.saturating_add(ms(active)),
         fuel: before.fuel.max(fuel),
         memory_byte_seconds: before.memory_byte_seconds.saturating_add(memory_byte_seconds),
-        memory_waits: before.memory_waits,
+        host_waits: before.host_waits,
+        earlier: before.earlier,
     }
 }

@@ -25,7 +25,7 @@ mod usage;
 const AFTER_HELP: &str = "\
 Exit codes:
   0  it worked
-  1  the run, or the build, failed
+  1  the run, or the build, failed (of `run` and `runs submit`; what only shows a run, as `runs events` does, shows it)
   2  the command line is wrong
   3  the server refused (a 4xx answer)
   4  the server cannot be reached, or the host failed

@@ -33,8 +33,6 @@ pub struct Durable {
     pub changes: u64,
     pub answers: usize,
     pub sleeps: usize,
-    /// Runs that the host ended because storage failed, which is no violation where it was made to.
-    pub cut_off: usize,
     /// Runs of the user of whom only the youngest are kept, and those of them that are gone.
     pub young: usize,
     pub young_removed: usize,
@@ -184,10 +182,6 @@ impl<'a> Judge<'a> {
             if end.status != "cancelled" {
                 self.wrong(|| format!("run {id} has no end, and ended as {}", end.stop_reason));
             }
-            return;
-        }
-        if self.guest_files == GuestFiles::MayBeRefused && end.stop_reason == "host_error" {
-            self.verdict.durable.cut_off += 1;
             return;
         }
         let outcomes = run.output.as_array().filter(|_| succeeded);
@@ -469,12 +463,11 @@ impl fmt::Display for Durable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "durable: {} runs ({} cancelled, {} ended by storage that failed), {} children, {} puts ({} made again), {} appends ({} unknown), \
+            "durable: {} runs ({} cancelled), {} children, {} puts ({} made again), {} appends ({} unknown), \
              {} changes of state, {} answers, {} sleeps; {} stuck, {} doubles, {} losses, {} answers lost, \
              {} outcomes wrong, {} children wrong; of {} young runs {} removed, {} wrong",
             self.runs,
             self.cancelled,
-            self.cut_off,
             self.children,
             self.puts,
             self.put_again,

@@ -82,6 +82,11 @@ impl Calls {
         }
     }
 
+    /// The record goes on with another attempt. Gives the entry's size.
+    pub fn attempt(&mut self, attempt: u32) -> usize {
+        self.push(&Record::Attempt { attempt })
+    }
+
     /// What the record tells depends on what becomes of the run when its host goes away.
     pub fn told_as(&mut self, durability: Durability, stop: &StopSignal) {
         self.tells = durability == Durability::Durable;
@@ -135,6 +140,11 @@ pub struct Continued {
     made: u64,
     said: u64,
     incomplete: Option<String>,
+    /// The last attempt that it tells of, if not the first, and how many calls were made before it.
+    attempt: Option<u32>,
+    made_before: u64,
+    /// That attempt begins behind the record.
+    pub(super) begins: Option<u32>,
 }
 
 /// Why a record cannot be used.
@@ -176,6 +186,10 @@ impl Continued {
             match &record {
                 Record::Said { events } => self.said = *events,
                 Record::Incomplete { why, .. } => self.incomplete = Some(why.clone()),
+                Record::Attempt { attempt } => {
+                    self.forget(*attempt);
+                    continue;
+                }
                 _ => {}
             }
             self.records.push(record);
@@ -185,16 +199,37 @@ impl Continued {
         Ok(())
     }
 
+    /// From here on it is about this attempt, which knows nothing of the ones before.
+    fn forget(&mut self, attempt: u32) {
+        self.records.clear();
+        (self.said, self.bytes, self.incomplete) = (0, 0, None);
+        (self.attempt, self.made_before) = (Some(attempt), self.made);
+    }
+
+    /// Of a run that is at this attempt: if the record does not tell of it yet, it begins behind the record.
+    pub fn at_attempt(&mut self, attempt: u32) {
+        if attempt > self.attempt.unwrap_or(1) {
+            self.forget(attempt);
+            self.begins = Some(attempt);
+        }
+    }
+
+    /// Whether nothing of the attempt is known.
+    #[must_use]
+    pub const fn begins(&self) -> bool {
+        self.begins.is_some()
+    }
+
     /// How many bytes it has.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many calls it tells of.
+    /// How many calls it tells of, of the last attempt.
     #[must_use]
     pub const fn calls(&self) -> u64 {
-        self.made
+        self.made.saturating_sub(self.made_before)
     }
 
     /// Whether it calls tools of plugins, whose events are in the run's log too.
@@ -397,17 +432,20 @@ impl Recorder {
 
 fn keep(log: &mut MutexGuard<'_, Log>, record: impl FnOnce(&mut Calls) -> Record) -> u64 {
     let Log { unsaved, calls, in_flight, .. } = &mut **log;
-    if calls.ended {
-        return calls.made;
-    }
-    unsaved.bytes += if calls.bytes >= calls.bytes_max {
-        calls.give_up("the run's calls and their answers are larger than the limit on its record")
+    let too_much = if calls.ended {
+        None
+    } else if calls.bytes >= calls.bytes_max {
+        Some("the run's calls and their answers are larger than the limit on its record")
     } else if unsaved.bytes + *in_flight >= RECORD_PENDING_BYTES_MAX {
-        calls.give_up("the guest called faster than storage could write")
+        Some("the guest called faster than storage could write")
     } else {
         let record = record(calls);
-        calls.push(&record)
+        unsaved.bytes += calls.push(&record);
+        return calls.made;
     };
+    unsaved.bytes += too_much.map_or(0, |why| calls.give_up(why));
+    // What is not kept has a number of its own all the same: a child's id and a tool's idempotency key follow from it.
+    calls.made += 1;
     calls.made
 }
 

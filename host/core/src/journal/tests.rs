@@ -205,6 +205,7 @@ async fn bench() -> Bench {
         limits: Quota::default().narrow(crate::quota::LimitsAsked::default()).expect("the defaults"),
         priority: crate::run::Priority::default(),
         durability: crate::run::Durability::Ephemeral,
+        retries: None,
         created_at: clock::now(),
     };
     let ctx = UserExecutionContext::rest(
@@ -227,6 +228,7 @@ fn end() -> RunEnd {
         output: Some(crate::Json::empty_object()),
         error: None,
         usage: Usage::default(),
+        children: crate::run::Children::default(),
         started_at: Some(clock::now()),
         finished_at: clock::now(),
     }
@@ -242,7 +244,9 @@ impl Bench {
     async fn close(&self, journal: &RunJournal) {
         let usage = Usage { events: journal.seal(), ..Usage::default() };
         journal.append_now(said(0));
-        journal.close(Event::AgentCompleted { output_bytes: 2, usage }, end()).await;
+        journal
+            .close(Event::AgentCompleted { output_bytes: 2, usage, children: crate::run::Children::default() }, end())
+            .await;
         let run = self.storage.run(&self.ctx.scope(), self.ctx.spec().id).await.expect("read").expect("there");
         assert_eq!(run.status, RunStatus::Succeeded);
     }

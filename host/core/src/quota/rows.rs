@@ -168,7 +168,7 @@ rows! {
     /// How many runs started one another, in a row.
     child_depth: u32 = 8, 1..=32, "", "runs that started one another, in a row", "typed error to the guest";
     /// Runs that wait for something to happen, without a slot; one more wait is refused.
-    runs_waiting: u32 = 1_000, 1..=1_000_000, "", "runs of one user that wait for people, children or a time",
+    runs_waiting: u32 = 1_000, 1..=1_000_000, "", "runs of one user that wait for people, children, a time or their next attempt",
         "typed error to the guest";
     /// The longest that a run may wait for one thing, in milliseconds.
     wait_ms: u64 = 2_592_000_000, 1_000..=31_622_400_000, "ms", "longest wait of a run for a person, a child or a time",

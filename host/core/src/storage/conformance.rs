@@ -16,7 +16,7 @@ use crate::{
     grant::Access,
     ids::RequestId,
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
-    run::{Durability, Priority, RunError, StopReason, Usage},
+    run::{Durability, Priority, Retries, RunError, StopReason, Usage},
 };
 use std::sync::Arc;
 
@@ -124,6 +124,7 @@ async fn a_run_is_kept_and_lived_through(storage: &dyn Storage) {
         limits: RunLimits { fuel: u64::MAX, memory_bytes: u64::MAX - 1, deadline_ms: 1 },
         priority: Priority::High,
         durability: Durability::Durable,
+        retries: Some(Retries::new(3, 250).expect("in range")),
         ..spec("rita")
     };
     storage.insert_run(&ann, &full, None).await.expect("inserts");
@@ -303,7 +304,7 @@ async fn quotas_are_kept_as_they_were_set_last(storage: &dyn Storage) {
 async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {
     let ann = scope("rita");
     let spec = insert(storage, spec("rita")).await;
-    let usage = completed("1").usage;
+    let RunEnd { usage, children, .. } = completed("1");
     let failure = ToolFailure { code: "denied".into(), message: "no".into() };
     let written: Vec<_> = [
         Event::started(&spec.agent, &spec.digest),
@@ -320,7 +321,7 @@ async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {
         Event::Progress { fraction: 0.1, note: String::new() },
         Event::Log { level: LogLevel::Warn, text: "line\n".into() },
         Event::Custom { name: "chart".into(), payload: json(r#"{"b": 1e300, "a": 1.0}"#) },
-        Event::AgentError { stop_reason: StopReason::Trap, code: "c".into(), message: "m".into(), usage },
+        Event::AgentError { stop_reason: StopReason::Trap, code: "c".into(), message: "m".into(), usage, children },
     ]
     .into_iter()
     .zip(1..)
@@ -552,6 +553,8 @@ async fn unfinished_runs_are_listed_oldest_first(storage: &dyn Storage) {
         thread: spec.thread.clone(),
         priority: spec.priority,
         durability: spec.durability,
+        retries: spec.retries,
+        attempt: 1,
         parent: spec.parent,
         created_at: spec.created_at,
         status,
@@ -711,7 +714,12 @@ fn cancel_request(by: &str, microsecond: i64) -> CancelRequest {
 }
 
 fn cancelled(run_id: RunId, seq: u64) -> Envelope {
-    let event = Event::AgentCancelled { by: "key_1".into(), message: "m".into(), usage: Usage::default() };
+    let event = Event::AgentCancelled {
+        by: "key_1".into(),
+        message: "m".into(),
+        usage: Usage::default(),
+        children: Children::default(),
+    };
     Envelope { seq, run_id, at: at(1001), event }
 }
 
@@ -753,6 +761,7 @@ fn spec(user: &str) -> RunSpec {
         limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
         priority: Priority::default(),
         durability: Durability::Ephemeral,
+        retries: None,
         created_at: at(0),
     }
 }
@@ -766,6 +775,7 @@ fn batch(run: RunId, events: impl IntoIterator<Item = Envelope>) -> RunBatch {
     RunBatch {
         run,
         started_at: None,
+        attempt: None,
         effects: false,
         events: events.into_iter().collect(),
         chunks: Vec::new(),
@@ -778,7 +788,12 @@ fn thinking(run_id: RunId, seq: u64, text: &str) -> Envelope {
 }
 
 fn ended(run_id: RunId, seq: u64) -> Envelope {
-    Envelope { seq, run_id, at: at(1000), event: Event::AgentCompleted { output_bytes: 2, usage: Usage::default() } }
+    Envelope {
+        seq,
+        run_id,
+        at: at(1000),
+        event: Event::AgentCompleted { output_bytes: 2, usage: Usage::default(), children: Children::default() },
+    }
 }
 
 fn completed(output: &str) -> RunEnd {
@@ -796,6 +811,7 @@ fn completed(output: &str) -> RunEnd {
             tool_calls: 6,
             memory_byte_seconds: 7,
         },
+        children: Children { succeeded: 8, failed: 9, cancelled: u32::MAX },
         started_at: Some(at(11)),
         finished_at: at(1000),
     }
@@ -807,6 +823,7 @@ fn failed(stop_reason: StopReason) -> RunEnd {
         output: None,
         error: Some(RunError { code: "a_code".into(), message: String::new() }),
         usage: Usage::default(),
+        children: Children::default(),
         started_at: None,
         finished_at: at(1001),
     }

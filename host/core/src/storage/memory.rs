@@ -119,6 +119,7 @@ struct Run {
     cancel: Option<CancelRequest>,
     end: Option<RunEnd>,
     effects: bool,
+    attempt: u32,
     events: Vec<Envelope>,
     record: Vec<RecordChunk>,
     waiting: Option<Box<Waiting>>,
@@ -151,6 +152,7 @@ impl Run {
         let queued = RunView {
             status: self.status(),
             started_at: self.started_at,
+            attempt: self.attempt,
             cancel: self.cancel.clone(),
             wait: self.waiting.as_ref().filter(|waiting| waiting.waits).map(|waiting| waiting.stored.wait.clone()),
             ..RunView::queued(&self.spec)
@@ -178,6 +180,8 @@ impl Run {
             thread: self.spec.thread.clone(),
             priority: self.spec.priority,
             durability: self.spec.durability,
+            retries: self.spec.retries,
+            attempt: self.attempt,
             parent: self.spec.parent,
             created_at: self.spec.created_at,
             status: self.status(),
@@ -258,6 +262,7 @@ impl Tables {
             }
         }
         run.started_at = batch.started_at.or(run.started_at);
+        run.attempt = batch.attempt.unwrap_or(run.attempt);
         run.effects |= batch.effects;
         let last = run.events.last().map_or(0, |envelope| envelope.seq);
         let last_chunk = run.record.last().map_or(0, |chunk| chunk.number);
@@ -369,6 +374,7 @@ impl Storage for MemoryStorage {
                     cancel: None,
                     end: None,
                     effects: false,
+                    attempt: 1,
                     events,
                     record,
                     waiting: None,
@@ -794,6 +800,14 @@ impl Waits for MemoryStorage {
         let tables = self.tables();
         let own = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.spec.parent == Some(parent));
         Ok(own.map(|run| run.spec.id).collect())
+    }
+
+    async fn children_ended(&self, scope: &Scope, parent: RunId) -> Result<Children> {
+        let tables = self.tables();
+        let mut children = Children::default();
+        let own = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.spec.parent == Some(parent));
+        own.for_each(|run| children.count(run.status()));
+        Ok(children)
     }
 
     async fn state_change(&self, scope: &Scope, run: RunId, call: u64) -> Result<Option<u64>> {

@@ -4,6 +4,7 @@ use super::{Result, UnfinishedRun};
 use crate::{
     identity::{Operator, Scope},
     ids::RunId,
+    run::Children,
     wait::{Answer, Answered, StoredWait},
 };
 use async_trait::async_trait;
@@ -48,6 +49,9 @@ pub trait Waits: Send + Sync {
 
     /// The runs that this one started, the first one first, those of them included that have ended.
     async fn children(&self, scope: &Scope, parent: RunId) -> Result<Vec<RunId>>;
+
+    /// What became of the runs that this one started, if it ended now.
+    async fn children_ended(&self, scope: &Scope, parent: RunId) -> Result<Children>;
 
     /// What a change of state by this call of this run came to, if it was made: the key's new version, or whether it was
     /// there. Kept for runs that are durable, until their next change.

@@ -130,8 +130,8 @@ async fn started(
     limits: ChildLimits,
     fuel: u64,
 ) -> wasmtime::Result<Result<(u64, Spawned), SpawnError>> {
-    let checked = match checked(guest, agent, input) {
-        Ok((agent, input)) => within_tree(guest).await?.map(|()| (agent, input)),
+    let checked = match checked(guest, agent, input, limits.fuel, fuel) {
+        Ok((agent, input)) => within_tree(guest, before).await?.map(|()| (agent, input)),
         Err(error) => Err(error),
     };
     let (agent, input) = match checked {
@@ -144,7 +144,7 @@ async fn started(
     let call = before.or_else(|| guest.recorder.as_ref().map(|recorder| recorder.started(asked, None)));
     let call = call.unwrap_or_default();
     guest.journal()?.before_effect().await.map_err(HostFailure::storage)?;
-    let fuel_lent = limits.fuel.unwrap_or(fuel / FUEL_PART).min(fuel);
+    let fuel_lent = limits.fuel.unwrap_or(fuel / FUEL_PART);
     let left = guest.ctx.deadline().saturating_duration_since(std::time::Instant::now());
     let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
     let limits = LimitsAsked {
@@ -165,7 +165,13 @@ fn none() -> SpawnError {
     SpawnError::Unavailable(String::new())
 }
 
-fn checked(guest: &Guest, agent: &str, input: String) -> Result<(AgentRef, Json), SpawnError> {
+fn checked(
+    guest: &Guest,
+    agent: &str,
+    input: String,
+    fuel: Option<u64>,
+    fuel_left: u64,
+) -> Result<(AgentRef, Json), SpawnError> {
     guest.ctx.may_call_host().map_err(|spent| SpawnError::Exhausted(spent.to_string()))?;
     let asked: AgentRef =
         agent.parse().map_err(|error: cofferdam_core::ids::InvalidId| SpawnError::Invalid(error.to_string()))?;
@@ -175,13 +181,26 @@ fn checked(guest: &Guest, agent: &str, input: String) -> Result<(AgentRef, Json)
         let why = format!("the input has {} bytes, at most {HOST_CALL_BYTES_MAX} are allowed", input.len());
         return Err(SpawnError::Invalid(why));
     }
+    // It is handed over, so that what is not there cannot be given; a child with less than it needs would only run out of it.
+    if let Some(fuel) = fuel.filter(|fuel| *fuel > fuel_left) {
+        let why = format!("the child is to have {fuel} units of fuel, and this run has {fuel_left} left; give it less");
+        return Err(SpawnError::Invalid(why));
+    }
     let input = Json::parse(input).map_err(|error| SpawnError::Invalid(format!("the input is {error}")))?;
     Ok((asked, input))
 }
 
-/// Whether the tree has room for one more run.
-async fn within_tree(guest: &mut Guest) -> wasmtime::Result<Result<(), SpawnError>> {
+/// Whether the tree has room for one more run. One that the same call has made before has its place.
+async fn within_tree(guest: &mut Guest, before: Option<u64>) -> wasmtime::Result<Result<(), SpawnError>> {
     let (runtime, ctx) = (guest.services.runtime()?, guest.ctx.clone());
+    if let Some(call) = before {
+        let (storage, scope) = (guest.services.storage.clone(), ctx.scope());
+        let child = RunId::of_child(ctx.spec().id, call);
+        let made = guest.beside(async move { storage.run(&scope, child).await }).await?;
+        if made.map_err(HostFailure::storage)?.is_some() {
+            return Ok(ctx.take_child().map(drop).map_err(|spent| SpawnError::TooMany(spent.to_string())));
+        }
+    }
     let quota = ctx.quota();
     let (own, depth_max, tree_max) = (ctx.clone(), quota.child_depth, quota.descendants_per_run);
     let tree = guest.beside(async move { runtime.tree_of(&own, tree_max).await }).await?;

@@ -207,7 +207,8 @@ impl From<NotTheObject> for Problem {
     fn from(error: NotTheObject) -> Self {
         let detail = format!("the body is not what it should be: {error}");
         match error {
-            NotTheObject::Syntax(_) => Self::http(StatusCode::BAD_REQUEST, "invalid_json", detail),
+            NotTheObject::Syntax(_) => Self::http(StatusCode::BAD_REQUEST, "invalid_json", detail)
+                .hint("send one JSON object (RFC 8259) and nothing else; GET /openapi.json describes each"),
             NotTheObject::Shape { field: Some(field), .. } => {
                 Self::new(Fault::Caller, "invalid_body", detail).field(field)
             }

@@ -249,11 +249,16 @@ impl From<TooManySockets> for Problem {
 
 impl From<WrongRole> for Problem {
     fn from(error: WrongRole) -> Self {
-        let code = match error {
-            WrongRole::OperatorNeeded => "operator_needed",
-            WrongRole::UserNeeded => "user_needed",
+        let (code, hint) = match error {
+            WrongRole::OperatorNeeded => (
+                "operator_needed",
+                "send it with an operator's key; an operator makes one with POST /v1/keys and `\"role\": \"operator\"`",
+            ),
+            WrongRole::UserNeeded => {
+                ("user_needed", "send it with a user's key; an operator makes one with POST /v1/keys")
+            }
         };
-        Self::new(error.fault(), code, error.to_string())
+        Self::new(error.fault(), code, error.to_string()).hint(hint)
     }
 }
 
@@ -336,6 +341,12 @@ impl From<EditError> for Problem {
 impl From<NotOnce> for Problem {
     fn from(error: NotOnce) -> Self {
         let problem = Self::new(error.fault(), error.code(), error.to_string()).field("Idempotency-Key");
+        let problem = match error {
+            NotOnce::Reused => {
+                problem.hint("send a new request with a new key; sent again, a request is the same to the byte")
+            }
+            _ => problem,
+        };
         match error.retry_after_s() {
             Some(seconds) => problem.retry_after(seconds),
             None => problem,

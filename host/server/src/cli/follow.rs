@@ -6,6 +6,7 @@ use super::{
     failure::Failure,
     output::{json_line, line, note, printable},
 };
+use cofferdam_core::run::Children;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -214,10 +215,14 @@ pub(super) struct RunSeen<'a> {
     error: Option<ErrorSeen>,
     #[serde(borrow)]
     wait: Option<WaitSeen<'a>>,
+    attempt: Option<u32>,
     cancelled_by: Option<String>,
     cancel_requested_at: Option<String>,
     #[serde(borrow)]
     usage: &'a RawValue,
+    children: Option<Children>,
+    #[serde(default)]
+    partial_failure: bool,
     created_at: String,
 }
 
@@ -271,12 +276,19 @@ impl RunSeen<'_> {
             Some(reason) => format!("run {} {} ({})", printable(&self.id), printable(&self.status), printable(reason)),
             None => format!("run {} {}", printable(&self.id), printable(&self.status)),
         }];
+        if let Some(attempt) = self.attempt.filter(|attempt| *attempt > 1) {
+            lines.push(format!("attempt {attempt}"));
+        }
         if let Some(error) = &self.error {
             lines.push(format!("error {}: {}", printable(&error.code), printable(&error.message)));
         }
         lines.extend(self.wait.as_ref().map(WaitSeen::shown));
         if let (Some(by), Some(at)) = (&self.cancelled_by, &self.cancel_requested_at) {
             lines.push(format!("cancel asked for with {} at {}", printable(by), printable(at)));
+        }
+        if let Some(Children { succeeded, failed, cancelled }) = self.children {
+            let partial = if self.partial_failure { ": a partial failure" } else { "" };
+            lines.push(format!("children {succeeded} succeeded, {failed} failed, {cancelled} cancelled{partial}"));
         }
         if self.stop_reason.is_some() {
             lines.push(format!("usage {}", json_line(self.usage.get())));
@@ -310,6 +322,17 @@ mod tests {
         let run: RunSeen<'_> = serde_json::from_str(text).expect("a run");
         assert_eq!(run.shown(), "run run_1 failed (trap)\nerror trap: \\u001b[2J\nusage {\"fuel\":1}");
         assert!(run.result().is_err());
+    }
+
+    #[test]
+    fn a_run_whose_children_failed_says_so() {
+        let text = r#"{"id":"run_1","agent":"a","status":"succeeded","stop_reason":"completed","attempt":2,
+            "usage":{},"children":{"succeeded":2,"failed":1,"cancelled":0},"partial_failure":true,
+            "created_at":"2020-01-01T00:00:00Z"}"#;
+        let run: RunSeen<'_> = serde_json::from_str(text).expect("a run");
+        let children = "children 2 succeeded, 1 failed, 0 cancelled: a partial failure";
+        assert_eq!(run.shown(), format!("run run_1 succeeded (completed)\nattempt 2\n{children}\nusage {{}}"));
+        assert!(run.result().is_ok());
     }
 
     #[test]

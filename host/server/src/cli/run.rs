@@ -29,7 +29,9 @@ pub(super) struct RunArgs {
     /// The directory that the agent's file tools see, if they are granted. Without it they see an empty one.
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
-    /// What the agent may do: {"tools": ["file.*"], "state": "read_write", "workspace": "read"}, or @FILE. Without it, nothing.
+    /// What the agent may do: {"tools": ["file.*"], "state": "read_write", "workspace": "read", "agents": ["echo"], "human": true}, or
+    /// @FILE. Without it, nothing. Here it can start itself only, as "agent", and nobody
+    /// answers its questions: they expire.
     #[arg(long, value_name = "JSON|@FILE")]
     grant: Option<String>,
     #[command(flatten)]

@@ -10,8 +10,9 @@ use clap::{Args, Subcommand};
 use cofferdam_core::{
     ids::IdempotencyKey,
     quota::LimitsAsked,
-    run::{Durability, Priority},
+    run::{ATTEMPTS_MAX, BACKOFF_MS, Durability, Priority, Retries},
 };
+use jiff::SignedDuration;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -35,7 +36,7 @@ enum RunsVerb {
     },
     /// Show your runs, newest first.
     List(ListArgs),
-    /// Show a run's events.
+    /// Show a run's events. That they were shown is exit code 0, however the run ended; `runs submit --follow` tells that.
     Events {
         /// The run.
         id: String,
@@ -90,6 +91,13 @@ struct SubmitArgs {
     /// If the host goes away while the run executes, it goes on where it was.
     #[arg(long)]
     durable: bool,
+    /// If it fails, execute it again, at most so often (1 to 9), by its own fault or the host's: not what a limit, a refusal
+    /// or you have ended.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..i64::from(ATTEMPTS_MAX)))]
+    retries: Option<u32>,
+    /// How long to wait before it is executed again, 1s if not said: 100ms to 1h. Doubles each time.
+    #[arg(long, value_name = "DURATION", requires = "retries", value_parser = backoff_ms)]
+    backoff: Option<u64>,
     /// Print events as they come, then the run.
     #[arg(long)]
     follow: bool,
@@ -179,6 +187,15 @@ struct Submission {
     priority: Option<Priority>,
     #[serde(skip_serializing_if = "Option::is_none")]
     durability: Option<Durability>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retries: Option<Retries>,
+}
+
+/// A pause as it is written for people, in milliseconds.
+fn backoff_ms(text: &str) -> Result<u64, String> {
+    let pause = text.parse::<SignedDuration>().map_err(|error| format!("{error}; write it as 500ms, 5s or 2m"))?;
+    let ms = u64::try_from(pause.as_millis()).map_err(|_| "a pause is not negative".to_owned())?;
+    Retries::new(ATTEMPTS_MAX, ms).map(Retries::backoff_ms).map_err(|error| error.to_string())
 }
 
 impl From<LimitArgs> for LimitsAsked {
@@ -195,6 +212,8 @@ fn json_argument(name: &str, argument: &str) -> Result<Box<RawValue>, Failure> {
 }
 
 async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Failure> {
+    // The first attempt is none that is made again.
+    let retries = args.retries.map(|retries| Retries::new(retries + 1, args.backoff.unwrap_or(BACKOFF_MS)));
     let submission = Submission {
         input: json_argument("input", &args.input)?,
         metadata: args.metadata.as_deref().map(|metadata| json_argument("metadata", metadata)).transpose()?,
@@ -203,6 +222,7 @@ async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Fai
         limits: args.limits.into(),
         priority: args.priority,
         durability: args.durable.then_some(Durability::Durable),
+        retries: retries.transpose().map_err(|error| Failure::Usage(error.to_string()))?,
     };
     let body = serde_json::to_string(&submission).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut request = with_json(client.request(As::User, Method::POST, ["v1", "runs"])?, body);
@@ -302,6 +322,8 @@ struct EntrySeen {
     asked: Option<String>,
     answer_bytes: Option<u64>,
     why: Option<String>,
+    events: Option<u64>,
+    attempt: Option<u32>,
 }
 
 impl EntrySeen {
@@ -317,6 +339,12 @@ impl EntrySeen {
         }
         if let Some(bytes) = self.answer_bytes {
             shown.push_str(&format!("  → {bytes} bytes"));
+        }
+        if let Some(events) = self.events {
+            shown.push_str(&format!(" {events} events of the agent's own, up to here"));
+        }
+        if let Some(attempt) = self.attempt {
+            shown.push_str(&format!(" {attempt} begins, and knows nothing of what is before"));
         }
         shown
     }
@@ -335,6 +363,39 @@ async fn journal(client: &Client, id: &str, json: bool) -> Result<(), Failure> {
         match page.next_after {
             Some(next) if next > after => after = next,
             _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_entry_is_a_line_that_says_what_it_is() {
+        for (entry, line) in [
+            (r#"{"kind":"seed","answer":"AAA=","answer_bytes":2}"#, "        seed        → 2 bytes"),
+            (
+                r#"{"kind":"call","call":1,"asked":"a \u001b","answer_bytes":0}"#,
+                "     1  call       a \\u001b  → 0 bytes",
+            ),
+            (r#"{"kind":"observed","call":2,"of":1}"#, "     2  observed   the answer of 1"),
+            (r#"{"kind":"incomplete","call":3,"why":"full"}"#, "     3  incomplete full"),
+            (r#"{"kind":"said","events":4}"#, "        said       4 events of the agent's own, up to here"),
+            (r#"{"kind":"attempt","attempt":2}"#, "        attempt    2 begins, and knows nothing of what is before"),
+        ] {
+            let seen: EntrySeen = serde_json::from_str(entry).expect("an entry");
+            assert_eq!(seen.shown(), line);
+        }
+    }
+
+    #[test]
+    fn a_pause_is_written_for_people_and_is_in_range() {
+        for (text, ms) in [("100ms", 100), ("5s", 5_000), ("2m", 120_000), ("1h", 3_600_000), ("1m 30s", 90_000)] {
+            assert_eq!(backoff_ms(text), Ok(ms), "{text}");
+        }
+        for text in ["", "5", "99ms", "61m", "-5s", "soon"] {
+            assert!(backoff_ms(text).is_err(), "{text}");
         }
     }
 }

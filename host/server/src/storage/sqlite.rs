@@ -279,6 +279,7 @@ fn batch_rows(scope: &Scope, batch: &mut RunBatch) -> Result<Vec<Row>, SqliteErr
         rows.push(Row::event(scope, &run, envelope, Some(envelope.seq) == batch.last_seq())?);
     }
     rows.extend(batch.chunks.drain(..).map(|chunk| Row::record(scope, &run, chunk)));
+    rows.extend(batch.attempt.map(|attempt| Row::attempt(scope, &run, attempt)));
     if let Some(wait) = &batch.wait {
         rows.push(Row::wait(scope, &run, wait)?);
     }
@@ -289,8 +290,8 @@ fn batch_rows(scope: &Scope, batch: &mut RunBatch) -> Result<Vec<Row>, SqliteErr
 impl Storage for SqliteStorage {
     async fn insert_run(&self, scope: &Scope, spec: &RunSpec, once: Option<&Once>) -> Result<Creation> {
         let (id, once) = (spec.id.to_string(), once.map(|once| (scope, once)));
-        let rows = [Some(Row::run(scope, spec)), Row::priority(scope, spec), Row::durable(scope, spec)];
-        let rows = rows.into_iter().flatten().collect();
+        let more = [Row::priority(scope, spec), Row::durable(scope, spec), Row::retries(scope, spec)];
+        let rows = std::iter::once(Row::run(scope, spec)).chain(more.into_iter().flatten()).collect();
         self.create("keep a new run", Creating::Run, &id, rows, once).await
     }
 
@@ -324,6 +325,7 @@ impl Storage for SqliteStorage {
         let doing = "keep the end of a run";
         let mut rows = batch_rows(scope, &mut batch).map_err(while_doing(doing))?;
         rows.push(Row::end(scope, &batch, &end));
+        rows.extend(Row::children(scope, batch.run, end.children));
         rows.push(Row::usage(scope, batch.run, &end.usage));
         self.write(doing, rows).await
     }
@@ -338,7 +340,9 @@ impl Storage for SqliteStorage {
     async fn run_spec(&self, scope: &Scope, id: RunId) -> Result<Option<RunSpec>> {
         let query = sqlx::query(
             "SELECT id, user, agent, digest, request_id, thread_id, session_id, parent_id,
-                limit_fuel, limit_memory_bytes, limit_deadline_ms, priority, durable, created_at, metadata, input
+                limit_fuel, limit_memory_bytes, limit_deadline_ms, priority, durable,
+                (SELECT json_array(attempts, backoff_ms, attempt) FROM retries WHERE run = number), created_at, metadata,
+                input
             FROM runs WHERE user = ?1 AND id = ?2",
         );
         let query = query.bind(scope.user().as_str().to_owned()).bind(id.to_string());

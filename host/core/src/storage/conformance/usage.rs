@@ -39,10 +39,13 @@ pub(super) async fn check(storage: &dyn Storage) {
     let (spec, end) = finish(storage, DAY, RunEnd { usage: took(1), ..completed("1") }).await;
     // An end whose answer was lost is written again, and may then say something else.
     for usage in [took(1), took(50)] {
-        let again = RunEnd { usage, ..end.clone() };
+        let children = Children { failed: 50, ..Children::default() };
+        let again = RunEnd { usage, children, ..end.clone() };
         storage.finish(&udo, batch(spec.id, [ended(spec.id, 1)]), again).await.expect("finishes again");
     }
     assert_eq!(storage.run(&udo, spec.id).await.expect("reads").map(|run| run.usage), Some(took(1)));
+    let read = storage.run(&udo, spec.id).await.expect("reads");
+    assert_eq!(read.map(|run| run.children), Some(end.children));
     finish(storage, DAY, RunEnd { usage: took(2), ..completed("1") }).await;
     finish(storage, DAY, RunEnd { usage: took(3), ..failed(StopReason::Trap) }).await;
     finish(storage, DAY + 1, RunEnd { usage: took(10), ..failed(StopReason::Trap) }).await;

@@ -1,14 +1,19 @@
 //! Runs that wait are found when there is what they wait for, and an answer is taken once.
 
 use super::*;
-use crate::wait::{Answer, Answered, StoredWait, TakenBefore, WaitFor};
+use crate::{
+    run::Retries,
+    wait::{Answer, Answered, Earlier, StoredWait, TakenBefore, WaitFor},
+};
 
 fn human() -> WaitFor {
     WaitFor::Human { prompt: "go on?".into(), schema: json(r#"{"type":"boolean"}"#), default: Some(json("false")) }
 }
 
 fn wait(call: u64, waits_for: WaitFor, until: Option<i64>) -> Wait {
-    let taken = TakenBefore { wall_ms: 1, active_ms: 2, fuel: u64::MAX, memory_byte_seconds: 4, memory_waits: 5 };
+    let earlier = Earlier { attempts: 1, usage: Usage { fuel: u64::MAX, events: 3, ..Usage::default() } };
+    let taken =
+        TakenBefore { wall_ms: 1, active_ms: 2, fuel: u64::MAX, memory_byte_seconds: 4, host_waits: 5, earlier };
     Wait { call, waits_for, since: at(7), until: until.map(at), taken }
 }
 
@@ -129,6 +134,83 @@ pub(super) async fn check(storage: &dyn Storage) {
 
     a_change_of_state_is_known_by_its_call(storage).await;
     a_child_that_has_outlived_its_parent_is_found(storage).await;
+    another_attempt_is_counted_when_it_begins(storage).await;
+    children_are_counted_by_how_they_ended(storage).await;
+}
+
+async fn children_are_counted_by_how_they_ended(storage: &dyn Storage) {
+    let wanda = scope("wanda");
+    let parent = insert(storage, spec("wanda")).await;
+    let children_of = async |scope: &Scope| storage.waits().children_ended(scope, parent.id).await.expect("counts");
+    assert_eq!(children_of(&wanda).await, Children::default());
+    let ends = [completed("1"), completed("2"), failed(StopReason::Trap), failed(StopReason::Cancelled)];
+    for end in ends.into_iter().map(Some).chain([None]) {
+        let child = insert(storage, RunSpec { parent: Some(parent.id), ..spec("wanda") }).await;
+        if let Some(end) = end {
+            storage.finish(&wanda, batch(child.id, [ended(child.id, 1)]), end).await.expect("finishes");
+        }
+    }
+    let children = Children { succeeded: 2, failed: 1, cancelled: 2 };
+    assert_eq!(children_of(&wanda).await, children);
+    assert_eq!(children_of(&scope("other")).await, Children::default());
+    let end = RunEnd { children, ..completed("3") };
+    storage.finish(&wanda, batch(parent.id, [ended(parent.id, 1)]), end.clone()).await.expect("finishes");
+    let view = RunView::queued(&parent).ended(&end);
+    assert!(view.is_partial_failure());
+    assert_run(storage, &wanda, &view).await;
+    // An end whose answer was lost is written again, and may then say something else.
+    let alone = insert(storage, spec("wanda")).await;
+    let (end, last) = (completed("5"), batch(alone.id, [ended(alone.id, 1)]));
+    for children in [Children::default(), children] {
+        storage.finish(&wanda, last.clone(), RunEnd { children, ..end.clone() }).await.expect("finishes");
+        let read = storage.run(&wanda, alone.id).await.expect("reads").expect("it is there");
+        assert_eq!((read.children, read.is_partial_failure()), (Children::default(), false));
+    }
+    // So that nothing is left that has not ended.
+    for child in storage.waits().orphans(Operator::host()).await.expect("lists") {
+        if child.parent == Some(parent.id) {
+            storage.finish(&wanda, batch(child.id, [ended(child.id, 1)]), completed("4")).await.expect("finishes");
+        }
+    }
+}
+
+async fn another_attempt_is_counted_when_it_begins(storage: &dyn Storage) {
+    let wanda = scope("wanda");
+    let retries = Some(Retries::new(4, 100).expect("in range"));
+    let run = insert(storage, RunSpec { retries, ..spec("wanda") }).await;
+    assert_run(storage, &wanda, &RunView::queued(&run)).await;
+    let failed = WaitFor::Retry {
+        attempt: 1,
+        stop_reason: StopReason::Trap,
+        code: "trap".into(),
+        message: "it \"trapped\"".into(),
+    };
+    let wait = wait(0, failed, Some(50));
+    waits(storage, &run, 1, &wait).await;
+    let view =
+        RunView { status: RunStatus::Waiting, started_at: Some(at(5)), wait: Some(wait), ..RunView::queued(&run) };
+    assert_run(storage, &wanda, &view).await;
+    assert_eq!(ids(&storage.waits().due(Operator::host(), at(50), None, 9).await.expect("lists")), [run.id]);
+    // Written again, because an answer was lost.
+    for _ in 0..2 {
+        let begins = RunBatch { started_at: Some(at(5)), attempt: Some(2), ..batch(run.id, []) };
+        storage.append(&wanda, begins).await.expect("appends");
+        storage.insert_run(&wanda, &run, None).await.expect("inserts");
+        let view = RunView { status: RunStatus::Running, wait: None, attempt: 2, ..view.clone() };
+        assert_run(storage, &wanda, &view).await;
+        let unfinished = storage.waits().unfinished(&wanda, run.id).await.expect("reads").expect("it has not ended");
+        assert_eq!((unfinished.retries, unfinished.attempt), (retries, 2));
+    }
+    // The last one begins in the commit in which it ends; it is another user's no more than any other write is.
+    let stranger = RunBatch { attempt: Some(9), ..batch(run.id, []) };
+    storage.append(&scope("other"), stranger).await.expect("does nothing");
+    let last = RunBatch { attempt: Some(3), ..batch(run.id, [ended(run.id, 2)]) };
+    let end = RunEnd { started_at: Some(at(5)), ..completed("1") };
+    storage.finish(&wanda, last, end.clone()).await.expect("finishes");
+    let ended = RunView { attempt: 3, ..RunView::queued(&run) }.ended(&end);
+    assert_run(storage, &wanda, &ended).await;
+    storage.append(&wanda, RunBatch { attempt: Some(4), ..batch(run.id, []) }).await.expect("does nothing");
+    assert_run(storage, &wanda, &ended).await;
 }
 
 async fn a_child_that_has_outlived_its_parent_is_found(storage: &dyn Storage) {

@@ -64,6 +64,9 @@ struct Entry {
     /// Of `said`: how many.
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<u64>,
+    /// Of `attempt`: which one begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
 }
 
 impl From<Record> for Entry {
@@ -78,6 +81,7 @@ impl From<Record> for Entry {
             answer_bytes: None,
             why: None,
             events: None,
+            attempt: None,
         };
         let with = |entry: Self, answer: &[u8]| Self {
             answer: Some(BASE64_STANDARD.encode(answer)),
@@ -92,6 +96,7 @@ impl From<Record> for Entry {
             Record::Observed { of, .. } => Self { of: Some(of), ..of_kind("observed") },
             Record::Incomplete { why, .. } => Self { why: Some(why), ..of_kind("incomplete") },
             Record::Said { events } => Self { events: Some(events), ..of_kind("said") },
+            Record::Attempt { attempt } => Self { attempt: Some(attempt), ..of_kind("attempt") },
         }
     }
 }

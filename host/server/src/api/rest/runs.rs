@@ -24,7 +24,7 @@ use cofferdam_core::{
     identity::Scope,
     ids::{AgentRef, Digest, InvalidId, KeyId, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     quota::{LimitsAsked, METADATA_BYTES_MAX, RUN_INPUT_BYTES_MAX},
-    run::{Durability, Priority, RunStatus, RunView, StopReason, Usage},
+    run::{Children, Durability, Priority, Retries, RunStatus, RunView, StopReason, Usage},
     storage::RunQuery,
     wait::Wait,
 };
@@ -78,6 +78,25 @@ pub(crate) struct RunSubmission {
     #[serde(default)]
     #[schema(schema_with = durability)]
     durability: Option<Durability>,
+    /// How often the run is executed if it fails: once, if not said.
+    #[serde(default)]
+    #[schema(value_type = Option<RetriesBody>)]
+    retries: Option<Retries>,
+}
+
+/// That a run is executed again if it fails, from its beginning, and as the same run. Between two attempts it waits, `for`
+/// `retry`. Not after what would end it again: a limit, a refusal, an `invalid_input`, a cancel; nor after
+/// `outcome_unknown`. What an attempt has done stays done. Each has the whole of the run's limits, and `usage` is of all.
+#[derive(ToSchema)]
+#[schema(as = Retries)]
+#[allow(dead_code, reason = "the schema of Retries")]
+pub(crate) struct RetriesBody {
+    /// How often it is executed at most, the first time included.
+    #[schema(minimum = 1, maximum = 10)]
+    attempts: u32,
+    /// The pause after the first attempt, 1,000 if not said. It doubles with each one, up to an hour.
+    #[schema(minimum = 100, maximum = 3_600_000)]
+    backoff_ms: Option<u64>,
 }
 
 /// What a run may take at most. Each can be left out, and none can be higher than the user's own.
@@ -123,6 +142,12 @@ pub struct Run {
     /// What becomes of it when its host goes away while it executes.
     #[schema(schema_with = durability)]
     durability: Durability,
+    /// How often it is executed if it fails, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<RetriesBody>)]
+    retries: Option<Retries>,
+    /// Which attempt it is at, or ended with: 1 unless it was executed again.
+    attempt: u32,
     /// The run that started it, if one did.
     #[schema(value_type = Option<String>, required = true)]
     parent_run_id: Option<RunId>,
@@ -155,6 +180,12 @@ pub struct Run {
     /// What it took; zeros until it has ended.
     #[schema(value_type = UsageBody)]
     usage: Usage,
+    /// What became of the runs that it started, if it did and has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ChildrenBody>)]
+    children: Option<Children>,
+    /// Whether it completed although some of the runs that it started failed.
+    partial_failure: bool,
     /// When it was accepted.
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -170,13 +201,14 @@ pub struct Run {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Wait)]
 pub(crate) struct WaitBody {
-    /// `time`, `human`, `approval`, `child` or `memory`. The second and third are answered with `POST /v1/runs/{id}/input`.
+    /// `time`, `human`, `approval`, `child`, `memory`, `storage` or `retry`. The second and third are answered with `POST /v1/runs/{id}/input`.
     #[serde(rename = "for")]
     waits_for: &'static str,
     /// Number of the call in the run's record whose answer it waits for.
     call: u64,
     /// What there is to know of it: of a question `prompt`, the `schema` of the answer, and the `default`; of an approval
-    /// `tool`, `arguments` and the `schema` of the answer; of a child its `run_id`.
+    /// `tool`, `arguments` and the `schema` of the answer; of a child its `run_id`; of a retry the `attempt` that failed, its
+    /// `stop_reason`, `code` and `message`.
     #[schema(value_type = Object)]
     about: Json,
     /// Since when.
@@ -202,6 +234,19 @@ pub(crate) struct RunErrorBody {
     code: String,
     /// For people.
     message: String,
+}
+
+/// What became of the runs that a run started, at all of its attempts.
+#[derive(ToSchema)]
+#[schema(as = Children)]
+#[allow(dead_code, reason = "the schema of Children")]
+pub(crate) struct ChildrenBody {
+    /// How many completed.
+    succeeded: u32,
+    /// How many failed.
+    failed: u32,
+    /// How many were cancelled, or had not ended and were cancelled with it.
+    cancelled: u32,
 }
 
 /// What a run took.
@@ -268,6 +313,7 @@ impl Run {
     }
 
     pub(crate) fn with(view: RunView, context_status: ContextStatus) -> Self {
+        let partial_failure = view.is_partial_failure();
         let (cancelled_by, cancel_requested_at) = view.cancel.map(|request| (request.by, request.at)).unzip();
         Self {
             id: view.id,
@@ -277,6 +323,8 @@ impl Run {
             thread_id: view.thread_id,
             priority: view.priority,
             durability: view.durability,
+            retries: view.retries,
+            attempt: view.attempt,
             parent_run_id: view.parent_run_id,
             status: view.status,
             context_status,
@@ -287,6 +335,8 @@ impl Run {
             cancelled_by,
             cancel_requested_at,
             usage: view.usage,
+            children: Some(view.children).filter(|children| children.any()),
+            partial_failure,
             created_at: view.created_at,
             started_at: view.started_at,
             finished_at: view.finished_at,
@@ -404,6 +454,7 @@ pub(in crate::api) async fn accept(
         limits: asked.limits.unwrap_or_default().0,
         priority: asked.priority.unwrap_or_default(),
         durability: asked.durability.unwrap_or_default(),
+        retries: asked.retries,
         request,
         once,
     };
@@ -638,12 +689,16 @@ mod tests {
             "thread_id",
             "priority",
             "durability",
+            "retries",
+            "attempt",
             "parent_run_id",
             "status",
             "stop_reason",
             "output",
             "error",
             "usage",
+            "children",
+            "partial_failure",
         ] {
             assert!(properties.contains_key(field), "{field}");
         }

@@ -9,7 +9,10 @@ use cofferdam_core::{
     ids::RunId,
     quota::RunLimits,
     record::RecordChunk,
-    run::{CancelRequest, Durability, Priority, RunError, RunSpec, RunStatus, RunView, StopReason, Usage},
+    run::{
+        CancelRequest, Children, Durability, Priority, Retries, RunError, RunSpec, RunStatus, RunView, StopReason,
+        Usage,
+    },
     storage::{FeedEntry, FeedPlace, StateEntry, UnfinishedRun},
     usage::UsageSum,
 };
@@ -21,11 +24,13 @@ use std::{error::Error, str::FromStr};
 /// The columns of a [`RunView`] in the order of [`Columns::run_view`], but for the output.
 macro_rules! view_columns {
     () => {
-        "id, agent, digest, user, thread_id, priority, durable, parent_id, status,
+        "id, agent, digest, user, thread_id, priority, durable,
+        (SELECT json_array(attempts, backoff_ms, attempt) FROM retries WHERE run = number), parent_id, status,
         iif(status = 'waiting', (SELECT document FROM waits WHERE run = number), NULL), stop_reason, error_code, error_message, used_fuel,
         used_memory_peak_bytes, used_wall_ms, used_active_ms, used_host_calls, used_events,
         coalesce((SELECT tool_calls FROM history WHERE history.user = runs.user AND run = number), 0),
         coalesce((SELECT memory_byte_seconds FROM history WHERE history.user = runs.user AND run = number), 0),
+        (SELECT children FROM history WHERE history.user = runs.user AND run = number),
         created_at, started_at, finished_at, (SELECT asked_by FROM cancels WHERE run = number), (SELECT asked_at FROM cancels WHERE run = number)"
     };
 }
@@ -34,7 +39,8 @@ pub(super) use view_columns;
 /// The columns of an [`UnfinishedRun`] in the order of [`Columns::unfinished_run`], of `runs` with `cancels`.
 macro_rules! unfinished_columns {
     () => {
-        "runs.id, runs.user, runs.agent, runs.digest, runs.thread_id, runs.priority, runs.durable, runs.parent_id,
+        "runs.id, runs.user, runs.agent, runs.digest, runs.thread_id, runs.priority, runs.durable,
+        (SELECT json_array(attempts, backoff_ms, attempt) FROM retries WHERE retries.run = runs.number), runs.parent_id,
         runs.created_at, runs.status, runs.effects, runs.started_at,
         coalesce((SELECT max(seq) FROM events WHERE events.run = runs.number), 0), asked_by, asked_at"
     };
@@ -107,6 +113,18 @@ impl<'r> Columns<'r> {
         Ok(if durable { Durability::Durable } else { Durability::Ephemeral })
     }
 
+    /// As [`super::writes::Row::children`] writes them.
+    pub(super) fn children(&mut self) -> Result<Children, SqliteError> {
+        let (succeeded, failed, cancelled) = self.document_if_there()?.unwrap_or_default();
+        Ok(Children { succeeded, failed, cancelled })
+    }
+
+    /// As [`super::writes::Row::retries`] writes them, and at which attempt the run is.
+    fn retries(&mut self) -> Result<(Option<Retries>, u32), SqliteError> {
+        let Some((attempts, backoff_ms, attempt)) = self.document_if_there()? else { return Ok((None, 1)) };
+        Ok((Some(Retries::new(attempts, backoff_ms).map_err(unreadable)?), attempt))
+    }
+
     fn cancel_if_there(&mut self) -> Result<Option<CancelRequest>, SqliteError> {
         let (by, at) = (self.parsed_if_there()?, self.time_if_there()?);
         Ok(by.zip(at).map(|(by, at)| CancelRequest { by, at }))
@@ -122,6 +140,7 @@ impl<'r> Columns<'r> {
     pub(super) fn run_view(&mut self) -> Result<RunView, SqliteError> {
         let (id, agent, digest, user) = (self.parsed()?, self.parsed()?, self.parsed()?, self.parsed()?);
         let (thread_id, priority, durability) = (self.parsed()?, self.priority()?, self.durability()?);
+        let (retries, attempt) = self.retries()?;
         let (parent_run_id, status, wait) = (self.parsed_if_there()?, self.status()?, self.document_if_there()?);
         let stop_reason = match self.take::<Option<&str>>()? {
             None => None,
@@ -136,6 +155,8 @@ impl<'r> Columns<'r> {
             thread_id,
             priority,
             durability,
+            retries,
+            attempt,
             parent_run_id,
             status,
             wait,
@@ -151,6 +172,7 @@ impl<'r> Columns<'r> {
                 tool_calls: self.unsigned()?,
                 memory_byte_seconds: self.unsigned()?,
             },
+            children: self.children()?,
             created_at: self.time()?,
             started_at: self.time_if_there()?,
             finished_at: self.time_if_there()?,
@@ -172,6 +194,7 @@ impl<'r> Columns<'r> {
             limits: RunLimits { fuel: self.unsigned()?, memory_bytes: self.unsigned()?, deadline_ms: self.unsigned()? },
             priority: self.priority()?,
             durability: self.durability()?,
+            retries: self.retries()?.0,
             created_at: self.time()?,
             metadata: self.json()?,
             input: self.json()?,
@@ -179,14 +202,19 @@ impl<'r> Columns<'r> {
     }
 
     pub(super) fn unfinished_run(&mut self) -> Result<UnfinishedRun, SqliteError> {
+        let (id, user, agent, digest) = (self.parsed()?, self.parsed()?, self.parsed()?, self.parsed()?);
+        let (thread, priority, durability) = (self.parsed()?, self.priority()?, self.durability()?);
+        let (retries, attempt) = self.retries()?;
         Ok(UnfinishedRun {
-            id: self.parsed()?,
-            user: self.parsed()?,
-            agent: self.parsed()?,
-            digest: self.parsed()?,
-            thread: self.parsed()?,
-            priority: self.priority()?,
-            durability: self.durability()?,
+            id,
+            user,
+            agent,
+            digest,
+            thread,
+            priority,
+            durability,
+            retries,
+            attempt,
             parent: self.parsed_if_there()?,
             created_at: self.time()?,
             status: self.status()?,

@@ -6,7 +6,7 @@ use cofferdam_core::{
     grant::Access,
     ids::{RequestId, ThreadId},
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
-    run::{Durability, Priority, StopReason, Usage},
+    run::{Children, Durability, Priority, StopReason, Usage},
     storage::{Expected, conformance},
 };
 use std::{path::PathBuf, pin::pin, sync::Arc};
@@ -46,6 +46,7 @@ fn spec(user: &str, input_bytes: usize) -> RunSpec {
         limits: RunLimits { fuel: 1, memory_bytes: 2, deadline_ms: 3 },
         priority: Priority::default(),
         durability: Durability::Ephemeral,
+        retries: None,
         created_at: Timestamp::UNIX_EPOCH,
     }
 }
@@ -60,6 +61,7 @@ fn batch(run: RunId, events: u64) -> RunBatch {
     RunBatch {
         run,
         started_at: None,
+        attempt: None,
         effects: false,
         events: (1..=events).map(event).collect(),
         chunks: Vec::new(),
@@ -73,6 +75,7 @@ fn end() -> RunEnd {
         output: Some(Json::empty_object()),
         error: None,
         usage: Usage::default(),
+        children: Children::default(),
         started_at: None,
         finished_at: Timestamp::UNIX_EPOCH,
     }

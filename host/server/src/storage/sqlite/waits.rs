@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use cofferdam_core::{
     identity::{Operator, Scope},
     ids::RunId,
+    run::Children,
     storage::{Result, UnfinishedRun, Waits},
     wait::{Answer, Answered, StoredWait},
 };
@@ -129,6 +130,18 @@ impl Waits for SqliteStorage {
         let query = sqlx::query("SELECT id FROM runs WHERE parent_id = ?2 AND user = ?1 ORDER BY number");
         let query = query.bind(scope.user().as_str().to_owned()).bind(parent.to_string());
         self.readers.all(query, |columns| columns.parsed()).await.map_err(while_doing("list the children of a run"))
+    }
+
+    async fn children_ended(&self, scope: &Scope, parent: RunId) -> Result<Children> {
+        let query = sqlx::query(
+            "SELECT json_array(
+                count(*) FILTER (WHERE status = 'succeeded'), count(*) FILTER (WHERE status = 'failed'),
+                count(*) FILTER (WHERE status NOT IN ('succeeded', 'failed'))
+            ) FROM runs WHERE parent_id = ?2 AND user = ?1",
+        );
+        let query = query.bind(scope.user().as_str().to_owned()).bind(parent.to_string());
+        let counted = self.readers.first(query, |columns| columns.children()).await;
+        Ok(counted.map_err(while_doing("count the children of a run"))?.unwrap_or_default())
     }
 
     async fn state_change(&self, scope: &Scope, run: RunId, call: u64) -> Result<Option<u64>> {

@@ -14,7 +14,7 @@ use cofferdam_core::{
     ids::{PluginName, RunId, SessionId, TierName, UserId},
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
-    run::{CancelRequest, Durability, Priority, RunEnd, RunSpec, RunStatus, Usage},
+    run::{CancelRequest, Children, Durability, Priority, RunEnd, RunSpec, RunStatus, Usage},
     storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
     usage::{Day, USAGE_DAYS_PRUNED_AT_ONCE_MAX},
     wait::{Wait, WaitFor},
@@ -105,6 +105,18 @@ impl Row {
         durable.then(|| Self(vec![Value::Word("durable"), scope.user().as_str().into(), spec.id.to_string().into()]))
     }
 
+    /// A run that is executed once has no such row.
+    pub(super) fn retries(scope: &Scope, spec: &RunSpec) -> Option<Self> {
+        let retries = spec.retries?;
+        let (kind, user, attempts) = (Value::Word("retries"), scope.user().as_str(), u64::from(retries.attempts()));
+        Some(Self(vec![kind, user.into(), spec.id.to_string().into(), attempts.into(), retries.backoff_ms().into()]))
+    }
+
+    pub(super) fn attempt(scope: &Scope, run: &str, attempt: u32) -> Self {
+        let (kind, attempt) = (Value::Word("attempt"), Value::Number(attempt.into()));
+        Self(vec![kind, scope.user().as_str().into(), run.into(), attempt])
+    }
+
     pub(super) fn wait(scope: &Scope, run: &str, wait: &Wait) -> Result<Self, SqliteError> {
         let child = match wait.waits_for {
             WaitFor::Child { run_id } => Some(run_id.to_string()),
@@ -174,6 +186,14 @@ impl Row {
             end.error.as_ref().map(|error| error.message.as_str()).into(),
             end.output.as_ref().map(Json::as_str).into(),
         ])
+    }
+
+    /// What became of a run's children; stands behind its end. A run without any has no such row.
+    pub(super) fn children(scope: &Scope, run: RunId, children: Children) -> Option<Self> {
+        let Children { succeeded, failed, cancelled } = children;
+        let document = children.any().then(|| format!("[{succeeded},{failed},{cancelled}]"))?;
+        let (kind, run) = (Value::Word("children"), run.to_string().into());
+        Some(Self(vec![kind, scope.user().as_str().into(), run, document.into()]))
     }
 
     /// The rest of what a run took; stands behind its end.
