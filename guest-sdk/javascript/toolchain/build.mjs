@@ -212,6 +212,10 @@ function fromBundler({ text, location }, main) {
       next: "write `export default agent({ … }, (ctx, input) => output)`, or `export default tools({ … })` for a tool plugin",
     };
   }
+  const unknown = /^No matching export in "(?<module>.+)" for import "(?<name>.+)"$/u.exec(text)?.groups;
+  if (unknown !== undefined && path.resolve(project, unknown.module).startsWith(sdk + path.sep)) {
+    return { ...at, text: `cofferdam-sdk has no export "${unknown.name}"`, next: "correct the name" };
+  }
   const missing = /^Could not resolve "(?<name>[^"]+)"/u.exec(text)?.groups.name;
   if (missing !== undefined) return { ...at, ...notFound(missing) };
   if (/^Top-level await /u.test(text)) {
@@ -259,18 +263,15 @@ async function componentize({ name, world, main }, { source, places }) {
   }
 }
 
-/** What an exception while the component is made says: one of a module's own statements, which run once, here. */
+/** What an exception while the component is made says: it comes from a module's own statements, which run once, here. */
 async function fromEngine(error, places, main) {
   const said = String(error.message ?? error);
   const { framesOf } = await import(pathToFileURL(path.join(sdk, "src/runtime/stack.js")));
   const frame = framesOf(said, places)[0];
-  const at = frame === undefined ? undefined : /(?<file>[^()\s]+):(?<line>\d+):(?<column>\d+)\)?$/u.exec(frame)?.groups;
-  const text = reasonOf(said);
-  const next = "the statements of a module run once, when it is built: what asks the host belongs into the function of the agent or tool";
+  const at = /(?<file>[^()\s]+):(?<line>\d+):(?<column>\d+)\)?$/u.exec(frame ?? "")?.groups;
+  // The engine's account of how it came to the exception, and the stack, are not the author's.
+  const text = /module evaluation: (?:Error: )?(?<text>.*?)(?:\n\s+at .*)?$/su.exec(said)?.groups.text ?? said;
   if (at === undefined) return { file: main, text };
+  const next = "a module's own statements run once, when the component is built";
   return { file: at.file, line: Number(at.line), column: Number(at.column), text, next };
-}
-
-function reasonOf(said) {
-  return said;
 }

@@ -173,24 +173,26 @@ export class Promise {
   }
 
   static all(promises) {
-    return collect(promises, (promise, { fill, reject }) => promise.then(fill, reject));
+    return new Promise((resolve, reject) => {
+      fillEach(promises, resolve, (promise, fill) => promise.then(fill, reject));
+    });
   }
 
   static allSettled(promises) {
-    return collect(promises, (promise, { fill }) =>
-      promise.then(
-        (value) => fill({ status: "fulfilled", value }),
-        (reason) => fill({ status: "rejected", reason }),
-      ),
-    );
+    return new Promise((resolve) => {
+      fillEach(promises, resolve, (promise, fill) =>
+        promise.then(
+          (value) => fill({ status: "fulfilled", value }),
+          (reason) => fill({ status: "rejected", reason }),
+        ),
+      );
+    });
   }
 
   static any(promises) {
     return new Promise((resolve, reject) => {
-      collect(promises, (promise, { fill }) => promise.then(resolve, fill)).then(
-        (reasons) => reject(new AggregateError(reasons, "all promises were rejected")),
-        reject,
-      );
+      const none = (reasons) => reject(new AggregateError(reasons, "all promises were rejected"));
+      fillEach(promises, none, (promise, fill) => promise.then(resolve, fill));
     });
   }
 
@@ -201,27 +203,23 @@ export class Promise {
   }
 }
 
-/** A promise of an array with a place for each of `promises`, which `each` fills. */
-function collect(promises, each) {
-  return new Promise((resolve, reject) => {
-    const values = [];
-    let missing = 1;
-    const filled = () => {
-      missing -= 1;
-      if (missing === 0) resolve(values);
-    };
-    let count = 0;
-    for (const promise of promises) {
-      const at = count;
-      count += 1;
-      missing += 1;
-      values[at] = undefined;
-      const fill = (value) => {
-        values[at] = value;
-        filled();
-      };
-      each(Promise.resolve(promise), { fill, reject });
-    }
-    filled();
-  });
+/** Gives `done` an array with a place for each of `promises`, which `each` fills. */
+function fillEach(promises, done, each) {
+  const values = [];
+  // One more than there are, until all are known.
+  let missing = 1;
+  const filled = () => {
+    missing -= 1;
+    if (missing === 0) done(values);
+  };
+  for (const promise of promises) {
+    const at = values.length;
+    values.push(undefined);
+    missing += 1;
+    each(Promise.resolve(promise), (value) => {
+      values[at] = value;
+      filled();
+    });
+  }
+  filled();
 }
