@@ -31,7 +31,7 @@ export type ToolErrorKind =
 
 /** Why an event was not recorded. The run may go on. */
 export declare class EventError extends Error {
-  private constructor();
+  constructor(kind: EventError["kind"], detail?: string | number);
   /**
    * `too_many` events were emitted (`limit`); one is `too_large` (`limit`, in bytes: 1 MiB, 8 KiB for a log line); all
    * together have as many bytes as they may, `full` (`limit`); the name or payload is `invalid`; the run's host calls are
@@ -43,7 +43,7 @@ export declare class EventError extends Error {
 
 /** Why the state could not be read or changed. */
 export declare class StateError extends Error {
-  private constructor();
+  constructor(kind: StateError["kind"], detail?: string | number);
   /**
    * `denied`; the key, the time to live or the page size is `invalid`; the value is `too_large` (`limit`, in bytes); the
    * user's data are `full` (`limit`, in bytes); `conflict`: the key has another version than expected (`current`, absent if
@@ -58,28 +58,28 @@ export declare class StateError extends Error {
 
 /** Why a run did not wait. */
 export declare class WaitError extends Error {
-  private constructor();
+  constructor(kind: WaitError["kind"], detail?: string);
   /** Out of bounds; the run cannot be put away; or there are as many runs that wait, or host calls, as may be. */
   readonly kind: "invalid" | "unavailable" | "exhausted";
 }
 
 /** Why there is no answer to a question. */
 export declare class AskError extends Error {
-  private constructor();
+  constructor(kind: AskError["kind"], detail?: string);
   /** `expired`: nobody answered in time, and there was no default. */
   readonly kind: "denied" | "invalid" | "expired" | "unavailable" | "exhausted" | "unexpected_answer";
 }
 
 /** Why a child was not started. */
 export declare class SpawnError extends Error {
-  private constructor();
+  constructor(kind: SpawnError["kind"], detail?: string);
   /** `too_many`: the tree of runs is as deep, or has as many runs, as it may. */
   readonly kind: "denied" | "unknown_agent" | "invalid" | "too_many" | "exhausted" | "unavailable";
 }
 
 /** Why there is no output of a child. That this run cannot wait for it is a `WaitError`. */
 export declare class ChildError extends Error {
-  private constructor();
+  constructor(kind: ChildError["kind"], detail?: ChildError["failure"] | string);
   /** It failed, and `failure` says how; or its output is not what the schema asks. */
   readonly kind: "failed" | "unexpected_output";
   readonly failure?: {
@@ -94,7 +94,7 @@ export declare class ChildError extends Error {
 
 /** Why a file of `/scratch` or `/workspace` could not be used. */
 export declare class FileError extends Error {
-  private constructor();
+  constructor(kind: string, path: string);
   /** As WASI has it, with `_`: `no_entry`, `exist`, `is_directory`, `insufficient_space` …; or `no_directory`. */
   readonly kind: string;
   readonly path: string;

@@ -43,7 +43,8 @@ export type InferIn<S> = S extends Schema<unknown, infer In, Presence> ? In : un
 
 type Any = Schema<unknown, unknown, Presence>;
 type Fields = { readonly [name: string]: Any };
-type Flat<T> = { [K in keyof T]: T[K] };
+// Shown as one object by editors and in errors.
+type Flat<T> = T extends unknown ? { [K in keyof T]: T[K] } : never;
 type NamesOf<F extends Fields, P extends Presence> = {
   [K in keyof F]: F[K] extends Schema<unknown, unknown, infer Q> ? (Q extends P ? K : never) : never;
 }[keyof F];
