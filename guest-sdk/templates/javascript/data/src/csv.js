@@ -3,6 +3,9 @@
 /** A line of a table: where it starts, from 1, and its fields. */
 /** @typedef {{ line: number, fields: string[] }} Row */
 
+/** What ends a field that is not in quotes. */
+const END = /,|\r\n|\n|\r|$/g;
+
 /**
  * The lines of a CSV text that are not empty.
  *
@@ -12,24 +15,38 @@
 export function parseCsv(text) {
   /** @type {Row[]} */
   const rows = [];
-  let line = 1;
-  let start = 1;
   /** @type {string[]} */
   let fields = [];
-  const endRow = () => {
+  let [at, line, start] = [0, 1, 1];
+  for (;;) {
+    const from = at;
+    let field = "";
+    const close = text[at] === '"' ? closingQuote(text, at) : -1;
+    if (close !== -1) {
+      field = text.slice(at + 1, close).replaceAll('""', '"');
+      at = close + 1;
+    }
+    END.lastIndex = at;
+    const end = /** @type {RegExpExecArray} */ (END.exec(text));
+    fields.push(field + text.slice(at, end.index));
+    at = end.index + end[0].length;
+    line += text.slice(from, at).match(/\r\n|\n|\r/g)?.length ?? 0;
+    if (end[0] === ",") continue;
     if (fields.length > 1 || fields[0] !== "") rows.push({ line: start, fields });
+    if (end[0] === "") return rows;
     fields = [];
-  };
-  // A field, quoted or plain, and what ends it: a comma, the end of the line, or the end of the text.
-  const field = /(?:"((?:[^"]|"")*)"|)([^,\r\n]*)(,|\r\n|\n|\r|$)/gy;
-  for (let ended = false; !ended; ) {
-    const match = /** @type {RegExpExecArray} */ (field.exec(text));
-    const [whole, quoted, plain, end] = match;
-    if (fields.length === 0) start = line;
-    fields.push((quoted ?? "").replaceAll('""', '"') + plain);
-    line += whole.match(/\r\n|\n|\r/g)?.length ?? 0;
-    if (end !== ",") endRow();
-    ended = end === "";
+    start = line;
   }
-  return rows;
+}
+
+/**
+ * Where the quote at a place is closed, or -1: a quote that is written twice is one of the text.
+ *
+ * @param {string} text
+ * @param {number} open
+ */
+function closingQuote(text, open) {
+  let close = text.indexOf('"', open + 1);
+  while (close !== -1 && text[close + 1] === '"') close = text.indexOf('"', close + 2);
+  return close;
 }
