@@ -28,7 +28,8 @@ def _within_u64(ms: int) -> int:
 
 def ms_rounded_up(duration: timedelta | float) -> int:
     """So that nothing is over before its time."""
-    return _within_u64(-(-_exact(duration) // _MS))
+    ms, rest = divmod(_exact(duration), _MS)
+    return _within_u64(ms + bool(rest))
 
 
 def ms_rounded_down(duration: timedelta | float) -> int:

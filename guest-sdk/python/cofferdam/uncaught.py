@@ -15,6 +15,9 @@ __all__ = ["account", "bindings_error", "place", "remember_sources"]
 #: As much of an account as the host keeps.
 ACCOUNT_BYTES_MAX: Final = 4096
 
+#: As much of what an exception says about itself stands before its place.
+WHAT_CHARS_MAX: Final = 500
+
 _SDK: Final = os.path.dirname(__file__)
 
 
@@ -46,8 +49,11 @@ def place(project: Project, error: BaseException) -> str:
 def account(project: Project, error: BaseException) -> str:
     """What happened and where, then the traceback from the author's code on, in at most 4 KiB."""
     what = "".join(traceback.format_exception_only(error)).strip()
+    if len(what) > WHAT_CHARS_MAX:
+        what = f"{what[:WHAT_CHARS_MAX]}..."
     head = f"{what}, {place(project, error)}"
     inner = error.__traceback__
+    # The way to the author's code is the same for every run.
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_SDK):
         inner = inner.tb_next
     lines = traceback.format_exception(type(error), error, inner)
