@@ -408,4 +408,4 @@ def of_binding(case: object) -> HostError:
     if name == "ChildError_Failed":
         return ChildFailed(value.stop_reason, value.code, value.message)
     found = HostError._of_binding[name]
-    return found() if found in (StateUnavailable, AskExpired) else found(value)  # type: ignore[call-arg]
+    return found() if found in (StateUnavailable, AskExpired) else found(value)

@@ -401,7 +401,7 @@ class _Union(Shape):
             members.sort(key=lambda member: isinstance(member, _Number))
         if isinstance(value, dict):
             # Types that are told apart by a Literal: only the one that is meant can say what is wrong.
-            tagged = [member for member in members if isinstance(member, _Object) and member.is_tagged(value)]
+            tagged: list[Shape] = [m for m in members if isinstance(m, _Object) and m.is_tagged(value)]
             members = tagged or members
         misfits = []
         for member in members:
@@ -713,6 +713,7 @@ def _fields(python: type) -> list[_Field]:
     except NameError as why:
         raise _at(UnsupportedType(f"{python.__name__}: {why}: define it at the top of the module"), python) from None
     docs, lines = _source_of(python)
+    declared: list[tuple[str, dataclasses.Field[Any] | None]]
     if dataclasses.is_dataclass(python):
         declared = [(field.name, field) for field in dataclasses.fields(python)]
     else:

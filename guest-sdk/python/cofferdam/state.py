@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 from . import host
 from .durations import ms_rounded_down
@@ -15,6 +15,9 @@ from .shapes import Misfit, dump_json, parse_json, shape_of, to_json
 __all__ = ["Scope", "State", "Stored"]
 
 T = TypeVar("T")
+
+#: What :meth:`State.list` gives, within whose class `list` is that method.
+Keys: TypeAlias = list[str]
 
 
 class Scope(enum.Enum):
@@ -103,7 +106,7 @@ class State:
         """Removes a key. Says whether it was there."""
         return self._call("delete", key)
 
-    def list(self, prefix: str = "", after: str | None = None, limit: int = 1000) -> list[str]:
+    def list(self, prefix: str = "", after: str | None = None, limit: int = 1000) -> Keys:
         """Keys that start with ``prefix``, in byte order, after the key ``after``, at most ``limit`` (1 to 1,000).
 
         The next page starts after the last key of this one; a page shorter than ``limit`` is the last.
