@@ -22,6 +22,7 @@ def markdown(
     """The report. What there is none of has no section."""
     parts = [f"# Almanac of {place}", f"{days:,} days of `{path}`; {records.tables:,} tables so far, "
              f"from {records.first} to {records.last}."]
+    rows: list[Sequence[object]]
     if broken:
         rows = [(b.column, b.which, b.value, b.date, f"{b.before.value:g} on {b.before.date}") for b in broken]
         parts += ["## Records that this table broke", table(("column", "", "value", "day", "before"), rows)]
