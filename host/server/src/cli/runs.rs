@@ -181,9 +181,10 @@ struct Submission {
     durability: Option<Durability>,
 }
 
-impl From<LimitArgs> for LimitsAsked {
-    fn from(args: LimitArgs) -> Self {
-        Self { fuel: args.fuel, memory_bytes: args.memory_bytes, deadline_ms: args.deadline_ms }
+impl LimitArgs {
+    /// What is asked for.
+    pub const fn asked(&self) -> LimitsAsked {
+        LimitsAsked { fuel: self.fuel, memory_bytes: self.memory_bytes, deadline_ms: self.deadline_ms }
     }
 }
 
@@ -200,7 +201,7 @@ async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Fai
         metadata: args.metadata.as_deref().map(|metadata| json_argument("metadata", metadata)).transpose()?,
         agent: args.agent,
         thread_id: args.thread,
-        limits: args.limits.into(),
+        limits: args.limits.asked(),
         priority: args.priority,
         durability: args.durable.then_some(Durability::Durable),
     };
