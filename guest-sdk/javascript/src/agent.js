@@ -4,7 +4,7 @@ import { Context } from "./context.js";
 import { AgentError, asAgentError, failure, InvalidInputError } from "./errors.js";
 import { asNeeds } from "./needs.js";
 import { settled } from "./runtime/settle.js";
-import { isOutOfMemory, place } from "./runtime/stack.js";
+import { place } from "./runtime/stack.js";
 import { jsonSchemaOf } from "./schema.js";
 import { validate } from "./validate.js";
 
@@ -57,8 +57,6 @@ function run(defined, text) {
   try {
     return outputText(defined, settled(() => defined.run(new Context(), readInput(defined, text))));
   } catch (error) {
-    // Thrown on, it ends the sandbox, and the host says which limit it was.
-    if (isOutOfMemory(error)) throw error;
     throw asAgentError(error) ?? failure("uncaught_exception", place(error));
   }
 }

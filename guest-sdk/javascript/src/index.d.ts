@@ -8,6 +8,8 @@ export * from "./errors.js";
 export { s, Schema } from "./schema.js";
 export type { ArrayBounds, Infer, InferIn, Json, JsonSchema, NumberBounds, StringBounds } from "./schema.js";
 
+export type { Agent, Tool, ToolPlugin };
+
 type AnySchema = Schema<unknown, unknown, Presence>;
 
 /** What a run has of a schema: its type, or `any` for a JSON Schema that is given as it is. */
@@ -52,7 +54,7 @@ export interface AgentOptions<I, O> {
 }
 
 /** An agent, for the default export of its module. */
-export declare class Agent {
+declare class Agent {
   private constructor();
   readonly description: string;
 }
@@ -98,7 +100,7 @@ export interface ToolOptions<I> {
 }
 
 /** A tool, for `tools`. */
-export declare class Tool {
+declare class Tool {
   private constructor();
   readonly description: string;
 }
@@ -126,7 +128,7 @@ export interface ToolPluginOptions {
 }
 
 /** A tool plugin, for the default export of its module. */
-export declare class ToolPlugin {
+declare class ToolPlugin {
   private constructor();
   readonly description: string;
 }

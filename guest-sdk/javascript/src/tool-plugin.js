@@ -4,7 +4,7 @@ import { ToolContext } from "./context.js";
 import { asToolError, ToolError } from "./errors.js";
 import { asNeeds } from "./needs.js";
 import { settled } from "./runtime/settle.js";
-import { isOutOfMemory, place } from "./runtime/stack.js";
+import { place } from "./runtime/stack.js";
 import { jsonSchemaOf } from "./schema.js";
 import { validate } from "./validate.js";
 
@@ -84,8 +84,6 @@ function call(defined, name, text) {
     }
     return answerText(settled(() => known.answer(new ToolContext(), readArguments(known, text))));
   } catch (error) {
-    // Thrown on, it ends the sandbox, and the host says which limit it was.
-    if (isOutOfMemory(error)) throw error;
     throw asToolError(error) ?? { tag: "failed", val: place(error) };
   }
 }

@@ -127,15 +127,6 @@ test("an output that is not what the agent says is its own fault", () => {
   }
 });
 
-test("memory that ran out is left to the host", () => {
-  useHost(fakeHost());
-  const error = Object.assign(new Error("out of memory"), { name: "InternalError" });
-  const { run } = greeter(() => {
-    throw error;
-  });
-  assert.equal(thrown(() => run('{"name":"Ada"}')), error);
-});
-
 test("what is missing from a definition is said when it is made", () => {
   const made = (options, run = () => {}) => () => agent(options, run);
   assert.throws(made({ input: s.any(), output: s.any() }), /`description`/u);

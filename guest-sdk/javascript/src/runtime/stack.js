@@ -6,11 +6,6 @@ const FRAMES_MAX = 10;
 /** Where the build leaves the source map of the bundle: `{ file, sources, mappings }`, as in a source map of version 3. */
 const MAP = Symbol.for("cofferdam.sourceMap");
 
-/** Whether memory ran out: no exception of the author's. */
-export function isOutOfMemory(error) {
-  return error instanceof Error && error.name === "InternalError" && error.message === "out of memory";
-}
-
 /** What was thrown, and the lines of the author's files that led there, the innermost first. */
 export function place(thrown) {
   if (!(thrown instanceof Error)) return `thrown: ${inspectThrown(thrown)}`;
