@@ -125,6 +125,7 @@ impl Project {
     }
 
     /// In what it is written.
+    #[cfg(test)]
     pub const fn language(&self) -> Language {
         match self.source {
             Source::Rust => Language::Rust,

@@ -31,6 +31,14 @@ pub(super) fn installed(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<(
         return Ok(whole);
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // One installs it, and the other builds that begin meanwhile wait: it is hundreds of megabytes of network and disk.
+    let lock = folder.join(format!(".{name}.lock"));
+    let cannot_lock = || format!("cannot lock {}", lock.display());
+    let held = fs::File::create(&lock).with_context(cannot_lock)?;
+    held.lock().with_context(cannot_lock)?;
+    if whole.is_dir() {
+        return Ok(whole);
+    }
     let arriving = tempfile::Builder::new().prefix(".arriving-").tempdir_in(&folder);
     let arriving = arriving.with_context(|| format!("cannot write to {}", folder.display()))?;
     crate::cli::output::note(&format!("installing {name} into {} (once)", folder.display()));
@@ -41,8 +49,6 @@ pub(super) fn installed(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<(
             let _ = arriving.keep();
             Ok(whole)
         }
-        // Another build was quicker, and has installed the same.
-        Err(_) if whole.is_dir() => Ok(whole),
         Err(error) => Err(error).with_context(|| format!("cannot put {} in place", whole.display())),
     }
 }
