@@ -215,7 +215,7 @@ test("children are started, waited for and cancelled", () => {
         throw refusal("failed", failed);
       },
       stuck: () => {
-        throw refusal("wait", refusal("exhausted", "as many as may be"));
+        throw refusal("wait", { tag: "exhausted", val: "as many as may be" });
       },
     },
   });

@@ -9,7 +9,7 @@ import { look, Promise as Ours, runJobs, takeUnhandled } from "../src/runtime/pr
 import { crypto, random } from "../src/runtime/random.js";
 import { settled } from "../src/runtime/settle.js";
 import { framesOf, place } from "../src/runtime/stack.js";
-import { fakeHost } from "./fake-host.js";
+import { fakeHost, refusal } from "./fake-host.js";
 
 afterEach(() => useHost(null));
 
@@ -90,6 +90,10 @@ test("console's lines are log events, cut where they are too long", () => {
   ours.log(long);
   assert.equal(host.calls.map(([, , text]) => text).join(""), long);
   assert.deepEqual(host.calls.map(([, , text]) => Buffer.byteLength(text)), [8191, 8192, 1812]);
+  host.events.log = () => {
+    throw refusal("too-many", 10_000);
+  };
+  ours.log("a line that cannot be recorded is lost");
 });
 
 test("values are shown for people to read", () => {
