@@ -54,9 +54,11 @@ export function toJson(value, refuse) {
   let written;
   try {
     written = JSON.stringify(value);
+    // So half of a surrogate pair is written, which the host takes for no JSON; it becomes U+FFFD.
+    if (written?.includes("\\ud")) written = JSON.stringify(value, (_name, one) => (typeof one === "string" ? text(one) : one));
   } catch (error) {
     throw refuse(error instanceof Error ? error.message : String(error));
   }
-  if (written === undefined) throw refuse(`JSON has no ${typeof value}`);
+  if (written === undefined) throw refuse(`it is a ${typeof value}`);
   return written;
 }

@@ -91,6 +91,8 @@ test("events reach the host, and what it refuses is an EventError", () => {
   assert.equal(thrown(EventError, () => ctx.emit("x", undefined)).kind, "invalid");
   assert.equal(thrown(EventError, () => ctx.log("fatal", "x")).kind, "invalid");
   ctx.info("x".repeat(8193));
+  ctx.emit("half", ["\ud83d", "\\ud83d", "😀"]);
+  assert.equal(host.calls.at(-1)[2], '["\ufffd","\\\\ud83d","😀"]');
 });
 
 test("tools are listed, called and started", () => {
