@@ -9,7 +9,7 @@
 //   {"errors": [PROBLEM…]}          a PROBLEM is {"file"?, "line"?, "column"?, "text", "next"?}; lines and columns from 1
 
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { copyFile, cp, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { builtinModules, createRequire } from "node:module";
 import path from "node:path";
@@ -37,8 +37,9 @@ for (const needed of ["sdk", "wit", "toolchain"]) {
   if (options[needed] === undefined) throw new Error(`--${needed} is missing`);
 }
 
-const project = path.resolve(options.project);
-const sdk = path.resolve(options.sdk);
+// As the bundler names them: without links on the way.
+const project = realpathSync(options.project);
+const sdk = realpathSync(options.sdk);
 const toolchain = createRequire(pathToFileURL(path.join(path.resolve(options.toolchain), "package.json")));
 const build = path.join(project, ".cofferdam", "build");
 
