@@ -2,11 +2,12 @@
 
 import { Context } from "./context.js";
 import { AgentError, asAgentError, failure, InvalidInputError } from "./errors.js";
+import { toJson } from "./host.js";
 import { asNeeds } from "./needs.js";
 import { settled } from "./runtime/settle.js";
 import { place } from "./runtime/stack.js";
 import { jsonSchemaOf } from "./schema.js";
-import { validate } from "./validate.js";
+import { checkerOf, validate } from "./validate.js";
 
 const NEEDS = ["tools", "state", "workspace", "agents", "human", "durable"];
 
@@ -24,6 +25,9 @@ export class Agent {
     this.input = jsonSchemaOf(input);
     this.output = jsonSchemaOf(output);
     this.needs = asNeeds(needs, NEEDS);
+    // Now, when the component is built, and not in each run.
+    checkerOf(this.input);
+    checkerOf(this.output);
     this.run = run;
     Object.freeze(this);
   }
@@ -74,16 +78,9 @@ function readInput(defined, text) {
 }
 
 function outputText(defined, output) {
-  let text;
-  try {
-    // An agent whose function returns nothing has the output null.
-    text = JSON.stringify(output === undefined ? null : output);
-  } catch (error) {
-    throw new AgentError("output_not_json", `the output cannot be written as JSON: ${error.message}`);
-  }
-  if (text === undefined) {
-    throw new AgentError("output_not_json", `the output cannot be written as JSON: it is a ${typeof output}`);
-  }
+  const refuse = (why) => new AgentError("output_not_json", `the output cannot be written as JSON: ${why}`);
+  // An agent whose function returns nothing has the output null.
+  const text = toJson(output === undefined ? null : output, refuse);
   const { problem } = validate(defined.output, JSON.parse(text));
   if (problem !== undefined) {
     throw new AgentError("invalid_output", `the output is not what the agent says it gives: ${problem}`);

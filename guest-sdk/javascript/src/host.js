@@ -26,15 +26,22 @@ export function hasHost() {
   return interfaces !== null;
 }
 
-/** Calls the host. What it refuses comes as a variant, `{ tag, val }`, or an enum, and is thrown as an error of the SDK. */
+/** Calls the host. What it refuses, a variant or an enum of the contract, is thrown as an error of the SDK. */
 export function ask(call, refused) {
   try {
     return call();
   } catch (error) {
-    if (error instanceof Error) throw error;
-    const { tag, val } = typeof error === "string" ? { tag: error } : error;
-    throw refused(tag.replaceAll("-", "_"), val);
+    const refusal = refusalOf(error);
+    if (refusal === undefined) throw error;
+    throw refused(refusal.kind, refusal.detail);
   }
+}
+
+/** What the host refused, as `{ kind, detail }`, or undefined for any other error. The bindings throw it in an error. */
+export function refusalOf(error) {
+  if (!(error instanceof Error) || error.payload === undefined) return undefined;
+  const { tag, val } = typeof error.payload === "string" ? { tag: error.payload } : error.payload;
+  return { kind: tag.replaceAll("-", "_"), detail: val };
 }
 
 /** A text as the contract takes it: a half of a surrogate pair becomes U+FFFD. */
@@ -47,9 +54,11 @@ export function toJson(value, refuse) {
   let written;
   try {
     written = JSON.stringify(value);
+    // So half of a surrogate pair is written, which the host takes for no JSON; it becomes U+FFFD.
+    if (written?.includes("\\ud")) written = JSON.stringify(value, (_name, one) => (typeof one === "string" ? text(one) : one));
   } catch (error) {
     throw refuse(error instanceof Error ? error.message : String(error));
   }
-  if (written === undefined) throw refuse(`JSON has no ${typeof value}`);
+  if (written === undefined) throw refuse(`it is a ${typeof value}`);
   return written;
 }

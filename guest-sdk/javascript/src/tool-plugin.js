@@ -2,11 +2,12 @@
 
 import { ToolContext } from "./context.js";
 import { asToolError, ToolError } from "./errors.js";
+import { toJson } from "./host.js";
 import { asNeeds } from "./needs.js";
 import { settled } from "./runtime/settle.js";
 import { place } from "./runtime/stack.js";
 import { jsonSchemaOf } from "./schema.js";
-import { validate } from "./validate.js";
+import { checkerOf, validate } from "./validate.js";
 
 const NEEDS = ["state", "workspace"];
 
@@ -20,6 +21,8 @@ export class Tool {
     this.description = description;
     this.input = jsonSchemaOf(input);
     this.idempotent = Boolean(idempotent);
+    // Now, when the component is built, and not in each call.
+    checkerOf(this.input);
     this.answer = answer;
     Object.freeze(this);
   }
@@ -101,11 +104,6 @@ function readArguments(known, text) {
 }
 
 function answerText(answer) {
-  try {
-    const text = JSON.stringify(answer === undefined ? null : answer);
-    if (text !== undefined) return text;
-  } catch (error) {
-    throw new ToolError("failed", `the answer cannot be written as JSON: ${error.message}`);
-  }
-  throw new ToolError("failed", `the answer cannot be written as JSON: it is a ${typeof answer}`);
+  const refuse = (why) => new ToolError("failed", `the answer cannot be written as JSON: ${why}`);
+  return toJson(answer === undefined ? null : answer, refuse);
 }

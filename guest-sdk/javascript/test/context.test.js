@@ -91,6 +91,8 @@ test("events reach the host, and what it refuses is an EventError", () => {
   assert.equal(thrown(EventError, () => ctx.emit("x", undefined)).kind, "invalid");
   assert.equal(thrown(EventError, () => ctx.log("fatal", "x")).kind, "invalid");
   ctx.info("x".repeat(8193));
+  ctx.emit("half", ["\ud83d", "\\ud83d", "😀"]);
+  assert.equal(host.calls.at(-1)[2], '["\ufffd","\\\\ud83d","😀"]');
 });
 
 test("tools are listed, called and started", () => {
@@ -215,7 +217,7 @@ test("children are started, waited for and cancelled", () => {
         throw refusal("failed", failed);
       },
       stuck: () => {
-        throw refusal("wait", refusal("exhausted", "as many as may be"));
+        throw refusal("wait", { tag: "exhausted", val: "as many as may be" });
       },
     },
   });

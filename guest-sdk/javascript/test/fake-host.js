@@ -1,7 +1,10 @@
 // A host for tests: state and files in memory, and a log of the calls.
 
-/** What the host refuses: thrown as the bindings throw it. */
-export const refusal = (tag, val) => ({ tag, val });
+/** An error of the contract, as the bindings throw it: a variant, or an enum. */
+export const thrownBy = (payload) => Object.assign(new Error("[object Object] (see error.payload)"), { payload });
+
+/** What the host refuses. */
+export const refusal = (tag, val) => thrownBy({ tag, val });
 
 export function fakeHost({ tools = {}, answers = [], children = {}, info = {} } = {}) {
   const calls = [];

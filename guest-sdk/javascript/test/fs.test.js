@@ -4,6 +4,7 @@ import { afterEach, beforeEach, test } from "node:test";
 import * as fs from "../src/fs.js";
 import { useHost } from "../src/host.js";
 import { FileError } from "../src/index.js";
+import { thrownBy } from "./fake-host.js";
 
 /** As many bytes as this disk takes or gives in one call: fewer than are asked for, as a host may. */
 const BYTES_AT_ONCE = 1000;
@@ -32,14 +33,14 @@ function fakeDisk() {
       },
       stat: () => ({ type: "regular-file", size: all.get(path).length }),
       statAt(_flags, of) {
-        if (!all.has(of)) throw "no-entry";
+        if (!all.has(of)) throw thrownBy("no-entry");
         return all.get(of) === null ? { type: "directory", size: 0 } : { type: "regular-file", size: all.get(of).length };
       },
       openAt(_flags, of, { create, directory, truncate }, { write }) {
-        if (!all.has(of) && !create) throw "no-entry";
-        if (!all.has(of) && all.get(parent(of)) !== null) throw "no-entry";
-        if (all.get(of) === null && write) throw "is-directory";
-        if (directory && all.get(of) !== null) throw "not-directory";
+        if (!all.has(of) && !create) throw thrownBy("no-entry");
+        if (!all.has(of) && all.get(parent(of)) !== null) throw thrownBy("no-entry");
+        if (all.get(of) === null && write) throw thrownBy("is-directory");
+        if (directory && all.get(of) !== null) throw thrownBy("not-directory");
         if (!all.has(of) || truncate) all.set(of, new Uint8Array(0));
         return handle(of);
       },
@@ -56,7 +57,7 @@ function fakeDisk() {
         };
       },
       createDirectoryAt(of) {
-        if (all.has(of)) throw "exist";
+        if (all.has(of)) throw thrownBy("exist");
         all.set(of, null);
       },
       removeDirectoryAt: (of) => all.delete(of),

@@ -9,7 +9,7 @@
 //   {"errors": [PROBLEM…]}          a PROBLEM is {"file"?, "line"?, "column"?, "text", "next"?}; lines and columns from 1
 
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { copyFile, cp, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { builtinModules, createRequire } from "node:module";
 import path from "node:path";
@@ -37,18 +37,11 @@ for (const needed of ["sdk", "wit", "toolchain"]) {
   if (options[needed] === undefined) throw new Error(`--${needed} is missing`);
 }
 
-const project = path.resolve(options.project);
-const sdk = path.resolve(options.sdk);
+// As the bundler names them: without links on the way.
+const project = realpathSync(options.project);
+const sdk = realpathSync(options.sdk);
 const toolchain = createRequire(pathToFileURL(path.join(path.resolve(options.toolchain), "package.json")));
 const build = path.join(project, ".cofferdam", "build");
-
-try {
-  console.log(JSON.stringify(await main()));
-} catch (error) {
-  if (!(error instanceof Problems)) throw error;
-  console.log(JSON.stringify({ errors: error.problems }));
-  process.exitCode = 1;
-}
 
 async function main() {
   const described = await readDescription();
@@ -185,15 +178,8 @@ async function bundle({ name, version, world, main }) {
     return { errors: error.errors.map((message) => fromBundler(message, main)), warnings: [], ms: 0 };
   }
   const [code, map] = ["js", "map"].map((ending) => result.outputFiles.find((one) => one.path.endsWith(`.${ending}`)).text);
-  const sources = JSON.parse(map).sources.map((source) => {
-    const absolute = path.resolve(build, source);
-    const own = path.relative(project, absolute).split(path.sep).join("/");
-    // The SDK's and the build's own lines are no places that an author can mend.
-    const foreign = own.startsWith("..") || own.startsWith(".cofferdam/") || absolute.startsWith(sdk + path.sep);
-    return foreign ? null : own;
-  });
-  const places = { file, sources, mappings: JSON.parse(map).mappings };
-  const source = `${code}\nglobalThis[Symbol.for("cofferdam.sourceMap")] = ${JSON.stringify(places)};\n`;
+  const places = placesOf(file, JSON.parse(map));
+  const source = `${code}\nglobalThis[Symbol.for("cofferdam.places")] = ${JSON.stringify(places)};\n`;
   return {
     errors: [],
     warnings: result.warnings.map((message) => fromBundler(message, main)),
@@ -201,6 +187,50 @@ async function bundle({ name, version, world, main }) {
     places,
     ms: Math.round(performance.now() - started),
   };
+}
+
+/** Where each line of the bundle comes from, as the SDK reads it: see `src/runtime/stack.js`. */
+function placesOf(file, { sources, mappings }) {
+  const own = sources.map((source) => {
+    const absolute = path.resolve(build, source);
+    const within = path.relative(project, absolute).split(path.sep).join("/");
+    // The SDK's and the build's own lines are no places that an author can mend.
+    const foreign = within.startsWith("..") || within.startsWith(".cofferdam/") || absolute.startsWith(sdk + path.sep);
+    return foreign ? null : within;
+  });
+  let [source, line, column] = [0, 0, 0];
+  const lines = mappings.split(";").map((text) => {
+    let generated = 0;
+    const segments = [];
+    for (const segment of text === "" ? [] : text.split(",")) {
+      const [ofGenerated, ofSource, ofLine, ofColumn] = numbers(segment);
+      generated += ofGenerated;
+      if (ofSource === undefined) continue;
+      source += ofSource;
+      line += ofLine;
+      column += ofColumn;
+      if (own[source] !== null) segments.push(`${generated} ${source} ${line} ${column}`);
+    }
+    return segments.join(",");
+  });
+  return { file, sources: own, lines };
+}
+
+const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/** Numbers as source maps have them: in base 64, five bits a digit, the lowest first; the sixth bit says that more follow. */
+function numbers(text) {
+  const all = [];
+  let [value, shift] = [0, 0];
+  for (const character of text) {
+    const digit = DIGITS.indexOf(character);
+    value += (digit & 31) << shift;
+    shift += 5;
+    if ((digit & 32) !== 0) continue;
+    all.push((value & 1) === 1 ? -(value >>> 1) : value >>> 1);
+    [value, shift] = [0, 0];
+  }
+  return all;
 }
 
 function fromBundler({ text, location }, main) {
@@ -274,4 +304,12 @@ async function fromEngine(error, places, main) {
   if (at === undefined) return { file: main, text };
   const next = "a module's own statements run once, when the component is built";
   return { file: at.file, line: Number(at.line), column: Number(at.column), text, next };
+}
+
+try {
+  console.log(JSON.stringify(await main()));
+} catch (error) {
+  if (!(error instanceof Problems)) throw error;
+  console.log(JSON.stringify({ errors: error.problems }));
+  process.exitCode = 1;
 }

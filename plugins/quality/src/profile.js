@@ -35,9 +35,27 @@ export function asNumber(text) {
 export function asDay(text) {
   const match = DATE.exec(text.trim());
   if (match === null) return undefined;
-  const day = match.slice(1, 4).join("-");
-  const time = Date.parse(`${day}T00:00:00Z`);
-  return Number.isNaN(time) || new Date(time).toISOString().slice(0, 10) !== day ? undefined : day;
+  const [year, month, day] = [Number(match[1]), Number(match[2]), Number(match[3])];
+  const leap = year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0);
+  const days = month === 2 && leap ? 29 : DAYS[month - 1];
+  return day >= 1 && day <= days ? `${match[1]}-${match[2]}-${match[3]}` : undefined;
+}
+
+const DAYS = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+
+/**
+ * A value that was seen: how often, and what it is.
+ *
+ * @typedef {{ count: number, number: number | undefined, day: string | undefined }} Seen
+ */
+
+/**
+ * @param {string} text
+ * @returns {Seen}
+ */
+function seen(text) {
+  const number = asNumber(text);
+  return { count: 0, number, day: number === undefined ? asDay(text) : undefined };
 }
 
 export class Profile {
@@ -46,7 +64,7 @@ export class Profile {
   #missing = 0;
   #numbers = { count: 0, min: Infinity, max: -Infinity, sum: 0 };
   #days = { count: 0, min: "9999-99-99", max: "" };
-  /** @type {Map<string, number>} */
+  /** @type {Map<string, Seen>} */
   #values = new Map();
   #more = false;
 
@@ -66,38 +84,36 @@ export class Profile {
       return;
     }
     this.#count += 1;
-    this.#count1(value);
-    const number = asNumber(value);
-    if (number !== undefined) {
+    // What is there often is looked at once.
+    const one = this.#values.get(value) ?? this.#met(value);
+    one.count += 1;
+    if (one.number !== undefined) {
       const all = this.#numbers;
       all.count += 1;
-      all.min = Math.min(all.min, number);
-      all.max = Math.max(all.max, number);
-      all.sum += number;
-      return;
-    }
-    const day = asDay(value);
-    if (day !== undefined) {
+      all.sum += one.number;
+      if (one.number < all.min) all.min = one.number;
+      if (one.number > all.max) all.max = one.number;
+    } else if (one.day !== undefined) {
       const all = this.#days;
       all.count += 1;
-      if (day < all.min) all.min = day;
-      if (day > all.max) all.max = day;
+      if (one.day < all.min) all.min = one.day;
+      if (one.day > all.max) all.max = one.day;
     }
   }
 
   /** @param {string} value */
-  #count1(value) {
-    const known = this.#values.get(value);
-    if (known !== undefined) this.#values.set(value, known + 1);
-    else if (this.#values.size < VALUES_MAX && value.length <= VALUE_UNITS_MAX) this.#values.set(value, 1);
+  #met(value) {
+    const one = seen(value);
+    if (this.#values.size < VALUES_MAX && value.length <= VALUE_UNITS_MAX) this.#values.set(value, one);
     else this.#more = true;
+    return one;
   }
 
   /** @returns {Column} */
   told() {
     const type = this.#type();
     const texts = type === "text";
-    const byCount = [...this.#values].sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1));
+    const byCount = texts ? [...this.#values].sort(([a, m], [b, n]) => n.count - m.count || (a < b ? -1 : 1)) : [];
     const range = { number: this.#numbers, date: this.#days }[/** @type {string} */ (type)];
     return {
       name: this.#name,
@@ -109,7 +125,7 @@ export class Profile {
       min: range === undefined ? null : String(range.min),
       max: range === undefined ? null : String(range.max),
       mean: type === "number" ? this.#numbers.sum / this.#numbers.count : null,
-      top: texts ? byCount.slice(0, TOP_MAX).map(([value, count]) => ({ value, count })) : [],
+      top: byCount.slice(0, TOP_MAX).map(([value, { count }]) => ({ value, count })),
       // Categories: few, and each of them often.
       values: texts && !this.#more && this.#values.size * 10 <= this.#count ? byCount.map(([value]) => value).sort() : null,
     };

@@ -87,7 +87,9 @@ export class CsvReader {
     if (fields.length !== header.length) {
       return { line, fields: new Map(), problem: `${fields.length} fields, but the header has ${header.length}` };
     }
-    return { line, fields: new Map(header.map((name, at) => [name, fields[at] === "" ? null : fields[at]])) };
+    const named = new Map();
+    for (let at = 0; at < header.length; at += 1) named.set(header[at], fields[at] === "" ? null : fields[at]);
+    return { line, fields: named };
   }
 }
 
@@ -101,6 +103,8 @@ export class CsvReader {
  * @returns {{ fields: string[], end: number, lines: number, problem?: string } | undefined}
  */
 function fieldsFrom(text, start, last) {
+  const plain = plainRow(text, start);
+  if (plain !== undefined) return { fields: plain.split(","), end: start + plain.length + 1, lines: 1 };
   const fields = [];
   let at = start;
   for (;;) {
@@ -125,6 +129,20 @@ function fieldsFrom(text, start, last) {
     at = END.lastIndex;
     if (match[0] !== ",") return { fields, end: at, lines: linesOf(text.slice(start, at)) };
   }
+}
+
+/**
+ * The row at a place, without its end, if it has no quote and ends as most do. What is the most of most tables is read by
+ * functions of the engine, at a tenth of the fuel.
+ *
+ * @param {string} text
+ * @param {number} start
+ */
+function plainRow(text, start) {
+  const end = text.indexOf("\n", start);
+  if (end === -1) return undefined;
+  const row = text.slice(start, end);
+  return row.includes('"') || row.includes("\r") ? undefined : row;
 }
 
 /**

@@ -1,6 +1,6 @@
 // `console`, whose lines become log events.
 
-import { hasHost, host } from "../host.js";
+import { hasHost, host, refusalOf } from "../host.js";
 
 /** The longest line of a log, in bytes, as the contract has it. */
 const LINE_BYTES_MAX = 8192;
@@ -18,7 +18,7 @@ function write(level, values) {
         host().events.log(level, piece);
       } catch (error) {
         // A line that cannot be recorded is no reason to lose the work.
-        if (error instanceof Error) throw error;
+        if (refusalOf(error) === undefined) throw error;
       }
     }
   }

@@ -1,7 +1,26 @@
 // TextEncoder and TextDecoder, for UTF-8, which the engine has not.
+// What can be left to functions of the engine is: they take a tenth of the fuel of a loop. They know texts of bytes, of which
+// each character is a byte.
 
-/** As many units as are handed to `String.fromCharCode` in one call: more overflows the stack of arguments. */
-const UNITS_AT_ONCE = 8192;
+/** As many bytes as are handed to `String.fromCharCode` in one call: more overflows the stack of arguments. */
+const BYTES_AT_ONCE = 8192;
+
+/** From bytes to a text of which each character is a byte. */
+export function binaryOf(bytes) {
+  let binary = "";
+  for (let at = 0; at < bytes.length; at += BYTES_AT_ONCE) {
+    binary += String.fromCharCode.apply(null, bytes.subarray(at, at + BYTES_AT_ONCE));
+  }
+  return binary;
+}
+
+/** From a text of which each character is a byte to the bytes. */
+export function bytesOfBinary(binary) {
+  if (Uint8Array.fromBase64 !== undefined) return Uint8Array.fromBase64(btoa(binary));
+  const bytes = new Uint8Array(binary.length);
+  for (let at = 0; at < bytes.length; at += 1) bytes[at] = binary.charCodeAt(at);
+  return bytes;
+}
 
 export class TextEncoder {
   get encoding() {
@@ -9,36 +28,8 @@ export class TextEncoder {
   }
 
   encode(text = "") {
-    const string = String(text).toWellFormed();
-    // As long as a text of ASCII; made longer once if it is none.
-    let bytes = new Uint8Array(string.length);
-    let length = 0;
-    for (let at = 0; at < string.length; at += 1) {
-      let code = string.charCodeAt(at);
-      if (code < 0x80) {
-        bytes[length++] = code;
-        continue;
-      }
-      if (bytes.length === string.length) {
-        const longer = new Uint8Array(length + (string.length - at) * 3);
-        longer.set(bytes.subarray(0, length));
-        bytes = longer;
-      }
-      if (code < 0x800) {
-        bytes[length++] = 0xc0 | (code >> 6);
-      } else if (code >= 0xd800 && code < 0xdc00) {
-        at += 1;
-        code = 0x10000 + ((code - 0xd800) << 10) + (string.charCodeAt(at) - 0xdc00);
-        bytes[length++] = 0xf0 | (code >> 18);
-        bytes[length++] = 0x80 | ((code >> 12) & 0x3f);
-        bytes[length++] = 0x80 | ((code >> 6) & 0x3f);
-      } else {
-        bytes[length++] = 0xe0 | (code >> 12);
-        bytes[length++] = 0x80 | ((code >> 6) & 0x3f);
-      }
-      bytes[length++] = 0x80 | (code & 0x3f);
-    }
-    return bytes.slice(0, length);
+    // The one writes UTF-8 as %XX, the other reads %XX as characters.
+    return bytesOfBinary(unescape(encodeURIComponent(String(text).toWellFormed())));
   }
 }
 
@@ -70,27 +61,32 @@ export class TextDecoder {
     const bytes = ArrayBuffer.isView(input)
       ? new Uint8Array(input.buffer, input.byteOffset, input.byteLength)
       : new Uint8Array(input);
-    let text = "";
-    let units = [];
-    let at = !this.#ignoreBOM && bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? 3 : 0;
-    while (at < bytes.length) {
-      const [code, length] = next(bytes, at);
-      if (code === undefined) {
-        if (this.#fatal) throw new TypeError(`the bytes are not UTF-8, from byte ${at} on`);
-        units.push(0xfffd);
-      } else if (code < 0x10000) {
-        units.push(code);
-      } else {
-        units.push(0xd800 + ((code - 0x10000) >> 10), 0xdc00 + ((code - 0x10000) & 0x3ff));
-      }
-      at += length;
-      if (units.length >= UNITS_AT_ONCE) {
-        text += String.fromCharCode(...units);
-        units = [];
-      }
-    }
-    return text + String.fromCharCode(...units);
+    const text = decode(bytes, this.#fatal);
+    return this.#ignoreBOM || text[0] !== "\ufeff" ? text : text.slice(1);
   }
+}
+
+function decode(bytes, fatal) {
+  const binary = binaryOf(bytes);
+  if (!/[^\0-\x7f]/.test(binary)) return binary;
+  try {
+    return decodeURIComponent(escape(binary));
+  } catch {
+    return decodeInvalid(bytes, fatal);
+  }
+}
+
+/** Bytes that are not UTF-8 all through: what is none is told, or becomes U+FFFD as the standard has it. */
+function decodeInvalid(bytes, fatal) {
+  const characters = [];
+  let at = 0;
+  while (at < bytes.length) {
+    const [code, length] = next(bytes, at);
+    if (code === undefined && fatal) throw new TypeError(`the bytes are not UTF-8, from byte ${at} on`);
+    characters.push(String.fromCodePoint(code ?? 0xfffd));
+    at += length;
+  }
+  return characters.join("");
 }
 
 /**

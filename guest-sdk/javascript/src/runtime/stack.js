@@ -3,8 +3,12 @@
 /** As many lines of a stack as a message names. */
 const FRAMES_MAX = 10;
 
-/** Where the build leaves the source map of the bundle: `{ file, sources, mappings }`, as in a source map of version 3. */
-const MAP = Symbol.for("cofferdam.sourceMap");
+/**
+ * Where the build leaves where each line of the bundle comes from: `{ file, sources, lines }`. A line has a segment for each
+ * piece of it, `COLUMN SOURCE LINE COLUMN`, all from 0, with commas between; it is empty where no line of the author's is.
+ * Not a source map, all of which had to be read for one line of it, at more fuel than many runs have.
+ */
+const PLACES = Symbol.for("cofferdam.places");
 
 /** What was thrown, and the lines of the author's files that led there, the innermost first. */
 export function place(thrown) {
@@ -24,65 +28,26 @@ function inspectThrown(thrown) {
 }
 
 /** The frames of a stack as `FUNCTION (FILE:LINE:COLUMN)`, without those of the SDK and the engine. */
-export function framesOf(stack, map = globalThis[MAP]) {
+export function framesOf(stack, places = globalThis[PLACES]) {
   const frames = [];
-  if (map === undefined) return frames;
-  const lines = decode(map.mappings);
+  if (places === undefined) return frames;
   for (const frame of stack.split("\n")) {
     const parts = /^\s*at (?:(.*) \()?\/?([^()\s]+):(\d+):(\d+)\)?$/u.exec(frame);
-    if (parts === null || !parts[2].endsWith(map.file)) continue;
-    const original = lookUp(lines, Number(parts[3]) - 1, Number(parts[4]) - 1);
-    const file = original === undefined ? undefined : map.sources[original.source];
-    if (file === undefined || file === null) continue;
-    const at = `${file}:${original.line + 1}:${original.column + 1}`;
+    if (parts === null || !parts[2].endsWith(places.file)) continue;
+    const place = lookUp(places, Number(parts[3]) - 1, Number(parts[4]) - 1);
+    if (place === undefined) continue;
     const name = parts[1] === undefined || parts[1] === "<anonymous>" ? "" : parts[1];
-    frames.push(name === "" ? at : `${name} (${at})`);
+    frames.push(name === "" ? place : `${name} (${place})`);
   }
   return frames;
 }
 
-function lookUp(lines, line, column) {
-  const segments = lines[line] ?? [];
-  let found = segments[0];
-  for (const segment of segments) {
-    if (segment.generated > column) break;
+function lookUp({ sources, lines }, line, column) {
+  let found;
+  for (const text of (lines[line] ?? "").split(",")) {
+    const segment = text.split(" ").map(Number);
+    if (segment.length < 4 || (found !== undefined && segment[0] > column)) break;
     found = segment;
   }
-  return found;
-}
-
-const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/** The segments of each generated line, of a source map's mappings. */
-function decode(mappings) {
-  let [source, line, column] = [0, 0, 0];
-  return mappings.split(";").map((text) => {
-    let generated = 0;
-    const segments = [];
-    for (const segment of text === "" ? [] : text.split(",")) {
-      const [ofGenerated, ofSource, ofLine, ofColumn] = numbers(segment);
-      generated += ofGenerated;
-      if (ofSource === undefined) continue;
-      source += ofSource;
-      line += ofLine;
-      column += ofColumn;
-      segments.push({ generated, source, line, column });
-    }
-    return segments;
-  });
-}
-
-/** Numbers in base 64, five bits a digit, the lowest first; the sixth bit says that more follow, the first is the sign. */
-function numbers(text) {
-  const all = [];
-  let [value, shift] = [0, 0];
-  for (const character of text) {
-    const digit = DIGITS.indexOf(character);
-    value += (digit & 31) << shift;
-    shift += 5;
-    if ((digit & 32) !== 0) continue;
-    all.push((value & 1) === 1 ? -(value >>> 1) : value >>> 1);
-    [value, shift] = [0, 0];
-  }
-  return all;
+  return found === undefined ? undefined : `${sources[found[1]]}:${found[2] + 1}:${found[3] + 1}`;
 }

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
@@ -71,6 +71,29 @@ test("an agent and a tool plugin become components", () => {
   const tools = build({ "src/tools.ts": plugin, ...TYPES }, { name: "@me/hello", cofferdam: { world: "tool", main: "src/tools.ts" } });
   assert.equal(tools.status, 0, JSON.stringify(tools.told));
   assert.deepEqual([tools.told.world, path.basename(tools.told.component)], ["tool", "hello.wasm"]);
+});
+
+test("packages are bundled, in either form, and JSON too", () => {
+  const { status, told } = build({
+    "src/agent.js": `import plain from "plain";\nimport { one } from "module-package";\nimport table from "./table.json";\n${AGENT.replace("1);", "[plain(), one, table.n]);")}`,
+    "src/table.json": '{"n": 3}',
+    "node_modules/plain/package.json": '{"name": "plain", "main": "index.js"}',
+    "node_modules/plain/index.js": "module.exports = () => require('./other').x;\n",
+    "node_modules/plain/other.js": "exports.x = 1;\n",
+    "node_modules/module-package/package.json": '{"name": "module-package", "type": "module", "exports": "./main.js"}',
+    "node_modules/module-package/main.js": "export const one = 1;\n",
+  });
+  assert.equal(status, 0, JSON.stringify(told));
+});
+
+test("a project behind a link has its places too", () => {
+  const link = path.join(folder, "link");
+  const { project } = build({ "src/agent.js": `${AGENT}null.x;\n` });
+  symlinkSync(project, link);
+  const args = ["--project", link, "--sdk", sdk, "--wit", path.join(sdk, "../../wit/agent.wit"), "--toolchain", toolchain];
+  const { stdout } = spawnSync(process.execPath, [path.join(sdk, "toolchain/build.mjs"), ...args], { encoding: "utf8" });
+  const [{ file, line }] = JSON.parse(stdout).errors;
+  assert.deepEqual([file, line], ["src/agent.js", 3]);
 });
 
 test("what is wrong with a module is told with file and line", () => {

@@ -19,19 +19,19 @@ export function parseCsv(text) {
   let fields = [];
   let [at, line, start] = [0, 1, 1];
   for (;;) {
-    const from = at;
     let field = "";
     const close = text[at] === '"' ? closingQuote(text, at) : -1;
     if (close !== -1) {
       field = text.slice(at + 1, close).replaceAll('""', '"');
+      line += field.match(/\r\n|\n|\r/g)?.length ?? 0;
       at = close + 1;
     }
     END.lastIndex = at;
     const end = /** @type {RegExpExecArray} */ (END.exec(text));
     fields.push(field + text.slice(at, end.index));
     at = end.index + end[0].length;
-    line += text.slice(from, at).match(/\r\n|\n|\r/g)?.length ?? 0;
     if (end[0] === ",") continue;
+    line += 1;
     if (fields.length > 1 || fields[0] !== "") rows.push({ line: start, fields });
     if (end[0] === "") return rows;
     fields = [];

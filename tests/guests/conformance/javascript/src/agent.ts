@@ -5,7 +5,7 @@
 import { agent, AgentError, AskError, ChildError, type Context, EventError, s, type Scope, SpawnError, StateError, ToolError } from "cofferdam-sdk";
 import { readDir, readTextFile, writeFile } from "cofferdam-sdk/fs";
 
-/** In the order in which they are done. The workspace comes last: a run that has used it cannot be put away. */
+/** In the order in which they are done. */
 const parts = {
   context: (ctx: Context) => ({
     has_user: ctx.userId !== "",
@@ -61,6 +61,9 @@ const parts = {
 
 const names = Object.keys(parts) as (keyof typeof parts)[];
 
+/** Alone: a run that was put away has no such directory any more, and one that has used it cannot be put away. */
+const ALONE = "workspace";
+
 export default agent(
   {
     description: "Uses every import, in the same order in every language.",
@@ -83,7 +86,7 @@ export default agent(
   (ctx, { only, fail }) => {
     const output: { [name: string]: unknown } = {};
     for (const name of names) {
-      if (only === undefined || only === name) output[name] = parts[name](ctx);
+      if (only === undefined ? name !== ALONE : only === name) output[name] = parts[name](ctx);
     }
     if (fail) throw new AgentError("conformance_failed", "asked to fail");
     return output;
