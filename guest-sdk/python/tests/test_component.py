@@ -166,6 +166,7 @@ class AnAgent(Built):
         for body, told in [
             ("raise SystemExit(3)", "SystemExit: 3"),
             ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+            ("__import__('not_' + 'there')", "No module named 'not_there', at src/agent.py line 17; a run has no files to import from"),
             ("f = lambda n: f(n + 1); return f(0)", "RecursionError"),
             ("raise ValueError('x' * 100_000)", "ValueError: xxx"),
             ("raise ValueError(chr(0xd800))", "\\ud800"),
