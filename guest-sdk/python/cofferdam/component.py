@@ -25,7 +25,7 @@ from .context import Context, ToolContext
 from .errors import AgentError, Denied, HostError, InvalidInput, ToolError
 from .host import interface
 from .needs import Access, Needs, widest
-from .shapes import Misfit, Shape, dump_json, parse_json
+from .shapes import Misfit, NotJson, Shape, dump_json, parse_json
 from .tool_plugin import Tool
 
 __all__ = ["export_agent", "export_tool"]
@@ -152,8 +152,10 @@ def _run_agent(agent: Agent[Any, Any], shapes: tuple[Shape, Shape], text: str) -
     output = agent.function(Context(), input)
     try:
         return dump_json(shapes[1].write(output, ""))
-    except Misfit as why:
+    except NotJson as why:
         raise AgentError("output_not_json", f"the output cannot be written as JSON: {why}") from None
+    except Misfit as why:
+        raise AgentError("invalid_output", f"the output is not what the agent says that it gives: {why}") from None
 
 
 def _call_tool(tools: dict[str, tuple[Tool[Any, Any], tuple[Shape, Shape]]], name: str, text: str) -> str:
@@ -169,7 +171,7 @@ def _call_tool(tools: dict[str, tuple[Tool[Any, Any], tuple[Shape, Shape]]], nam
     try:
         return dump_json(shapes[1].write(answer, ""))
     except Misfit as why:
-        _refuse(types.ToolError_Failed(f"the answer cannot be written as JSON: {why}"))
+        _refuse(types.ToolError_Failed(f"the answer is not what the tool says that it gives: {why}"))
 
 
 def _refuse(case: Any) -> NoReturn:
