@@ -80,6 +80,8 @@ def _finish(project: Project, interfaces: tuple[str, ...]) -> None:
         interface(each)
     importlib.import_module("componentize_py_types")
     project.import_the_rest()
+    if sys.platform == "wasi":
+        _take_sockets_away()
     uncaught.remember_sources(project)
     for stream in (sys.stdout, sys.stderr):
         # A line becomes a log event when it is printed, in its place among the other events.
@@ -87,6 +89,20 @@ def _finish(project: Project, interfaces: tuple[str, ...]) -> None:
     # What is here now stays: runs need not look through it for garbage.
     gc.collect()
     gc.freeze()
+
+
+def _take_sockets_away() -> None:
+    """Where the C library would trap, the author gets an exception, with a line."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise PermissionError("a component has no sockets: what is outside is reached by tools, with `ctx.call`")
+
+    socket: Any = sys.modules.get("socket")
+    if socket is not None:
+        socket.socket.__init__ = refuse
+        for name in ("create_connection", "create_server", "getaddrinfo", "gethostbyname", "gethostname", "socketpair"):
+            if hasattr(socket, name):
+                setattr(socket, name, refuse)
 
 
 def _access(access: Access) -> Any:
