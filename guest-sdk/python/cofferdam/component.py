@@ -25,7 +25,7 @@ from .context import Context, ToolContext
 from .errors import AgentError, Denied, HostError, InvalidInput, ToolError
 from .host import interface
 from .needs import Access, Needs, widest
-from .shapes import Misfit, Shape, dump_json, parse_json
+from .shapes import Misfit, NotJson, Shape, dump_json, parse_json
 from .tool_plugin import Tool
 
 __all__ = ["export_agent", "export_tool"]
@@ -80,6 +80,8 @@ def _finish(project: Project, interfaces: tuple[str, ...]) -> None:
         interface(each)
     importlib.import_module("componentize_py_types")
     project.import_the_rest()
+    if sys.platform == "wasi":
+        _take_sockets_away()
     uncaught.remember_sources(project)
     for stream in (sys.stdout, sys.stderr):
         # A line becomes a log event when it is printed, in its place among the other events.
@@ -87,6 +89,20 @@ def _finish(project: Project, interfaces: tuple[str, ...]) -> None:
     # What is here now stays: runs need not look through it for garbage.
     gc.collect()
     gc.freeze()
+
+
+def _take_sockets_away() -> None:
+    """Where the C library would trap, the author gets an exception, with a line."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise PermissionError("a component has no sockets: what is outside is reached by tools, with `ctx.call`")
+
+    socket: Any = sys.modules.get("socket")
+    if socket is not None:
+        socket.socket.__init__ = refuse
+        for name in ("create_connection", "create_server", "getaddrinfo", "gethostbyname", "gethostname", "socketpair"):
+            if hasattr(socket, name):
+                setattr(socket, name, refuse)
 
 
 def _access(access: Access) -> Any:
@@ -152,8 +168,10 @@ def _run_agent(agent: Agent[Any, Any], shapes: tuple[Shape, Shape], text: str) -
     output = agent.function(Context(), input)
     try:
         return dump_json(shapes[1].write(output, ""))
-    except Misfit as why:
+    except NotJson as why:
         raise AgentError("output_not_json", f"the output cannot be written as JSON: {why}") from None
+    except Misfit as why:
+        raise AgentError("invalid_output", f"the output is not what the agent says that it gives: {why}") from None
 
 
 def _call_tool(tools: dict[str, tuple[Tool[Any, Any], tuple[Shape, Shape]]], name: str, text: str) -> str:
@@ -169,7 +187,7 @@ def _call_tool(tools: dict[str, tuple[Tool[Any, Any], tuple[Shape, Shape]]], nam
     try:
         return dump_json(shapes[1].write(answer, ""))
     except Misfit as why:
-        _refuse(types.ToolError_Failed(f"the answer cannot be written as JSON: {why}"))
+        _refuse(types.ToolError_Failed(f"the answer is not what the tool says that it gives: {why}"))
 
 
 def _refuse(case: Any) -> NoReturn:

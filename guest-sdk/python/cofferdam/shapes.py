@@ -19,7 +19,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["Length", "Misfit", "Range", "Shape", "UnsupportedType", "dump_json", "parse_json", "shape_of", "to_json"]
+__all__ = ["Length", "Misfit", "NotJson", "Range", "Shape", "UnsupportedType", "dump_json", "parse_json", "shape_of", "to_json"]
 
 #: Which JSON Schema the schemas are written in.
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -36,6 +36,10 @@ class Misfit(Exception):
         self.pointer: str = pointer
         self.text: str = text
         super().__init__(f"at `{pointer}`: {text}" if pointer else text)
+
+
+class NotJson(Misfit):
+    """A value is nothing that JSON has, whatever its type was to be."""
 
 
 class UnsupportedType(TypeError):
@@ -80,13 +84,13 @@ def _no_constant(name: str) -> Any:
 
 
 def dump_json(value: Any) -> str:
-    """A value that is JSON already as a text, without spaces. Raises :class:`Misfit`."""
+    """A value that is JSON already as a text, without spaces. Raises :class:`NotJson`."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise Misfit("", "a text has half of a surrogate pair, which is no character") from None
+            raise NotJson("", "a text has half of a surrogate pair, which is no character") from None
     return text
 
 
@@ -95,7 +99,7 @@ def to_json(value: Any, pointer: str = "", depth: int = 0) -> Any:
     if value is None or isinstance(value, (bool, str)) and type(value) in (bool, str):
         return value
     if depth > DEPTH_MAX:
-        raise Misfit("", f"nested more than {DEPTH_MAX} deep")
+        raise NotJson("", f"nested more than {DEPTH_MAX} deep")
     if isinstance(value, enum.Enum):
         return to_json(value.value, pointer, depth + 1)
     if isinstance(value, str):
@@ -110,7 +114,7 @@ def to_json(value: Any, pointer: str = "", depth: int = 0) -> Any:
             if isinstance(key, enum.Enum):
                 key = key.value
             if not isinstance(key, str):
-                raise Misfit(pointer, f"JSON has no keys but strings, and here is {key!r}")
+                raise NotJson(pointer, f"JSON has no keys but strings, and here is {key!r}")
             written[str(key)] = to_json(inner, f"{pointer}/{_escaped(key)}", depth + 1)
         return written
     if isinstance(value, (list, tuple)):
@@ -118,13 +122,15 @@ def to_json(value: Any, pointer: str = "", depth: int = 0) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # By its own shape, which knows the names that its fields have in JSON.
         return shape_of(type(value)).write(value, pointer)
-    raise Misfit(pointer, f"a {type(value).__name__} cannot be written as JSON: use str, int, float, bool, None, a list, "
-                 "a dict or a dataclass")
+    raise NotJson(
+        pointer,
+        f"a {type(value).__name__} cannot be written as JSON: use str, int, float, bool, None, a list, a dict or a dataclass",
+    )
 
 
 def _finite(value: float, pointer: str) -> float:
     if not math.isfinite(value):
-        raise Misfit(pointer, f"{value} is no number in JSON")
+        raise NotJson(pointer, f"{value} is no number in JSON")
     return value
 
 
@@ -375,7 +381,7 @@ class _Dict(Shape):
             raise self.given(value, at)
         for key in value:
             if not isinstance(key, str):
-                raise Misfit(at, f"JSON has no keys but strings, and here is {key!r}")
+                raise NotJson(at, f"JSON has no keys but strings, and here is {key!r}")
         return {str(key): self.values.write(inner, f"{at}/{_escaped(key)}") for key, inner in value.items()}
 
 

@@ -52,6 +52,8 @@ def account(project: Project, error: BaseException) -> str:
     if len(what) > WHAT_CHARS_MAX:
         what = f"{what[:WHAT_CHARS_MAX]}..."
     head = f"{what}, {place(project, error)}"
+    if isinstance(error, ModuleNotFoundError):
+        head += f"; a run has no files to import from: put `import {error.name}` at the top of the module"
     inner = error.__traceback__
     # The way to the author's code is the same for every run.
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_SDK):

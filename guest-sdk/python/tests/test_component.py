@@ -37,6 +37,9 @@ AGENT = """
         {body}
 """
 
+OTHER = "the output is not what the agent says that it gives"
+NO_JSON = "the output cannot be written as JSON"
+
 TOOLS = """
     \"\"\"Calculates.\"\"\"
     from dataclasses import dataclass
@@ -137,8 +140,9 @@ class AnAgent(Built):
             ("from cofferdam import Denied; raise Denied('no leave')", "Denied", "no leave"),
             ("from cofferdam import NotFound; raise NotFound('a.csv')", "Failed", ("not_found", "not found: a.csv")),
             ("from cofferdam import StateDenied; raise StateDenied('no grant')", "Denied", "no grant"),
-            ("return Output(1)", "Failed", ("output_not_json", "the output cannot be written as JSON: at `/greeting`: expected a string, got int")),
-            ("return None", "Failed", ("output_not_json", "the output cannot be written as JSON: expected a Output, got NoneType")),
+            ("return Output(1)", "Failed", ("invalid_output", f"{OTHER}: at `/greeting`: expected a string, got int")),
+            ("return None", "Failed", ("invalid_output", f"{OTHER}: expected a Output, got NoneType")),
+            ("return Output(chr(0xd800))", "Failed", ("output_not_json", f"{NO_JSON}: a text has half of a surrogate pair, which is no character")),
             ("from cofferdam import AgentError; raise AgentError('x', chr(0xd800))", "Failed", ("x", "\\ud800")),
         ]:
             failed = self.refused(self.agent(body).run, '{"name":"Ada"}')
@@ -166,6 +170,7 @@ class AnAgent(Built):
         for body, told in [
             ("raise SystemExit(3)", "SystemExit: 3"),
             ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+            ("__import__('not_' + 'there')", "No module named 'not_there', at src/agent.py line 17; a run has no files to import from"),
             ("f = lambda n: f(n + 1); return f(0)", "RecursionError"),
             ("raise ValueError('x' * 100_000)", "ValueError: xxx"),
             ("raise ValueError(chr(0xd800))", "\\ud800"),
