@@ -18,6 +18,9 @@ ACCOUNT_BYTES_MAX: Final = 4096
 #: As much of what an exception says about itself stands before its place.
 WHAT_CHARS_MAX: Final = 500
 
+#: As many of the innermost calls are told.
+FRAMES_MAX: Final = 20
+
 _SDK: Final = os.path.dirname(__file__)
 
 
@@ -39,11 +42,14 @@ def remember_sources(project: Project) -> None:
 
 def place(project: Project, error: BaseException) -> str:
     """Where an exception came from: the innermost line of the author's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    for frame in reversed(frames):
-        if project.has(frame.filename):
-            return f"at {project.shown(frame.filename)} line {frame.lineno}"
-    return "at a line that is not known"
+    found = "at a line that is not known"
+    traceback = error.__traceback__
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if project.has(file):
+            found = f"at {project.shown(file)} line {traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found
 
 
 def account(project: Project, error: BaseException) -> str:
@@ -58,7 +64,8 @@ def account(project: Project, error: BaseException) -> str:
     # The way to the author's code is the same for every run.
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_SDK):
         inner = inner.tb_next
-    lines = traceback.format_exception(type(error), error, inner)
+    # Each call costs as much as a small run, and of an endless recursion there are a thousand.
+    lines = traceback.format_exception(type(error), error, inner, limit=-FRAMES_MAX)
     text = "".join(lines).replace(f'File "{project.base}/', f'File "{project.source}/' if project.source else 'File "')
     whole = f"{head}\n{text}".rstrip().encode("utf-8", "backslashreplace")
     if len(whole) > ACCOUNT_BYTES_MAX:
