@@ -14,6 +14,8 @@ const PARTS: &[(&str, &str)] = &[
     ("guest-sdk/Cargo.toml", "sdk/rust/Cargo.toml"),
     ("guest-sdk/src", "sdk/rust/src"),
     ("guest-sdk/python/pyproject.toml", "sdk/python/pyproject.toml"),
+    ("guest-sdk/python/README.md", "sdk/python/README.md"),
+    ("guest-sdk/python/tools", "sdk/python/tools"),
     ("guest-sdk/python/cofferdam", "sdk/python/cofferdam"),
     ("guest-sdk/javascript/package.json", "sdk/javascript/package.json"),
     ("guest-sdk/javascript/tsconfig.json", "sdk/javascript/tsconfig.json"),

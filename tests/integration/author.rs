@@ -376,6 +376,82 @@ fn mistakes_in_a_rust_project_are_told_with_their_place() {
     fails(&cofferdam(&project, &["build"]), 1, &["Cargo.toml:5: "]);
 }
 
+/// Each change to a project's files, and what a build then says.
+fn mistakes(project: &Path, changes: &[(&str, &str, &str, &[&str])]) {
+    for (file, from, to, words) in changes {
+        let path = project.join(file);
+        let whole = fs::read_to_string(&path).expect("a file");
+        assert!(whole.contains(from), "{from:?} is not in {file}");
+        fs::write(&path, whole.replacen(from, to, 1)).expect("written");
+        fails(&cofferdam(project, &["build"]), 1, words);
+        fs::write(&path, whole).expect("written");
+    }
+}
+
+#[test]
+fn mistakes_in_a_python_project_are_told_with_their_place() {
+    let (_dir, project) = new("python", "basic");
+    mistakes(
+        &project,
+        &[
+            ("src/agent.py", "def run(", "def run((", &["src/agent.py:"]),
+            ("src/agent.py", "@agent(", "@agnt(", &["src/agent.py:", "agnt"]),
+            ("src/agent.py", "@agent(state=\"read_write\")\n", "", &["agent"]),
+            ("src/agent.py", "name: str", "name: complex", &["src/agent.py", "complex"]),
+            (
+                "src/agent.py",
+                "from cofferdam",
+                "import no_such_package\nfrom cofferdam",
+                &["src/agent.py:", "no_such_package"],
+            ),
+            ("pyproject.toml", "module = \"agent\"", "module = \"other\"", &["other"]),
+            (
+                "pyproject.toml",
+                "world = \"agent\"",
+                "world = \"robot\"",
+                &["pyproject.toml:", "unknown variant `robot`"],
+            ),
+            (
+                "pyproject.toml",
+                "dependencies = []",
+                "dependencies = [\"numpy==2.2.0\"]",
+                &["`dependencies` of pyproject.toml"],
+            ),
+            ("pyproject.toml", "dependencies = []", "dependencies = [\"../x\"]", &["is not a package of an index"]),
+        ],
+    );
+    succeeds(&cofferdam(&project, &["build"]));
+}
+
+#[test]
+fn mistakes_in_a_javascript_project_are_told_with_their_place() {
+    let (_dir, project) = new("javascript", "basic");
+    mistakes(
+        &project,
+        &[
+            ("src/agent.js", "state: \"read_write\" },", "state: \"read_write\" }};", &["src/agent.js:"]),
+            (
+                "src/agent.js",
+                "export default agent(",
+                "const it = agent(",
+                &["src/agent.js", "no default export", "next: "],
+            ),
+            ("src/agent.js", "name === \"\"", "name === 7", &["src/agent.js:", "TS"]),
+            (
+                "src/agent.js",
+                "import {",
+                "import \"left-pad\";\nimport {",
+                &["src/agent.js:", "left-pad", "npm install"],
+            ),
+            ("src/agent.js", "import {", "import \"node:fs\";\nimport {", &["src/agent.js:", "node:fs"]),
+            ("package.json", "src/agent.js", "src/other.js", &["src/other.js"]),
+            ("package.json", "src/agent.js", "../agent.js", &["not a file inside the project"]),
+            ("package.json", "\"agent\",", "\"robot\",", &["package.json:8: unknown variant `robot`"]),
+        ],
+    );
+    succeeds(&cofferdam(&project, &["build"]));
+}
+
 #[test]
 fn new_makes_a_project_only_where_there_is_room_for_one() {
     let (dir, project) = new("rust", "tool");

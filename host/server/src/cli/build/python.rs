@@ -9,6 +9,7 @@ use crate::cli::{
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 use std::{
+    collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -75,9 +76,10 @@ pub(super) fn component(project: &Project, code: &Code) -> anyhow::Result<PathBu
     );
     // Alone in its folder: the tool takes whatever is beside it.
     kit::write_if_new(&build.join("entry/cofferdam_entry.py"), entry.as_bytes())?;
-    let packages = packages(&toolchain, &build, &code.dependencies)?;
+    let packages = packages(&toolchain, &project.dir, &build, &code.dependencies)?;
     let component = build.join(format!("{}.wasm", project.name));
     let arriving = build.join(format!("{}.wasm.new", project.name));
+    let sealed = build.join(format!("{}.wasm.sealed", project.name));
 
     let mut tool = Command::new(toolchain.join("bin/python"));
     tool.args([
@@ -102,7 +104,12 @@ pub(super) fn component(project: &Project, code: &Code) -> anyhow::Result<PathBu
     if !built.status.success() {
         bail!("{} cannot be built:\n{}", project.dir.display(), what_it_said(&String::from_utf8_lossy(&built.stderr)));
     }
-    fs::rename(&arriving, &component).with_context(|| format!("cannot put {} in place", component.display()))?;
+    // CPython's C library imports sockets, which no agent has.
+    let mut seal = Command::new(toolchain.join("bin/python"));
+    seal.arg(project.dir.join(kit::FOLDER).join("sdk/python/tools/without_sockets.py")).arg(&arriving).arg(&sealed);
+    toolchain::step("the step that takes sockets out", &mut seal, "run `cofferdam doctor --lang python`")?;
+    fs::remove_file(&arriving).with_context(|| format!("cannot remove {}", arriving.display()))?;
+    fs::rename(&sealed, &component).with_context(|| format!("cannot put {} in place", component.display()))?;
     Ok(component)
 }
 
@@ -135,13 +142,52 @@ fn install(folder: &Path) -> anyhow::Result<()> {
     toolchain::step("pip", &mut pip, "see that pip reaches its package index, then run `cofferdam build` again")
 }
 
-/// The project's dependencies, as the environment that they are in. Only packages that are Python alone can be in a component.
-fn packages(toolchain: &Path, build: &Path, dependencies: &[String]) -> anyhow::Result<PathBuf> {
+/// Where the versions and digests of a project's packages are kept, for git.
+const LOCK: &str = "requirements.lock";
+
+/// pip takes only packages that are Python alone: nothing else can be in a component.
+const PURE: [&str; 9] =
+    ["--only-binary=:all:", "--platform", "any", "--implementation", "py", "--abi", "none", "--python-version", PYTHON];
+
+const PURE_NEXT: &str = "see `dependencies` of pyproject.toml: a component can have only packages that are there as Python alone \
+                         (wheels `py3-none-any`), and pip has to reach its package index for them once";
+
+/// What pip says that it would install.
+#[derive(Deserialize)]
+struct Report {
+    install: Vec<Resolved>,
+}
+
+#[derive(Deserialize)]
+struct Resolved {
+    metadata: Metadata,
+    download_info: Download,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct Download {
+    archive_info: Archive,
+}
+
+#[derive(Deserialize)]
+struct Archive {
+    hashes: BTreeMap<String, String>,
+}
+
+/// The project's dependencies, as the environment that they are in.
+fn packages(toolchain: &Path, project: &Path, build: &Path, dependencies: &[String]) -> anyhow::Result<PathBuf> {
     let own = |dependency: &&String| {
         let name: String = dependency.chars().take_while(|c| c.is_alphanumeric() || "-_.".contains(*c)).collect();
         name != SDK
     };
-    let wanted: Vec<_> = dependencies.iter().filter(own).map(String::as_str).collect();
+    let mut wanted: Vec<_> = dependencies.iter().filter(own).map(String::as_str).collect();
+    wanted.sort_unstable();
     for dependency in &wanted {
         // pip would take it for an option, or for a file of this machine.
         ensure!(
@@ -150,34 +196,58 @@ fn packages(toolchain: &Path, build: &Path, dependencies: &[String]) -> anyhow::
         );
     }
     let folder = build.join("deps");
-    let (packages, stamp) = (folder.join("lib/site-packages"), folder.join("installed"));
-    let list = wanted.join("\n");
-    if packages.is_dir() && fs::read_to_string(&stamp).is_ok_and(|installed| installed == list) {
+    let (site, installed) = (folder.join("lib/site-packages"), folder.join(".lock"));
+    let lock = if wanted.is_empty() { String::new() } else { locked(toolchain, project, build, &wanted)? };
+    if site.is_dir() && fs::read_to_string(&installed).unwrap_or_default() == lock {
         return Ok(folder);
     }
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
-    fs::create_dir_all(&packages).with_context(|| format!("cannot make {}", packages.display()))?;
+    fs::create_dir_all(&site).with_context(|| format!("cannot make {}", site.display()))?;
     if !wanted.is_empty() {
-        let mut pip = Command::new(toolchain.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--target"]);
-        pip.arg(&packages).args([
-            "--only-binary=:all:",
-            "--platform",
-            "any",
-            "--implementation",
-            "py",
-            "--abi",
-            "none",
-        ]);
-        pip.args(["--python-version", PYTHON]).args(&wanted);
-        let next = "a component can have only packages that are written in Python alone (wheels `py3-none-any`), and they \
-                    are fetched once; choose another package, or write that part yourself";
-        toolchain::step("pip", &mut pip, next)?;
+        let mut install = pip(toolchain);
+        install.args(["--no-deps", "--require-hashes", "--no-compile"]).args(PURE).arg("--target").arg(&site);
+        install.arg("-r").arg(project.join(LOCK));
+        toolchain::step("pip", &mut install, PURE_NEXT)?;
+        kit::write_if_new(&installed, lock.as_bytes())?;
     }
-    kit::write_if_new(&stamp, list.as_bytes())?;
     Ok(folder)
+}
+
+fn pip(toolchain: &Path) -> Command {
+    let mut pip = Command::new(toolchain.join("bin/python"));
+    pip.args(["-m", "pip", "--disable-pip-version-check", "--isolated", "install", "-q"]);
+    pip
+}
+
+/// The lock file of the project, made if it is not there or its dependencies are others.
+fn locked(toolchain: &Path, project: &Path, build: &Path, wanted: &[&str]) -> anyhow::Result<String> {
+    let file = project.join(LOCK);
+    let first = format!("# from: {}", super::digest(wanted.join("\n").as_bytes()));
+    let there = fs::read_to_string(&file).unwrap_or_default();
+    if there.lines().next() == Some(first.as_str()) {
+        return Ok(there);
+    }
+    fs::create_dir_all(build).with_context(|| format!("cannot make {}", build.display()))?;
+    let report = build.join("report.json");
+    let mut resolve = pip(toolchain);
+    // pip asks for a target, and writes nothing there.
+    resolve.args(["--dry-run", "--ignore-installed"]).args(PURE).arg("--target").arg(build.join("nowhere"));
+    resolve.arg("--report").arg(&report).args(wanted);
+    toolchain::step("pip", &mut resolve, PURE_NEXT)?;
+    let read = fs::read_to_string(&report).with_context(|| format!("cannot read {}", report.display()))?;
+    let read: Report = serde_json::from_str(&read).context("pip's report is not what this version reads")?;
+    let lines = read.install.iter().map(|Resolved { metadata: Metadata { name, version }, download_info }| {
+        let digest = download_info.archive_info.hashes.get("sha256");
+        let digest = digest.with_context(|| format!("pip names no digest of {name}"))?;
+        Ok(format!("{name}=={version} --hash=sha256:{digest}"))
+    });
+    let mut lines = lines.collect::<anyhow::Result<Vec<_>>>()?;
+    lines.sort();
+    let lock = format!("{first}\n{}\n", lines.join("\n"));
+    kit::write_if_new(&file, lock.as_bytes())?;
+    Ok(lock)
 }
 
 #[cfg(test)]
@@ -202,9 +272,10 @@ more"#;
     fn dependencies_that_are_no_packages_of_an_index_are_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         for bad in ["--index-url=x", "-e .", "x @ file:///x", "./x"] {
-            let refusal = packages(Path::new("/none"), dir.path(), &[bad.to_owned()]).expect_err(bad).to_string();
+            let refusal =
+                packages(Path::new("/none"), dir.path(), dir.path(), &[bad.to_owned()]).expect_err(bad).to_string();
             assert!(refusal.contains("name==1.2.3"), "{refusal}");
         }
-        assert!(packages(Path::new("/none"), dir.path(), &["cofferdam".to_owned()]).is_ok());
+        assert!(packages(Path::new("/none"), dir.path(), dir.path(), &["cofferdam".to_owned()]).is_ok());
     }
 }
