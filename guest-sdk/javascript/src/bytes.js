@@ -15,10 +15,17 @@ export function textOf(bytes) {
 }
 
 export function toBase64(bytes) {
-  return btoa(binaryOf(bytes));
+  // The engine's own takes a thirtieth of the fuel; Node.js has it from 25 on.
+  return bytes.toBase64 !== undefined ? bytes.toBase64() : btoa(binaryOf(bytes));
 }
 
 /** The bytes of a base64 text; throws if it is none. */
 export function fromBase64(base64) {
-  return bytesOfBinary(atob(base64));
+  return Uint8Array.fromBase64 !== undefined ? Uint8Array.fromBase64(base64) : bytesOfBinary(atob(base64));
+}
+
+/** How many bytes a text takes within a JSON text, as UTF-8. */
+export function jsonBytesOf(text) {
+  // The one writes each byte as one character or as %XX, the other reads %XX as one. Without the quotes.
+  return unescape(encodeURIComponent(JSON.stringify(text))).length - 2;
 }

@@ -1,6 +1,6 @@
 // The files of the user's workspace, through the host's file tools.
 
-import { fromBase64, toBase64 } from "./bytes.js";
+import { fromBase64, jsonBytesOf, toBase64 } from "./bytes.js";
 import { ToolError } from "./errors.js";
 
 /** The longest piece of a file that one call reads, in bytes. */
@@ -138,24 +138,16 @@ function readAll(read) {
   }
 }
 
-/** How many UTF-16 units from the start of a text fit into one call, as whole characters. */
+/** How many UTF-16 units from the start of a text fit into one call, as whole characters: as many as fit, or half of that. */
 function fittingPrefix(text) {
+  let end = Math.min(text.length, WRITE_BYTES_MAX);
   // No unit takes more than six bytes as JSON: a short text needs no count.
-  if (text.length * 6 <= WRITE_BYTES_MAX) return text.length;
-  let asJson = 0;
-  for (let at = 0; at < text.length; ) {
-    const code = text.codePointAt(at);
-    asJson += jsonBytes(code);
-    if (asJson > WRITE_BYTES_MAX) return at;
-    at += code > 0xffff ? 2 : 1;
+  if (end * 6 <= WRITE_BYTES_MAX) return end;
+  for (;;) {
+    const last = text.charCodeAt(end - 1);
+    // Not between the halves of a character.
+    if (end < text.length && last >= 0xd800 && last < 0xdc00) end -= 1;
+    if (jsonBytesOf(text.slice(0, end)) <= WRITE_BYTES_MAX) return end;
+    end = Math.floor(end / 2);
   }
-  return text.length;
-}
-
-function jsonBytes(code) {
-  if (code === 0x22 || code === 0x5c || code === 0x0a || code === 0x0d || code === 0x09) return 2;
-  if (code < 0x20) return 6;
-  if (code < 0x80) return 1;
-  if (code < 0x800) return 2;
-  return code < 0x10000 ? 3 : 4;
 }

@@ -148,7 +148,13 @@ test("files are read in chunks that fit, and written in pieces that fit", () => 
   host.calls.length = 0;
   assert.equal(ctx.files.write("b", text), bytes.length);
   assert.deepEqual(files.get("b"), bytes);
-  assert.ok(host.calls.length > 2 && host.calls.every(([, , args]) => Buffer.byteLength(args) < 1_048_576));
+  assert.ok(host.calls.length > 2 && host.calls.every(([, , args]) => Buffer.byteLength(args) < 600_000));
+  const controls = "\u0001".repeat(300_000);
+  ctx.files.write("controls", controls);
+  assert.equal(files.get("controls").toString(), controls);
+  host.calls.length = 0;
+  ctx.files.write("ascii", "x".repeat(512 * 1024));
+  assert.equal(host.calls.length, 1);
   assert.equal(ctx.files.append("b", "!"), bytes.length + 1);
   assert.equal(ctx.files.writeBytes("c", Uint8Array.from([0, 1, 2, 255])), 4);
   assert.equal(ctx.files.appendBytes("c", new Uint8Array(600_000)), 600_004);
