@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from .agent import Agent
-from .shapes import UnsupportedType
+from .shaping import UnsupportedType
 from .tool_plugin import Tool
 
 __all__ = ["BuildError", "Project", "all_tools", "only_agent", "reporting"]

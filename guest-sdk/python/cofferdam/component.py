@@ -25,7 +25,8 @@ from .context import Context, ToolContext
 from .errors import AgentError, Denied, HostError, InvalidInput, ToolError
 from .host import interface
 from .needs import Access, Needs, widest
-from .shapes import Misfit, NotJson, Shape, dump_json, parse_json
+from .shapes import Shape
+from .text import Misfit, NotJson, dump_json, parse_json
 from .tool_plugin import Tool
 
 __all__ = ["export_agent", "export_tool"]
