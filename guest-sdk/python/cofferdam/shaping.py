@@ -133,7 +133,8 @@ def _of_class(python: type) -> Shape:
     if issubclass(python, enum.Enum):
         for member in python:
             if not isinstance(member.value, (str, int, float, bool)):
-                raise _at(UnsupportedType(f"the value of {python.__name__}.{member.name} is neither text nor number"), python)
+                text = f"the value of {python.__name__}.{member.name} is neither text nor number"
+                raise _at(UnsupportedType(text), python)
         _CLASSES[python] = EnumShape(python)
         return _CLASSES[python]
     if not dataclasses.is_dataclass(python) and not typing.is_typeddict(python):
