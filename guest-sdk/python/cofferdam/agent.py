@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar, overload
 
 from .context import Context
 from .needs import AccessLike, Needs, access_of, names_of
-from .shapes import Shape, UnsupportedType, shape_of
+from .shapes import Shape
+from .shaping import UnsupportedType, shape_of
 
 __all__ = ["Agent", "agent"]
 
@@ -49,7 +50,7 @@ class Agent(Generic[I, O]):
         return self.function(ctx, input)
 
     def shapes(self) -> tuple[Shape, Shape]:
-        """The shapes of input and output. Raises :class:`~cofferdam.shapes.UnsupportedType`."""
+        """The shapes of input and output. Raises :class:`~cofferdam.shaping.UnsupportedType`."""
         return shapes_of(self.function)
 
 

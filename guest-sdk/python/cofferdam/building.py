@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from .agent import Agent
-from .shapes import UnsupportedType
+from .shaping import UnsupportedType
 from .tool_plugin import Tool
 
 __all__ = ["BuildError", "Project", "all_tools", "only_agent", "reporting"]
@@ -33,6 +33,11 @@ _IMPORTED_LATE: Final = (
 )
 
 _STANDARD: Final = frozenset(sys.stdlib_module_names)
+
+#: What the build brings.
+_OURS: Final = frozenset(
+    {"cofferdam", "componentize_py_async_support", "componentize_py_types", "poll_loop", "wit_world"}
+)
 
 
 class BuildError(Exception):
@@ -67,7 +72,8 @@ class Project:
         if spec is None or spec.origin is None:
             where = source or "the project"
             raise BuildError(
-                "import", f"there is no module `{module}` in {where}: `module` in [tool.cofferdam] of pyproject.toml names it"
+                "import",
+                f"there is no module `{module}` in {where}: `module` in [tool.cofferdam] of pyproject.toml names it",
             )
         self.module: str = module
         self.source: str = source.strip("/").removeprefix("./")
@@ -130,8 +136,7 @@ class Project:
         found = []
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
-            own = ("cofferdam", "componentize_py_types", "componentize_py_async_support", "poll_loop", "wit_world")
-            if file and file.endswith(".py") and name.partition(".")[0] not in _STANDARD and name.partition(".")[0] not in own:
+            if file and file.endswith(".py") and name.partition(".")[0] not in _STANDARD | _OURS:
                 found.append((name, file))
         return found
 

@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 from . import host
 from .durations import ms_rounded_down
 from .errors import InvalidChild, UnexpectedChildOutput
-from .shapes import Misfit, Shape, dump_json, parse_json, to_json
+from .shapes import Shape
+from .text import Misfit, dump_json, parse_json, to_json
 
 __all__ = ["Child"]
 

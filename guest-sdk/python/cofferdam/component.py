@@ -25,18 +25,23 @@ from .context import Context, ToolContext
 from .errors import AgentError, Denied, HostError, InvalidInput, ToolError
 from .host import interface
 from .needs import Access, Needs, widest
-from .shapes import Misfit, NotJson, Shape, dump_json, parse_json
+from .shapes import Shape
+from .text import Misfit, NotJson, dump_json, parse_json
 from .tool_plugin import Tool
 
 __all__ = ["export_agent", "export_tool"]
 
 _AGENT_INTERFACES = ("agents", "context", "events", "human", "state", "tools", "types")
+#: The tools of a plugin by name, each with the shapes of its arguments and its answer.
+Tools = dict[str, tuple[Tool[Any, Any], tuple[Shape, Shape]]]
+
 _TOOL_INTERFACES = ("context", "events", "state", "tool_plugins", "types")
 
 
 def export_agent(module: str, *, name: str, version: str, source: str = "") -> type:
     """The world ``agent``, answered by the :class:`Agent` of a module. ``source`` is the folder that the module is in, as
-    the author calls it. Raises :class:`~cofferdam.building.BuildError`, after saying it on standard error for ``cofferdam build`` to read.
+    the author calls it. Raises :class:`~cofferdam.building.BuildError`, after saying it on standard error for ``cofferdam
+    build`` to read.
     """
     with building.reporting():
         project = Project(module, source)
@@ -131,7 +136,7 @@ def _described_agent(agent: Agent[Any, Any], shapes: tuple[Shape, Shape], name: 
     )
 
 
-def _described_plugin(module: Any, tools: dict[str, tuple[Tool[Any, Any], tuple[Shape, Shape]]], name: str, version: str) -> Any:
+def _described_plugin(module: Any, tools: Tools, name: str, version: str) -> Any:
     listed = [
         interface("types").Tool(tool.name, tool.description, dump_json(shapes[0].document()), tool.idempotent)
         for tool, shapes in tools.values()
@@ -174,7 +179,7 @@ def _run_agent(agent: Agent[Any, Any], shapes: tuple[Shape, Shape], text: str) -
         raise AgentError("invalid_output", f"the output is not what the agent says that it gives: {why}") from None
 
 
-def _call_tool(tools: dict[str, tuple[Tool[Any, Any], tuple[Shape, Shape]]], name: str, text: str) -> str:
+def _call_tool(tools: Tools, name: str, text: str) -> str:
     types = interface("types")
     if name not in tools:
         _refuse(types.ToolError_UnknownTool(f"`{name}`; the plugin has {', '.join(tools)}"))

@@ -15,8 +15,9 @@ from .durations import unix_ms
 from .errors import EventError, InvalidEvent, InvalidInput
 from .files import Files
 from .questions import UNSET
-from .shapes import Misfit, dump_json, parse_json, shape_of, to_json
+from .shaping import shape_of
 from .state import Scope, State
+from .text import Misfit, dump_json, parse_json, to_json
 
 __all__ = ["BudgetLeft", "Context", "Level", "ToolContext"]
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from . import calls
 from .calls import Pending
 from .errors import ToolTooLarge, UnexpectedAnswer
-from .shapes import shape_of
+from .shaping import shape_of
 
 __all__ = ["CHUNK_BYTES_MAX", "Chunk", "Entry", "Files", "Listing"]
 

@@ -10,7 +10,7 @@ import importlib
 from typing import Any
 
 from . import errors
-from .shapes import Misfit
+from .text import Misfit
 
 __all__ = ["U64_MAX", "call", "call_text", "interface", "method"]
 
@@ -52,7 +52,7 @@ def _answer(function: Any, *arguments: Any) -> Any:
 
 def call_text(text: str) -> str:
     """A text that the host can be handed. Half of a surrogate pair is no character, and has no UTF-8. Raises
-    :class:`~cofferdam.shapes.Misfit`."""
+    :class:`~cofferdam.text.Misfit`."""
     if not text.isascii():
         try:
             text.encode()

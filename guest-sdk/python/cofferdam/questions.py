@@ -8,7 +8,8 @@ from typing import Any, Final
 from . import host
 from .durations import ms_rounded_up
 from .errors import InvalidQuestion, UnexpectedHumanAnswer
-from .shapes import Misfit, Shape, dump_json, parse_json, to_json
+from .shapes import Shape
+from .text import Misfit, dump_json, parse_json, to_json
 
 
 class _Unset:

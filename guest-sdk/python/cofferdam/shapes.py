@@ -1,55 +1,26 @@
-"""What the author's types look like as JSON: their JSON Schema, and the way from JSON to values and back.
+"""What values look like as JSON: their JSON Schema, and the way from JSON to them and back.
 
-A :class:`Shape` is made of a type once, when the component is built; so a type that JSON does not have is an error of the
-build, with the place in the author's file, and not of a run.
+A :class:`Shape` is made of a type once, when the component is built, by :func:`~cofferdam.shaping.shape_of`.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import enum
 import inspect
 import json
-import keyword
-import math
-import textwrap
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["Length", "Misfit", "NotJson", "Range", "Shape", "UnsupportedType", "dump_json", "parse_json", "shape_of", "to_json"]
+from .text import Misfit, NotJson, escaped, finite, to_json
+
+__all__ = [
+    "AnyShape", "Bounded", "Choice", "DictShape", "EnumShape", "Field", "Integer", "Length", "ListShape", "Named", "Number",
+    "ObjectShape", "Range", "Shape", "Simple", "TupleShape", "Union",
+]
 
 #: Which JSON Schema the schemas are written in.
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-
-#: JSON is nested at most so deep where it crosses to the host, which refuses more. Here it keeps a value that contains
-#: itself from being followed for ever.
-DEPTH_MAX: Final = 128
-
-
-class Misfit(Exception):
-    """A value does not fit its type. ``pointer`` is the JSON pointer (RFC 6901) of the place, empty for the whole."""
-
-    def __init__(self, pointer: str, text: str) -> None:
-        self.pointer: str = pointer
-        self.text: str = text
-        super().__init__(f"at `{pointer}`: {text}" if pointer else text)
-
-
-class NotJson(Misfit):
-    """A value is nothing that JSON has, whatever its type was to be."""
-
-
-class UnsupportedType(TypeError):
-    """A type has no JSON Schema. ``file`` and ``line`` are the place in the author's code, if it is known."""
-
-    def __init__(self, text: str, file: str | None = None, line: int | None = None) -> None:
-        self.file: str | None = file
-        self.line: int | None = line
-        super().__init__(text)
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Range:
@@ -65,77 +36,6 @@ class Length:
 
     minimum: int = 0
     maximum: int | None = None
-
-
-def parse_json(text: str, shape: Shape, *, strict: bool = False) -> Any:
-    """The value that a JSON text is, by its shape. ``strict`` refuses fields that the type does not have.
-
-    Raises :class:`Misfit`.
-    """
-    try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as why:
-        raise Misfit("", f"not JSON: {why}") from None
-    return shape.read(value, "", strict)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def dump_json(value: Any) -> str:
-    """A value that is JSON already as a text, without spaces. Raises :class:`NotJson`."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise NotJson("", "a text has half of a surrogate pair, which is no character") from None
-    return text
-
-
-def to_json(value: Any, pointer: str = "", depth: int = 0) -> Any:
-    """Any value as JSON: what dicts, lists, dataclasses and enums hold. Raises :class:`Misfit` with the place."""
-    if value is None or isinstance(value, (bool, str)) and type(value) in (bool, str):
-        return value
-    if depth > DEPTH_MAX:
-        raise NotJson("", f"nested more than {DEPTH_MAX} deep")
-    if isinstance(value, enum.Enum):
-        return to_json(value.value, pointer, depth + 1)
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return _finite(float(value), pointer)
-    if isinstance(value, Mapping):
-        written = {}
-        for key, inner in value.items():
-            if isinstance(key, enum.Enum):
-                key = key.value
-            if not isinstance(key, str):
-                raise NotJson(pointer, f"JSON has no keys but strings, and here is {key!r}")
-            written[str(key)] = to_json(inner, f"{pointer}/{_escaped(key)}", depth + 1)
-        return written
-    if isinstance(value, (list, tuple)):
-        return [to_json(inner, f"{pointer}/{at}", depth + 1) for at, inner in enumerate(value)]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # By its own shape, which knows the names that its fields have in JSON.
-        return shape_of(type(value)).write(value, pointer)
-    raise NotJson(
-        pointer,
-        f"a {type(value).__name__} cannot be written as JSON: use str, int, float, bool, None, a list, a dict or a dataclass",
-    )
-
-
-def _finite(value: float, pointer: str) -> float:
-    if not math.isfinite(value):
-        raise NotJson(pointer, f"{value} is no number in JSON")
-    return value
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _kind(value: Any) -> str:
@@ -168,7 +68,7 @@ class _Definitions:
         self.written: dict[str, Any] = {}
         self.names: dict[int, str] = {}
 
-    def reference(self, shape: _Named) -> dict[str, Any]:
+    def reference(self, shape: Named) -> dict[str, Any]:
         if shape is self.root:
             return {"$ref": "#"}
         name = self.names.get(id(shape))
@@ -194,10 +94,10 @@ class Shape:
     def document(self, *, output: bool = False) -> Any:
         """The JSON Schema of what the type accepts or, as ``output``, of what it is written as."""
         definitions = _Definitions(self, output)
-        schema = self.definition(definitions) if isinstance(self, _Named) else self.schema(definitions)
+        schema = self.definition(definitions) if isinstance(self, Named) else self.schema(definitions)
         if isinstance(schema, bool):
             return schema
-        title = {"title": self.name} if isinstance(self, _Named) else {}
+        title = {"title": self.name} if isinstance(self, Named) else {}
         defs = {"$defs": definitions.written} if definitions.written else {}
         return {"$schema": DIALECT, **title, **schema, **defs}
 
@@ -220,7 +120,7 @@ class Shape:
         return Misfit(at, f"expected {self.called}, got {type(value).__name__}")
 
 
-class _Any(Shape):
+class AnyShape(Shape):
     def schema(self, definitions: _Definitions) -> Any:
         return True
 
@@ -231,7 +131,7 @@ class _Any(Shape):
         return to_json(value, at)
 
 
-class _Simple(Shape):
+class Simple(Shape):
     """null, a boolean or a string."""
 
     def __init__(self, python: type, kind: str, called: str) -> None:
@@ -252,7 +152,7 @@ class _Simple(Shape):
         return str(value) if self.python is str else value
 
 
-class _Integer(Shape):
+class Integer(Shape):
     kinds, called = frozenset({"number"}), "an integer"
 
     def schema(self, definitions: _Definitions) -> Any:
@@ -272,7 +172,7 @@ class _Integer(Shape):
         return int(value)
 
 
-class _Number(Shape):
+class Number(Shape):
     kinds, called = frozenset({"number"}), "a number"
 
     def schema(self, definitions: _Definitions) -> Any:
@@ -289,10 +189,10 @@ class _Number(Shape):
     def write(self, value: Any, at: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.given(value, at)
-        return int(value) if isinstance(value, int) else _finite(float(value), at)
+        return int(value) if isinstance(value, int) else finite(float(value), at)
 
 
-class _Choice(Shape):
+class Choice(Shape):
     """One of a few values: a Literal."""
 
     def __init__(self, values: Sequence[Any]) -> None:
@@ -317,7 +217,7 @@ class _Choice(Shape):
         raise self.given(value, at)
 
 
-class _List(Shape):
+class ListShape(Shape):
     kinds, called = frozenset({"array"}), "an array"
 
     def __init__(self, items: Shape, python: type) -> None:
@@ -338,7 +238,7 @@ class _List(Shape):
         return [self.items.write(inner, f"{at}/{index}") for index, inner in enumerate(value)]
 
 
-class _Tuple(Shape):
+class TupleShape(Shape):
     kinds = frozenset({"array"})
 
     def __init__(self, items: Sequence[Shape]) -> None:
@@ -361,7 +261,7 @@ class _Tuple(Shape):
         return [self.items[index].write(inner, f"{at}/{index}") for index, inner in enumerate(value)]
 
 
-class _Dict(Shape):
+class DictShape(Shape):
     kinds, called = frozenset({"object"}), "an object"
 
     def __init__(self, values: Shape) -> None:
@@ -374,7 +274,7 @@ class _Dict(Shape):
     def read(self, value: Any, at: str, strict: bool) -> Any:
         if not isinstance(value, dict):
             raise self.expected(value, at)
-        return {key: self.values.read(inner, f"{at}/{_escaped(key)}", strict) for key, inner in value.items()}
+        return {key: self.values.read(inner, f"{at}/{escaped(key)}", strict) for key, inner in value.items()}
 
     def write(self, value: Any, at: str) -> Any:
         if not isinstance(value, Mapping):
@@ -382,10 +282,10 @@ class _Dict(Shape):
         for key in value:
             if not isinstance(key, str):
                 raise NotJson(at, f"JSON has no keys but strings, and here is {key!r}")
-        return {str(key): self.values.write(inner, f"{at}/{_escaped(key)}") for key, inner in value.items()}
+        return {str(key): self.values.write(inner, f"{at}/{escaped(key)}") for key, inner in value.items()}
 
 
-class _Union(Shape):
+class Union(Shape):
     """One of several types; the first that fits."""
 
     def __init__(self, members: Sequence[Shape]) -> None:
@@ -404,10 +304,10 @@ class _Union(Shape):
         members = [member for member in self.members if kind in member.kinds]
         # A number that is written as one stays what it is: 3 is no float where an int is as good.
         if kind == "number" and isinstance(value, int):
-            members.sort(key=lambda member: isinstance(member, _Number))
+            members.sort(key=lambda member: isinstance(member, Number))
         if isinstance(value, dict):
             # Types that are told apart by a Literal: only the one that is meant can say what is wrong.
-            tagged: list[Shape] = [m for m in members if isinstance(m, _Object) and m.is_tagged(value)]
+            tagged: list[Shape] = [m for m in members if isinstance(m, ObjectShape) and m.is_tagged(value)]
             members = tagged or members
         misfits = []
         for member in members:
@@ -433,7 +333,7 @@ class _Union(Shape):
         raise max(misfits, key=lambda misfit: len(misfit.pointer))
 
 
-class _Bounded(Shape):
+class Bounded(Shape):
     """A shape with bounds."""
 
     def __init__(self, inner: Shape, bounds: Range | Length) -> None:
@@ -472,7 +372,7 @@ class _Bounded(Shape):
         return value
 
 
-class _Named(Shape):
+class Named(Shape):
     """A type with a name, whose schema is written once."""
 
     name: str = ""
@@ -484,10 +384,10 @@ class _Named(Shape):
         raise NotImplementedError
 
 
-class _Enum(_Named):
+class EnumShape(Named):
     def __init__(self, python: type[enum.Enum]) -> None:
         self.python, self.name = python, python.__name__
-        self.choice = _Choice([member.value for member in python])
+        self.choice = Choice([member.value for member in python])
         self.kinds, self.called = self.choice.kinds, self.choice.called
 
     def definition(self, definitions: _Definitions) -> dict[str, Any]:
@@ -503,7 +403,7 @@ class _Enum(_Named):
 
 
 @dataclasses.dataclass(slots=True)
-class _Field:
+class Field:
     """A field of a dataclass or TypedDict."""
 
     #: As it is called in Python, and in JSON.
@@ -519,7 +419,7 @@ class _Field:
     default: Any = None
 
 
-class _Object(_Named):
+class ObjectShape(Named):
     """A dataclass or a TypedDict."""
 
     kinds = frozenset({"object"})
@@ -528,7 +428,7 @@ class _Object(_Named):
         self.python, self.name = python, python.__name__
         self.called = f"an object ({self.name})"
         self.is_dataclass = dataclasses.is_dataclass(python)
-        self.fields: list[_Field] = []
+        self.fields: list[Field] = []
 
     def definition(self, definitions: _Definitions) -> dict[str, Any]:
         properties: dict[str, Any] = {}
@@ -552,7 +452,7 @@ class _Object(_Named):
         return schema if definitions.output else {**schema, "additionalProperties": False}
 
     def is_tagged(self, value: dict[str, Any]) -> bool:
-        tags = [field for field in self.fields if isinstance(field.shape, _Choice) and len(field.shape.values) == 1]
+        tags = [field for field in self.fields if isinstance(field.shape, Choice) and len(field.shape.values) == 1]
         return bool(tags) and all(value.get(tag.json) == tag.shape.values[0] for tag in tags)  # type: ignore[attr-defined]
 
     def read(self, value: Any, at: str, strict: bool) -> Any:
@@ -563,11 +463,11 @@ class _Object(_Named):
             for key in value:
                 if key not in known:
                     there = ", ".join(f"`{name}`" for name in known) or "none"
-                    raise Misfit(f"{at}/{_escaped(key)}", f"unknown field `{key}`: the fields are {there}")
+                    raise Misfit(f"{at}/{escaped(key)}", f"unknown field `{key}`: the fields are {there}")
         read = {}
         for field in self.fields:
             if field.init and field.json in value:
-                read[field.python] = field.shape.read(value[field.json], f"{at}/{_escaped(field.json)}", strict)
+                read[field.python] = field.shape.read(value[field.json], f"{at}/{escaped(field.json)}", strict)
             elif field.init and field.required:
                 raise Misfit(at, f"missing field `{field.json}`")
         try:
@@ -592,7 +492,7 @@ class _Object(_Named):
         written = {}
         for field in self.fields:
             if field.python in found:
-                written[field.json] = field.shape.write(found[field.python], f"{at}/{_escaped(field.json)}")
+                written[field.json] = field.shape.write(found[field.python], f"{at}/{escaped(field.json)}")
             elif field.required:
                 raise Misfit(at, f"missing field `{field.python}` of {self.name}")
         return written
@@ -608,203 +508,3 @@ def _doc_of(python: type) -> str | None:
     if not doc or doc.startswith(f"{python.__name__}("):
         return None
     return inspect.cleandoc(doc)
-
-
-# ---- from types to shapes
-
-ANY: Final = _Any()
-NULL: Final = _Simple(type(None), "null", "null")
-_BOOLEAN: Final = _Simple(bool, "boolean", "true or false")
-_TEXT: Final = _Simple(str, "string", "a string")
-_INTEGER: Final = _Integer()
-_NUMBER: Final = _Number()
-
-_SIMPLE: Final[dict[Any, Shape]] = {
-    Any: ANY, object: ANY, None: NULL, type(None): NULL, bool: _BOOLEAN, str: _TEXT, int: _INTEGER, float: _NUMBER,
-    list: _List(ANY, list), tuple: _List(ANY, tuple), dict: _Dict(ANY),
-}
-
-#: The shapes of the author's classes, so that each is made once and one that contains itself ends.
-_CLASSES: Final[dict[type, Shape]] = {}
-
-
-def shape_of(python: Any) -> Shape:
-    """The shape of a type: ``str``, ``int``, ``float``, ``bool``, ``None``, ``Any``, ``list[T]``, ``tuple[T, ...]``,
-    ``tuple[A, B]``, ``dict[str, T]``, ``A | B``, ``Literal``, ``Annotated``, Enum, dataclasses and TypedDicts of such.
-
-    Raises :class:`UnsupportedType` for any other.
-    """
-    if isinstance(python, typing.Hashable) and python in _SIMPLE:
-        return _SIMPLE[python]
-    origin, arguments = typing.get_origin(python), typing.get_args(python)
-    if origin is typing.Annotated:
-        return _annotated(python)
-    if origin in (typing.Required, typing.NotRequired, typing.Final) or str(origin) == "typing.ReadOnly":
-        return shape_of(arguments[0])
-    if origin is typing.Literal:
-        return _literal(arguments)
-    if origin in (typing.Union, types.UnionType):
-        return _Union([shape_of(member) for member in arguments])
-    if origin is list:
-        return _List(shape_of(arguments[0]), list)
-    if origin is tuple:
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return _List(shape_of(arguments[0]), tuple)
-        return _Tuple([shape_of(item) for item in arguments])
-    if origin is dict:
-        if arguments[0] is not str:
-            raise UnsupportedType("the keys of a dict are `str` in JSON: write `dict[str, ...]`")
-        return _Dict(shape_of(arguments[1]))
-    if isinstance(python, typing.NewType):
-        return shape_of(python.__supertype__)
-    if type(python).__name__ == "TypeAliasType":
-        return shape_of(python.__value__)
-    if isinstance(python, type):
-        known = _CLASSES.get(python)
-        if known is None:
-            known = _of_class(python)
-        return known
-    raise _unsupported(python)
-
-
-def _unsupported(python: Any) -> UnsupportedType:
-    called = python.__name__ if isinstance(python, type) else str(python)
-    return UnsupportedType(
-        f"`{called}` has no JSON Schema: use str, int, float, bool, None, Any, list, tuple, dict, Literal, an Enum, "
-        "a dataclass, a TypedDict, or a union of these"
-    )
-
-
-def _annotated(python: Any) -> Shape:
-    shape = shape_of(python.__origin__)
-    for note in python.__metadata__:
-        if isinstance(note, (Range, Length)):
-            fits = {"number"} if isinstance(note, Range) else {"string", "array", "object"}
-            if isinstance(shape, _Named) or len(shape.kinds) != 1 or not shape.kinds <= fits:
-                raise UnsupportedType(f"{type(note).__name__} bounds {' or '.join(sorted(fits))}, not {shape.called}")
-            shape = _Bounded(shape, note)
-    return shape
-
-
-def _literal(values: Sequence[Any]) -> Shape:
-    for value in values:
-        if not (value is None or isinstance(value, (bool, int, str)) and not isinstance(value, enum.Enum)):
-            raise UnsupportedType(f"`{value!r}` in a Literal has no JSON: use strings, integers, booleans and None")
-    return _Choice(values)
-
-
-def _of_class(python: type) -> Shape:
-    if issubclass(python, enum.Enum):
-        for member in python:
-            if not isinstance(member.value, (str, int, float, bool)):
-                raise _at(UnsupportedType(f"the value of {python.__name__}.{member.name} is neither text nor number"), python)
-        _CLASSES[python] = _Enum(python)
-        return _CLASSES[python]
-    if not dataclasses.is_dataclass(python) and not typing.is_typeddict(python):
-        raise _unsupported(python)
-    shape = _Object(python)
-    # Before its fields, one of which may be of this type.
-    _CLASSES[python] = shape
-    try:
-        shape.fields = _fields(python)
-    except BaseException:
-        del _CLASSES[python]
-        raise
-    return shape
-
-
-def _fields(python: type) -> list[_Field]:
-    try:
-        hints = typing.get_type_hints(python, include_extras=True)
-    except NameError as why:
-        raise _at(UnsupportedType(f"{python.__name__}: {why}: define it at the top of the module"), python) from None
-    docs, lines = _source_of(python)
-    declared: list[tuple[str, dataclasses.Field[Any] | None]]
-    if dataclasses.is_dataclass(python):
-        declared = [(field.name, field) for field in dataclasses.fields(python)]
-    else:
-        declared = [(name, None) for name in hints]
-    fields = []
-    for name, of_dataclass in declared:
-        hint = hints[name]
-        try:
-            shape = shape_of(hint)
-        except UnsupportedType as why:
-            if why.line is None:
-                raise _at(UnsupportedType(f"{python.__name__}.{name}: {why}"), python, lines.get(name)) from None
-            raise
-        field = _Field(name, name, shape, docs.get(name) or _note_of(hint))
-        if of_dataclass is None:
-            field.required = _is_required(python, name, hint)
-        else:
-            # `from_` is how Python writes a name that it has taken itself.
-            if name.endswith("_") and keyword.iskeyword(name[:-1]):
-                field.json = name[:-1]
-            field.init = of_dataclass.init
-            if of_dataclass.default is not dataclasses.MISSING:
-                field.required, field.default = False, lambda value=of_dataclass.default: value
-            elif of_dataclass.default_factory is not dataclasses.MISSING:
-                field.required, field.default = False, of_dataclass.default_factory
-            if field.init and field.default is not None:
-                try:
-                    shape.write(field.default(), "")
-                except Misfit as misfit:
-                    text = f"{python.__name__}.{name}: the default does not fit its own type: {misfit}"
-                    raise _at(UnsupportedType(text), python, lines.get(name)) from None
-        fields.append(field)
-    return fields
-
-
-def _is_required(python: Any, name: str, hint: Any) -> bool:
-    while typing.get_origin(hint) is typing.Annotated:
-        hint = hint.__origin__
-    origin = typing.get_origin(hint)
-    if origin in (typing.Required, typing.NotRequired):
-        return origin is typing.Required
-    return name in python.__required_keys__
-
-
-def _note_of(hint: Any) -> str | None:
-    """The text in ``Annotated[str, "text"]``."""
-    if typing.get_origin(hint) in (typing.Required, typing.NotRequired):
-        hint = typing.get_args(hint)[0]
-    if typing.get_origin(hint) is not typing.Annotated:
-        return None
-    return next((note for note in hint.__metadata__ if isinstance(note, str)), None)
-
-
-def _source_of(python: type) -> tuple[dict[str, str], dict[str, int]]:
-    """Of each field, the text that stands below it, and its line. Nothing where the source is not there."""
-    docs: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for base in reversed(python.__mro__):
-        if base.__module__ in ("builtins", "typing", "enum"):
-            continue
-        try:
-            source, first = inspect.getsourcelines(base)
-            body = ast.parse(textwrap.dedent("".join(source))).body
-        except (OSError, TypeError, SyntaxError):
-            continue
-        if not body or not isinstance(body[0], ast.ClassDef):
-            continue
-        before: str | None = None
-        for statement in body[0].body:
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                before = statement.target.id
-                lines[before] = first + statement.lineno - 1
-                continue
-            if before and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                if isinstance(statement.value.value, str):
-                    docs[before] = inspect.cleandoc(statement.value.value)
-            before = None
-    return docs, lines
-
-
-def _at(error: UnsupportedType, python: type, line: int | None = None) -> UnsupportedType:
-    """The error with its place in the author's file, as far as it is known."""
-    try:
-        error.file = inspect.getsourcefile(python)
-        error.line = line or inspect.getsourcelines(python)[1]
-    except (OSError, TypeError):
-        pass
-    return error

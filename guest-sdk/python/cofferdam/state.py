@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 from . import host
 from .durations import ms_rounded_down
 from .errors import StateNotJson
-from .shapes import Misfit, dump_json, parse_json, shape_of, to_json
+from .shaping import shape_of
+from .text import Misfit, dump_json, parse_json, to_json
 
 __all__ = ["Scope", "State", "Stored"]
 

@@ -51,7 +51,7 @@ class Tool(Generic[A, O]):
         return self.function(ctx, arguments)
 
     def shapes(self) -> tuple[Shape, Shape]:
-        """The shapes of arguments and answer. Raises :class:`~cofferdam.shapes.UnsupportedType`."""
+        """The shapes of arguments and answer. Raises :class:`~cofferdam.shaping.UnsupportedType`."""
         return shapes_of(self.function)
 
 

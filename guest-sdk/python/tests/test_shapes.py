@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal, NewType, NotRequired, Optional, TypedDict, Union
 
-from cofferdam.shapes import Length, Misfit, Range, UnsupportedType, dump_json, parse_json, shape_of, to_json
+from cofferdam.shapes import Length, Range
+from cofferdam.shaping import UnsupportedType, shape_of
+from cofferdam.text import Misfit, dump_json, parse_json, to_json
 
 
 class Colour(enum.Enum):

@@ -39,7 +39,9 @@ class Broken:
     """What it was."""
 
 
-def told_against(records: Records, extremes: list[Extreme], path: str, first: str, last: str) -> tuple[Records, list[Broken]]:
+def told_against(
+    records: Records, extremes: list[Extreme], path: str, first: str, last: str
+) -> tuple[Records, list[Broken]]:
     """The records with a table's extremes among them, and which of them it broke. A value that equals a record breaks
     nothing, and what was never seen before has nothing to break."""
     kept = dict(records.extremes)

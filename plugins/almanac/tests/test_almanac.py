@@ -7,7 +7,8 @@ from datetime import date, timedelta
 import agent
 import figures
 import report
-from cofferdam.shapes import dump_json, parse_json, shape_of
+from cofferdam.shaping import shape_of
+from cofferdam.text import dump_json, parse_json
 from days import Days, NotATable, read
 from figures import Extreme, Gap, Spell
 from records import Record, Records, told_against

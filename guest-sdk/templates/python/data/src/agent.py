@@ -94,11 +94,11 @@ def number(value: str) -> float | None:
 def markdown(path: str, rows: int, columns: list[Column]) -> str:
     """The report."""
     head = "| column | kind | missing | distinct | min | max | mean |\n|---|---|--:|--:|--:|--:|--:|\n"
-    lines = [
-        f"| {column.name} | {column.kind} | {column.missing} | {column.distinct} | {plain(column.min)} | {plain(column.max)} "
-        f"| {'' if column.mean is None else f'{column.mean:.2f}'} |\n"
-        for column in columns
-    ]
+    lines = []
+    for column in columns:
+        mean = "" if column.mean is None else f"{column.mean:.2f}"
+        figures = f"{plain(column.min)} | {plain(column.max)} | {mean}"
+        lines.append(f"| {column.name} | {column.kind} | {column.missing} | {column.distinct} | {figures} |\n")
     return f"# {path}\n\n{rows} rows\n\n{head}{''.join(lines)}"
 
 
