@@ -1,10 +1,6 @@
 //! Agents that start agents: each in a run of its own, out of their parent's budget, and gone with it.
 
-use crate::{
-    idempotency::change_database,
-    server::{Server, User, run, shared},
-};
-use cofferdam_core::quota::Quota;
+use crate::server::{Server, User, run, shared};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -191,65 +187,5 @@ fn a_family_takes_no_more_than_its_first_run_was_given() {
         let child = runs.iter().find(|run| run["parent_run_id"] == done["id"]).expect("a child");
         assert_eq!(child["stop_reason"], "deadline", "{child:#}");
         assert!(child["usage"]["wall_ms"].as_u64() < Some(1_000), "{child:#}");
-    });
-}
-
-#[test]
-fn a_child_that_is_started_again_by_the_same_call_is_not_executed_again() {
-    run(async {
-        let server = Server::start_with(Quota::default()).await;
-        let ann = parent(&server).await;
-        let set = json!({"do": "state_set", "scope": "user", "key": "k", "text": "v"});
-        let mut started = spawn("probe", &set);
-        started["wait"] = json!(false);
-        let mut parent = with(&[started, json!({"do": "sleep", "ms": 2_000})]);
-        parent["durability"] = json!("durable");
-        let id = ann.submit(&parent).await;
-        let child = loop {
-            let runs = ann.get("/v1/runs?limit=10").await.is(StatusCode::OK);
-            let runs = runs["runs"].as_array().expect("runs").clone();
-            let child = runs.iter().find(|run| run["parent_run_id"] == id.as_str() && run["status"] == "succeeded");
-            if let Some(child) = child {
-                break child.clone();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        };
-        // As a host leaves it that is killed while the call is under way: it has begun, and its answer is not recorded.
-        let Server { app, dir, .. } = server;
-        app.shutdown().await;
-        let forget = "DELETE FROM records WHERE chunk > 1 AND run = (SELECT number FROM runs WHERE parent_id IS NULL)";
-        change_database(dir.path(), &[forget]).await;
-        let server = Server::start_empty(dir, Quota::default()).await;
-        let ann = User::new(&ann.name, &server.app.url(), &ann.key);
-        let done = ann.ended(&id).await;
-        assert_eq!((&done["stop_reason"], &done["output"][0]["id"]), (&json!("completed"), &child["id"]), "{done:#}");
-        let read = ann.finish(&with(&[json!({"do": "state_get", "scope": "user", "key": "k"})])).await;
-        assert_eq!(read["output"][0]["ok"]["version"], 1, "{read:#}");
-    });
-}
-
-#[test]
-fn a_child_whose_parent_has_ended_ends_with_the_next_start_if_the_host_was_killed_in_between() {
-    run(async {
-        let server = Server::start_with(Quota::default()).await;
-        let ann = parent(&server).await;
-        let sleeps = json!({"do": "sleep_until", "in_ms": 3_600_000});
-        let id = ann.submit(&with(&[spawn("probe", &sleeps)])).await;
-        let child = loop {
-            let runs = ann.get("/v1/runs?limit=10&status=waiting").await.is(StatusCode::OK);
-            if let [child, _] = runs["runs"].as_array().expect("runs").as_slice() {
-                break child["id"].as_str().expect("an id").to_owned();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        };
-        let Server { app, dir, .. } = server;
-        app.shutdown().await;
-        let end = "UPDATE runs SET status = 'cancelled', stop_reason = 'cancelled', finished_at = started_at + 1000
-            WHERE parent_id IS NULL";
-        change_database(dir.path(), &[end]).await;
-        let server = Server::start_empty(dir, Quota::default()).await;
-        let ann = User::new(&ann.name, &server.app.url(), &ann.key);
-        let ended = ann.ended(&child).await;
-        assert_eq!((&ended["stop_reason"], &ended["cancelled_by"]), (&json!("cancelled"), &json!(id)), "{ended:#}");
     });
 }

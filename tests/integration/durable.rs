@@ -2,6 +2,7 @@
 
 use crate::{
     cli::Process,
+    idempotency::change_database,
     server::{User, guest, run},
 };
 use reqwest::{Method, StatusCode};
@@ -186,5 +187,68 @@ fn a_server_that_stops_in_good_order_leaves_durable_runs_to_the_next() {
         let server = Process::serve(dir.path()).await;
         let ann = User::new(&ann.name, server.text("url"), &ann.key);
         assert_eq!(ann.ended(&id).await["stop_reason"], "completed");
+    });
+}
+
+/// Waits until a user's runs are as they should be, and gives them.
+async fn runs_when(user: &User, are: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+    let found = async {
+        loop {
+            let runs = user.get("/v1/runs?limit=100").await.is(StatusCode::OK);
+            let runs = runs["runs"].as_array().expect("runs").clone();
+            if are(&runs) {
+                break runs;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), found).await.expect("the runs are as they should be")
+}
+
+#[test]
+fn a_child_that_is_started_again_by_the_same_call_is_not_executed_again() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let set = json!({"do": "state_set", "scope": "user", "key": "k", "text": "v"});
+        let child = json!({"do": "spawn", "agent": "probe", "input": set, "wait": false});
+        let id = ann.submit(&durable(&[child, json!({"do": "sleep", "ms": 1_500})])).await;
+        let is_child = |run: &Value| run["parent_run_id"] == id.as_str();
+        let runs = runs_when(&ann, |runs| runs.iter().any(|run| is_child(run) && run["status"] == "succeeded")).await;
+        let child = runs.iter().find(|run| is_child(run)).expect("a child").clone();
+        server.kill().await;
+        // As a host leaves it that is killed in the call: it has begun, and its answer is not recorded.
+        let forget = "DELETE FROM records WHERE chunk > 1 AND run = (SELECT number FROM runs WHERE parent_id IS NULL)";
+        let forgotten = change_database(dir.path(), &[forget]).await;
+        assert!(forgotten > 0, "the answer of the call was recorded apart from its beginning");
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let done = ann.ended(&id).await;
+        assert_eq!((&done["stop_reason"], &done["output"][0]["id"]), (&json!("completed"), &child["id"]), "{done:#}");
+        let read = json!({"do": "state_get", "scope": "user", "key": "k"});
+        let read = ann.finish(&json!({"agent": "probe", "input": read})).await;
+        assert_eq!(read["output"]["ok"]["version"], 1, "it was executed once: {read:#}");
+    });
+}
+
+#[test]
+fn a_child_whose_parent_has_ended_ends_with_the_next_start_if_the_host_was_killed_in_between() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let sleeps = json!({"do": "sleep_until", "in_ms": 3_600_000});
+        let id = ann.submit(&durable(&[json!({"do": "spawn", "agent": "probe", "input": sleeps})])).await;
+        let all_wait = |runs: &[Value]| runs.len() == 2 && runs.iter().all(|run| run["status"] == "waiting");
+        let runs = runs_when(&ann, all_wait).await;
+        let child = runs.iter().find(|run| run["parent_run_id"] == id.as_str()).expect("a child");
+        server.kill().await;
+        // The parent's end is durable, and nobody has asked its child to stop yet.
+        let end = "UPDATE runs SET status = 'cancelled', stop_reason = 'cancelled', finished_at = started_at + 1000
+            WHERE parent_id IS NULL";
+        assert_eq!(change_database(dir.path(), &[end]).await, 1);
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let ended = ann.ended(child["id"].as_str().expect("an id")).await;
+        assert_eq!((&ended["stop_reason"], &ended["cancelled_by"]), (&json!("cancelled"), &json!(id)), "{ended:#}");
     });
 }

