@@ -12,6 +12,7 @@
     reason = "tests: a surprise is a failure"
 )]
 
+mod author;
 mod bad_input;
 mod cancel;
 mod children;
@@ -19,6 +20,7 @@ mod cli;
 #[path = "corpus/component.rs"]
 #[allow(dead_code, reason = "shared with the corpus, which uses all of it")]
 mod component;
+mod conformance;
 mod directories;
 mod drain;
 mod durable;
@@ -34,6 +36,7 @@ mod kept;
 mod leftovers;
 mod limits;
 mod metrics;
+mod migrating;
 mod plugins;
 mod quotas;
 mod readme;

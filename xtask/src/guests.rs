@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::step::{Step, timed};
-use crate::workspace::{Profile, Workspace};
+use crate::workspace::{GUEST_WORKSPACES, Profile, Workspace};
 
 /// The target that makes components.
 pub const TARGET: &str = "wasm32-wasip2";
@@ -46,7 +46,14 @@ pub fn build(workspace: &Workspace, binary: &Path, guests: &[PathBuf]) -> anyhow
     let dir = workspace.guests_dir();
     timed("guests", || {
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        guests.iter().map(|guest| build_one(workspace, binary, guest)).collect()
+        let mut built = Vec::new();
+        for guest in guests {
+            let component = build_one(workspace, binary, guest)?;
+            // One of two would silently stand for both.
+            ensure!(!built.contains(&component), "two guests are named {}: rename one", component.display());
+            built.push(component);
+        }
+        Ok(built)
     })
 }
 
@@ -60,7 +67,7 @@ fn build_one(workspace: &Workspace, binary: &Path, guest: &Path) -> anyhow::Resu
     let component =
         built.get("component").and_then(Value::as_str).with_context(|| format!("`{step}` printed no \"component\""))?;
 
-    let name = guest.file_name().context("a guest's folder has a name")?;
+    let name = name(guest).with_context(|| format!("{} has no name", guest.display()))?;
     let kept = workspace.guests_dir().join(name).with_extension("wasm");
     // By rename, so that a test that runs meanwhile never reads half a component.
     let arriving = kept.with_extension("wasm.part");
@@ -68,4 +75,23 @@ fn build_one(workspace: &Workspace, binary: &Path, guest: &Path) -> anyhow::Resu
         .with_context(|| format!("cannot copy {component} to {}", arriving.display()))?;
     std::fs::rename(&arriving, &kept).with_context(|| format!("cannot put {} in place", kept.display()))?;
     Ok(kept)
+}
+
+/// A guest is named after its folder; of several that belong together, after both.
+fn name(guest: &Path) -> Option<String> {
+    let name = guest.file_name()?.to_str()?;
+    let above = guest.parent()?;
+    let is_workspace = GUEST_WORKSPACES.iter().any(|workspace| above.ends_with(workspace));
+    if is_workspace { Some(name.to_owned()) } else { Some(format!("{}-{name}", above.file_name()?.to_str()?)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_is_named_after_its_folder_and_of_several_after_both() {
+        assert_eq!(name(Path::new("/x/plugins/echo")).as_deref(), Some("echo"));
+        assert_eq!(name(Path::new("/x/tests/guests/conformance/rust")).as_deref(), Some("conformance-rust"));
+    }
 }

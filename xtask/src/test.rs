@@ -4,6 +4,8 @@ use crate::crash;
 use crate::guests;
 use crate::step::{self, Step};
 use crate::workspace::{GUEST_WORKSPACES, Workspace};
+use anyhow::Context as _;
+use std::path::{Path, PathBuf};
 
 /// A part that can be run alone.
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -51,8 +53,42 @@ fn tests(workspace: &Workspace, cargo_test: &[String]) -> anyhow::Result<()> {
     // The plugins' own unit tests run on this machine, not in a sandbox. Test guests have none: they are the tests.
     let plugins = workspace.guest_cargo(["test", "--manifest-path", "plugins/Cargo.toml", "--workspace"]);
     step::run("plugin tests", &[plugins])?;
+    step::run("python and javascript tests", &other_languages(workspace)?)?;
     guests::build_all(workspace)?;
     step::run("tests", &[Step::cargo(workspace, ["test", "--workspace"]).args(cargo_test)])?;
     // Whoever names a test does not mean this one.
     if cargo_test.is_empty() { step::run("crash", &crash::steps(workspace)?) } else { Ok(()) }
+}
+
+/// The unit tests of the SDKs and plugins that are not in Rust, by the languages' own means.
+fn other_languages(workspace: &Workspace) -> anyhow::Result<Vec<Step>> {
+    let mut folders = vec![workspace.root.join("guest-sdk/python"), workspace.root.join("guest-sdk/javascript")];
+    folders.extend(workspace.guests()?);
+    let mut steps = Vec::new();
+    for folder in folders {
+        if folder.join("pyproject.toml").is_file() && folder.join("tests/__init__.py").is_file() {
+            let folder = workspace.shown(&folder);
+            let step = Step::program(workspace, Path::new("python3"), ["-m", "unittest", "discover", "-q"]);
+            // What Python would leave beside the sources is no part of them.
+            steps.push(step.args(["-s", &folder, "-t", &folder]).env("PYTHONDONTWRITEBYTECODE", "1"));
+        }
+        let files = test_files(&folder.join("test"))?;
+        if folder.join("package.json").is_file() && !files.is_empty() {
+            let files = files.iter().map(|file| workspace.shown(file));
+            steps.push(Step::program(workspace, Path::new("node"), ["--test"]).args(files));
+        }
+    }
+    Ok(steps)
+}
+
+/// The test files of a folder for node, of which older versions know no patterns.
+fn test_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    files.retain(|file| file.to_str().is_some_and(|file| file.ends_with(".test.js")));
+    files.sort();
+    Ok(files)
 }

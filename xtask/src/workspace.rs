@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow};
 use serde_json::Value;
 
 use crate::step::{Step, timed};
@@ -84,25 +84,21 @@ impl Workspace {
         })
     }
 
-    /// The folders of all guests.
+    /// The folders of all guests, in whatever language.
     pub fn guests(&self) -> anyhow::Result<Vec<PathBuf>> {
         let mut guests = Vec::new();
         for workspace in GUEST_WORKSPACES {
             let dir = self.root.join(workspace);
-            for entry in std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))? {
-                let guest = entry?.path();
-                if guest.join("Cargo.toml").is_file() && guest.join("src").is_dir() {
-                    guests.push(guest);
+            for folder in folders_in(&dir)? {
+                if is_guest(&folder) {
+                    guests.push(folder);
+                } else if !folder.ends_with("target") {
+                    // A folder of several that belong together.
+                    guests.extend(folders_in(&folder)?.into_iter().filter(|folder| is_guest(folder)));
                 }
             }
         }
         guests.sort();
-        // The component is named after its folder, so one of two would silently stand for both.
-        let mut names: Vec<_> = guests.iter().filter_map(|guest| guest.file_name()).collect();
-        names.sort();
-        for pair in names.windows(2) {
-            ensure!(pair.first() != pair.last(), "two guests are named {:?}: rename the folder of one", pair.first());
-        }
         Ok(guests)
     }
 
@@ -110,6 +106,19 @@ impl Workspace {
     pub fn shown(&self, path: &Path) -> String {
         path.strip_prefix(&self.root).unwrap_or(path).display().to_string()
     }
+}
+
+/// Whether a folder holds a project that makes a component.
+fn is_guest(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_file();
+    (has("Cargo.toml") && folder.join("src").is_dir()) || has("pyproject.toml") || has("package.json")
+}
+
+fn folders_in(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let cannot = || format!("cannot list {}", dir.display());
+    let entries = std::fs::read_dir(dir).with_context(cannot)?;
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().with_context(cannot)?;
+    Ok(paths.into_iter().filter(|path| path.is_dir()).collect())
 }
 
 /// The binary of this name that cargo reports among its messages.

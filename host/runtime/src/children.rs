@@ -2,14 +2,17 @@
 
 use crate::{
     bindings::agents::SpawnError,
+    invoke::Ending,
     runtime::{AcceptError, Runtime},
+    sandbox::Stop,
+    stand_ins::StandIns,
 };
 use cofferdam_core::{
     Json, UserExecutionContext, clock,
     identity::{Operator, Scope},
-    ids::{AgentRef, KeyId, RequestId, RunId},
+    ids::{AgentRef, Digest, KeyId, RequestId, RunId},
     quota::LimitsAsked,
-    run::{CancelRequest, Children, Durability, RunSpec, RunView},
+    run::{CancelRequest, Children, Durability, RunError, RunSpec, RunView},
     storage::{PluginKind, StorageError, UnfinishedRun},
 };
 use std::time::Duration;
@@ -39,6 +42,10 @@ impl Runtime {
         let before = self.storage().run(&scope, id).await;
         if before.map_err(|error| unavailable(format!("the child could not be looked up: {error}")))?.is_some() {
             return Ok(id);
+        }
+        if let Some(stand_ins) = self.0.services.stand_ins.clone().filter(|it| it.has_agent(agent.name.as_str())) {
+            let ended = self.stand_in_child(parent, id, &agent, input, &*stand_ins).await;
+            return ended.map(|()| id).map_err(|error| unavailable(format!("the child could not be stored: {error}")));
         }
         let about = self.0.services.plugins.find(&agent);
         let about = about.ok_or_else(|| SpawnError::UnknownAgent(self.unknown_agent(&agent).to_string()))?;
@@ -72,6 +79,34 @@ impl Runtime {
         self.0.services.counts.accepted();
         self.go_on(UnfinishedRun::queued(&RunView::queued(&spec)));
         Ok(id)
+    }
+
+    /// A child that nothing executes: it ends at once, with what stands in for its agent.
+    async fn stand_in_child(
+        &self,
+        parent: &UserExecutionContext,
+        id: RunId,
+        agent: &AgentRef,
+        input: Json,
+        stand_ins: &dyn StandIns,
+    ) -> Result<(), StorageError> {
+        let (own, scope) = (parent.spec(), parent.scope());
+        let answer = stand_ins.run(agent.name.as_str(), &input);
+        let spec = RunSpec {
+            id,
+            agent: agent.name.clone(),
+            digest: Digest::of(agent.name.as_str().as_bytes()),
+            request: RequestId::generate(),
+            parent: Some(own.id),
+            input,
+            created_at: clock::now(),
+            ..RunSpec::clone(own)
+        };
+        self.storage().insert_run(&scope, &spec, None).await?;
+        let result = answer.map_err(|(reason, RunError { code, message })| Stop { code, ..Stop::new(reason, message) });
+        let journal = self.journal().reopen(scope, &UnfinishedRun::queued(&RunView::queued(&spec)));
+        Ending::never_ran(None).close(&self.0.services.counts, &journal, result).await;
+        Ok(())
     }
 
     /// A run of the user's, if it ends within a time.

@@ -6,6 +6,7 @@ use crate::{
     plugin::Plugin,
     sandbox::{Guest, HostFailure, Sandbox, Spent},
     services::Services,
+    stand_ins,
     workspace::{FileError, READ_BYTES_MAX, log_failure},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -96,6 +97,7 @@ impl FileTool {
 enum Target {
     File(FileTool),
     Plugin(PluginName, String),
+    StandIn,
 }
 
 /// The tools that a guest may call, and whether some are left out.
@@ -122,8 +124,14 @@ pub fn list(guest: &mut Guest) -> Listed {
         tools.push(Tool { name, description, input_schema, idempotent });
         ControlFlow::Continue(())
     };
-    let mut own = FileTool::ALL.into_iter().filter(|own| permissions.allow_tool(own.name()));
-    let mut listed = own.try_for_each(|own| take(own.name(), own.description(), own.input_schema(), own.idempotent()));
+    let stood_in = guest.services.stand_ins.as_ref().map(|stand_ins| stand_ins.tools()).unwrap_or_default();
+    let mut stand_ins = stood_in.iter().filter(|name| permissions.allow_tool(name));
+    let mut listed = stand_ins.try_for_each(|name| take(name, "", stand_ins::ANY_ARGUMENTS, false));
+    let own = FileTool::ALL.into_iter().filter(|own| permissions.allow_tool(own.name()));
+    let mut own = own.filter(|own| !stood_in.iter().any(|name| name == own.name()));
+    if listed.is_continue() {
+        listed = own.try_for_each(|own| take(own.name(), own.description(), own.input_schema(), own.idempotent()));
+    }
     if listed.is_continue() {
         guest.services.plugins.each_tool_plugin(|about| {
             if permissions.allow_some_of(about.name.as_str()) {
@@ -312,6 +320,9 @@ fn no_memory() -> ToolError {
 }
 
 fn find(services: &Services, name: &str) -> Option<Target> {
+    if services.stand_ins.as_ref().is_some_and(|stand_ins| stand_ins.has_tool(name)) {
+        return Some(Target::StandIn);
+    }
     if let Some(file_tool) = FileTool::ALL.into_iter().find(|file_tool| file_tool.name() == name) {
         return Some(Target::File(file_tool));
     }
@@ -362,7 +373,7 @@ impl Call {
 
     fn does_no_harm_again(&self) -> bool {
         match &self.target {
-            Target::File(FileTool::List | FileTool::Read) => true,
+            Target::File(FileTool::List | FileTool::Read) | Target::StandIn => true,
             Target::File(FileTool::Write) => {
                 self.arguments::<WriteArguments>().is_ok_and(|arguments| !arguments.append)
             }
@@ -402,6 +413,7 @@ impl Call {
         let (result, spent) = match &self.target {
             Target::File(file_tool) => (self.file_tool(*file_tool).await?, Spent::default()),
             Target::Plugin(plugin, verb) => self.plugin(plugin, verb).await?,
+            Target::StandIn => (self.stand_in(), Spent::default()),
         };
         let result = result.map_err(cut).and_then(|answer| {
             if answer.len() > HOST_CALL_BYTES_MAX {
@@ -426,6 +438,13 @@ impl Call {
         let answer = ToolAnswer { result, lent: self.fuel, spent: spent.fuel };
         self.recorder.finished(self.number, &answer, Some(event));
         Ok(AnswerOf { result: answer.result, spent, _place: self.place, _held: held })
+    }
+
+    fn stand_in(&self) -> Result<String, ToolError> {
+        let stand_ins = self.services.stand_ins.as_ref();
+        let answer = stand_ins.map(|stand_ins| stand_ins.call(&self.name, &self.arguments));
+        let answer = answer.unwrap_or_else(|| Ok(Json::empty_object()));
+        answer.map(|answer| answer.as_str().to_owned()).map_err(stand_ins::tool_error)
     }
 
     async fn file_tool(&self, file_tool: FileTool) -> wasmtime::Result<Result<String, ToolError>> {
@@ -524,7 +543,8 @@ fn cut(error: ToolError) -> ToolError {
     }
 }
 
-fn failure(error: &ToolError) -> ToolFailure {
+/// A tool's error as it is told in events.
+pub fn failure(error: &ToolError) -> ToolFailure {
     let (code, message) = match error {
         ToolError::UnknownTool(text) => ("unknown_tool", text.clone()),
         ToolError::Denied(text) => ("denied", text.clone()),

@@ -175,6 +175,27 @@ pub fn check(bytes: &[u8]) -> Result<Shape, GateError> {
     Ok(Shape { bytes: bytes.len() as u64, functions, escaping, function_bytes_max })
 }
 
+/// What a component imports, by name: its own imports, not those of what is inside it.
+///
+/// # Errors
+/// When it cannot be read to its end.
+pub fn imports(bytes: &[u8]) -> Result<Vec<String>, GateError> {
+    let (mut depth, mut names) = (0_u32, Vec::new());
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(imports) if depth == 1 => {
+                for import in imports {
+                    names.push(import?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(names)
+}
+
 impl Bound {
     fn check(&self, found: u64) -> Result<(), GateError> {
         if found <= self.max {

@@ -18,6 +18,7 @@ use crate::{
     retention::Retention,
     scratch::Scratches,
     services::{DESCRIPTIONS_MAX, Grants, Seeds, Services, TOOL_SANDBOXES_MAX},
+    stand_ins::StandIns,
     waiting,
     workspace::{Workspace, WorkspaceRoot, Workspaces},
 };
@@ -81,6 +82,8 @@ pub struct RuntimeConfig {
     pub runs_queued_max: u32,
     /// What must be left of the disk when a run is taken, in bytes.
     pub disk_free_bytes_min: u64,
+    /// What answers in the place of tools and agents; a server has none.
+    pub stand_ins: Option<Arc<dyn StandIns>>,
 }
 
 impl RuntimeConfig {
@@ -101,6 +104,7 @@ impl RuntimeConfig {
             runs_live_max: RUNS_LIVE_MAX,
             runs_queued_max: RUNS_QUEUED_MAX,
             disk_free_bytes_min: DISK_FREE_BYTES_MIN,
+            stand_ins: None,
         }
     }
 }
@@ -359,6 +363,7 @@ impl Runtime {
             counts,
             engine,
             storage,
+            stand_ins: config.stand_ins,
             runtime: OnceLock::new(),
         });
         let (quotas, memory, turns) = (services.quotas.clone(), services.memory.clone(), services.turns.clone());

@@ -9,6 +9,7 @@ use crate::{
     runtime::{Inner, Runtime},
     sandbox::HostFailure,
     scratch::Scratches,
+    stand_ins::StandIns,
     workspace::Workspaces,
 };
 use chacha20::{
@@ -68,6 +69,8 @@ pub struct Services {
     pub sandboxes_open: AtomicU64,
     /// What was counted since the start.
     pub counts: Arc<Counts>,
+    /// What answers in the place of tools and agents, where an author tries an agent alone.
+    pub stand_ins: Option<Arc<dyn StandIns>>,
     /// The runtime above, for agents that start others.
     pub runtime: OnceLock<Weak<Inner>>,
 }

@@ -7,25 +7,34 @@ use std::process::ExitCode;
 
 mod build;
 mod client;
+mod dev;
+mod doctor;
 mod events;
 mod failure;
 mod files;
 mod follow;
 mod grant;
+mod inspect;
 mod key;
+mod kit;
+mod locally;
+mod new;
 mod output;
 mod plugin;
+mod project;
 mod quota;
 mod replay;
 mod run;
 mod runs;
 mod serve;
+mod test;
 mod usage;
 
 const AFTER_HELP: &str = "\
 Exit codes:
   0  it worked
-  1  the run, or the build, failed (of `run` and `runs submit`; what only shows a run, as `runs events` does, shows it)
+  1  the run, the build or a test failed (of `run`, `test` and `runs submit`; what only shows a run, as `runs events` does,
+     shows it)
   2  the command line is wrong
   3  the server refused (a 4xx answer)
   4  the server cannot be reached, or the host failed
@@ -53,8 +62,18 @@ enum Verb {
     Serve(crate::config::ServeArgs),
     /// Run a component here and now, without a server.
     Run(run::RunArgs),
-    /// Compile an agent or tool crate to a component.
+    /// Make a project from a template.
+    New(new::NewArgs),
+    /// Compile a project to a component.
     Build(build::BuildArgs),
+    /// Build a project and run its cases, under the same limits and meter as on a server.
+    Test(test::TestArgs),
+    /// Watch a project, and build and run it again at each change.
+    Dev(dev::DevArgs),
+    /// Say what is installed of what an author needs, what is missing, and what mends it.
+    Doctor(doctor::DoctorArgs),
+    /// Show what a component is, asks for, and must be granted.
+    Inspect(inspect::InspectArgs),
     /// Push and look at plugins.
     Plugin(plugin::PluginArgs),
     /// Submit, follow and look at runs.
@@ -103,10 +122,15 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb, json: bool) -> Result<(), Failure> {
     match verb {
         // These do without the network and its threads.
-        Verb::Build(args) => build::run(args).map_err(|error| Failure::Build(format!("{error:#}"))),
+        Verb::New(args) => new::run(args, json),
+        Verb::Build(args) => build::run(&args).map_err(|error| Failure::Build(format!("{error:#}"))),
         Verb::CompileWorker => Err(Failure::Usage("compile-worker takes no other arguments".into())),
         Verb::Serve(args) => serve::run(args, json),
         Verb::Run(args) => within_tokio(run::run(args, json)),
+        Verb::Test(args) => within_tokio(test::run(args, json)),
+        Verb::Dev(args) => within_tokio(dev::run(args, json)),
+        Verb::Doctor(args) => within_tokio(doctor::run(args, json)),
+        Verb::Inspect(args) => within_tokio(inspect::run(args, json)),
         Verb::Plugin(args) => within_tokio(plugin::run(args, json)),
         Verb::Runs(args) => within_tokio(runs::run(args, json)),
         Verb::Replay(args) => within_tokio(replay::run(args, json)),

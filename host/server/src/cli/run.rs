@@ -4,11 +4,12 @@ use super::{
     client::{file_bytes, text_argument},
     failure::Failure,
     follow::{RunSeen, Seen},
+    locally::{Host, failure},
     output::{json_line, line, note, spinner},
     runs::LimitArgs,
     serve::log_to_stderr,
 };
-use crate::api::{problem::Problem, rest::runs::Run};
+use crate::api::rest::runs::Run;
 use cofferdam_core::{
     Json,
     context::ContextStatus,
@@ -16,7 +17,7 @@ use cofferdam_core::{
     grant::Permissions,
     run::{RunView, StopReason},
 };
-use cofferdam_runtime::{LocalError, LocalOptions, run_local};
+use cofferdam_runtime::{LocalEnd, LocalWork};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,12 @@ pub(super) struct RunArgs {
     /// answers its questions: they expire.
     #[arg(long, value_name = "JSON|@FILE")]
     grant: Option<String>,
+    /// What to answer when the agent asks people: JSON, once for each question, in order.
+    #[arg(long, value_name = "JSON")]
+    answer: Vec<String>,
+    /// Of a tool plugin: the tool to call, with the input as its arguments.
+    #[arg(long, value_name = "NAME")]
+    tool: Option<String>,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -44,24 +51,42 @@ pub(super) async fn run(args: RunArgs, json: bool) -> Result<(), Failure> {
         Failure::Usage(format!("--input is {error}; a text needs its own quotes: --input '\"text\"'"))
     })?;
     let grant = args.grant.as_deref().map(grant_argument).transpose()?;
-    let without_grant = grant.is_none();
-    if let Some(dir) = args.workspace.as_ref().filter(|dir| !dir.is_dir()) {
+    let (limits, answers) = (args.limits.asked(), answers(&args.answer)?);
+    let here = Here {
+        component: file_bytes(&args.file)?,
+        shown: args.file.display().to_string(),
+        workspace: args.workspace,
+        grant,
+        grants_needs: false,
+        work: LocalWork { input, tool: args.tool, limits, answers },
+    };
+    self::here(here, json).await
+}
+
+/// One run of a component, here and now.
+pub(super) struct Here {
+    /// The component.
+    pub component: Vec<u8>,
+    /// What it is called in messages.
+    pub shown: String,
+    /// The directory that is the workspace; an empty one if not said.
+    pub workspace: Option<PathBuf>,
+    /// What is granted.
+    pub grant: Option<Permissions>,
+    /// Whether all that the plugin needs is granted, if nothing is said.
+    pub grants_needs: bool,
+    /// What is done.
+    pub work: LocalWork,
+}
+
+/// Runs a component, prints its events as they come, and then the run.
+pub(super) async fn here(here: Here, json: bool) -> Result<(), Failure> {
+    if let Some(dir) = here.workspace.as_ref().filter(|dir| !dir.is_dir()) {
         return Err(Failure::Usage(format!("there is no directory {}; make it first", dir.display())));
     }
-    let worker = std::env::current_exe();
-    let fresh = tempfile::tempdir().map_err(|error| Failure::Host(format!("cannot make a directory: {error}")))?;
-    let cache = cache_dir().unwrap_or_else(|| fresh.path().to_owned());
-    let options = LocalOptions {
-        component: file_bytes(&args.file)?,
-        input,
-        workspace: Some(args.workspace.unwrap_or_else(|| fresh.path().join("workspace"))),
-        grant,
-        limits: args.limits.into(),
-        compile_worker: worker
-            .map_err(|error| Failure::Host(format!("cannot find the path of this binary: {error}")))?,
-        cache_dir: cache.clone(),
-    };
-    let progress = spinner(format!("compiling {}", args.file.display()));
+    let without_grant = here.grant.is_none() && !here.grants_needs;
+    let host = Host::start(here.workspace, None).await?;
+    let progress = spinner(format!("compiling {}", here.shown));
     let shown = progress.clone();
     let mut on_event = move |envelope: &Envelope| {
         shown.finish_and_clear();
@@ -71,17 +96,32 @@ pub(super) async fn run(args: RunArgs, json: bool) -> Result<(), Failure> {
             note(&seen.shown());
         }
     };
-    let ended = run_local(options, &mut on_event).await;
+    let ended = async {
+        let about = host.push(here.component).await?;
+        let needs = || if here.grants_needs { about.needs } else { Permissions::none() };
+        host.local.grant(here.grant.unwrap_or_else(needs)).await.map_err(failure)?;
+        host.local.run(here.work, &mut on_event).await.map_err(failure)
+    };
+    let ended = ended.await;
     progress.finish_and_clear();
-    let view = ended.map_err(|error| match error {
-        LocalError::Push(error) => Failure::Refused(Box::new(Problem::from(error).body())),
-        LocalError::Accept(error) => Failure::Refused(Box::new(Problem::from(error).body())),
-        LocalError::Start(_) | LocalError::Storage(_) | LocalError::Name(_) => Failure::Host(error.to_string()),
-    })?;
+    let LocalEnd { view, gave_up } = ended?;
+    if let Some(why) = gave_up {
+        note(&format!("cancelled: {why}; give one more with --answer"));
+    }
     print(view, json, without_grant)
 }
 
-fn grant_argument(argument: &str) -> Result<Permissions, Failure> {
+/// Answers to questions, of the command line.
+pub(super) fn answers(texts: &[String]) -> Result<Option<Vec<Json>>, Failure> {
+    let answers = texts
+        .iter()
+        .map(|text| Json::parse(text.as_str()).map_err(|error| Failure::Usage(format!("--answer {text} is {error}"))));
+    let answers: Vec<_> = answers.collect::<Result<_, _>>()?;
+    Ok((!answers.is_empty()).then_some(answers))
+}
+
+/// A grant of the command line.
+pub(super) fn grant_argument(argument: &str) -> Result<Permissions, Failure> {
     let text = text_argument(argument)?;
     crate::api::parse_object(text.as_bytes()).map_err(|error| {
         Failure::Usage(format!("--grant is not one: {error}; write {{\"tools\": [\"file.*\"], \"state\": \"none\"}}"))
@@ -106,12 +146,4 @@ fn print(view: RunView, json: bool, without_grant: bool) -> Result<(), Failure> 
         note("next: nothing was granted; allow what it asks for, for example --grant '{\"tools\":[\"file.*\"]}'");
     }
     seen.result()
-}
-
-/// Where compiled components are kept, so that the second run of one starts at once: among the user's own caches. None
-/// without a home: what is compiled is machine code, and must not be taken from where others can write.
-fn cache_dir() -> Option<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    Some(caches.or_else(home)?.join("cofferdam"))
 }

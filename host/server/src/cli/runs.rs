@@ -198,9 +198,10 @@ fn backoff_ms(text: &str) -> Result<u64, String> {
     Retries::new(ATTEMPTS_MAX, ms).map(Retries::backoff_ms).map_err(|error| error.to_string())
 }
 
-impl From<LimitArgs> for LimitsAsked {
-    fn from(args: LimitArgs) -> Self {
-        Self { fuel: args.fuel, memory_bytes: args.memory_bytes, deadline_ms: args.deadline_ms }
+impl LimitArgs {
+    /// What is asked for.
+    pub const fn asked(&self) -> LimitsAsked {
+        LimitsAsked { fuel: self.fuel, memory_bytes: self.memory_bytes, deadline_ms: self.deadline_ms }
     }
 }
 
@@ -219,7 +220,7 @@ async fn submit(client: &Client, args: SubmitArgs, json: bool) -> Result<(), Fai
         metadata: args.metadata.as_deref().map(|metadata| json_argument("metadata", metadata)).transpose()?,
         agent: args.agent,
         thread_id: args.thread,
-        limits: args.limits.into(),
+        limits: args.limits.asked(),
         priority: args.priority,
         durability: args.durable.then_some(Durability::Durable),
         retries: retries.transpose().map_err(|error| Failure::Usage(error.to_string()))?,

@@ -1,0 +1,133 @@
+//! `cofferdam inspect`: what a component is, as a server would find it: by the same gate and in the same compile worker.
+
+use super::{
+    build::digest,
+    client::file_bytes,
+    failure::Failure,
+    locally::{self, Host},
+    output::{json_line, line, note, printable, spinner},
+};
+use cofferdam_core::{
+    Json,
+    grant::Permissions,
+    storage::{PluginKind, PluginVersion},
+};
+use cofferdam_runtime::imports_of;
+use serde::Serialize;
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// The component, as `cofferdam build` made it.
+    file: PathBuf,
+}
+
+/// What is printed with `--json`.
+#[derive(Serialize)]
+struct Inspected<'a> {
+    world: &'static str,
+    name: &'a str,
+    version: &'a str,
+    description: &'a str,
+    digest: String,
+    bytes: usize,
+    imports: Vec<String>,
+    needs: &'a Permissions,
+    durable: bool,
+    /// What `cofferdam grant set USER NAME` must be given, so that nothing that it asks for is denied.
+    grant: Permissions,
+    input_schema: &'a Option<Json>,
+    output_schema: &'a Option<Json>,
+    tools: Vec<Tool<'a>>,
+}
+
+#[derive(Serialize)]
+struct Tool<'a> {
+    name: &'a str,
+    description: &'a str,
+    input_schema: &'a Json,
+    idempotent: bool,
+}
+
+pub(super) async fn run(args: InspectArgs, json: bool) -> Result<(), Failure> {
+    super::serve::log_to_stderr("error")?;
+    let bytes = file_bytes(&args.file)?;
+    let progress = spinner(format!("compiling {}", args.file.display()));
+    let looked = async {
+        let host = Host::start(None, None).await?;
+        let about = host.push(bytes.clone()).await?;
+        let imports = imports_of(&bytes).map_err(|error| locally::failure(error.into()))?;
+        Ok::<_, Failure>((about, imports))
+    };
+    let looked = looked.await;
+    progress.finish_and_clear();
+    let (about, imports) = looked?;
+    let inspected = Inspected {
+        world: match about.kind {
+            PluginKind::Agent => "agent",
+            PluginKind::Tool => "tool",
+        },
+        name: &about.title,
+        version: &about.version,
+        description: &about.description,
+        digest: digest(&bytes),
+        bytes: bytes.len(),
+        imports,
+        needs: &about.needs,
+        durable: about.durable,
+        // A grant that has what the needs have, and nothing else, lets all of it through.
+        grant: about.needs.clone(),
+        input_schema: &about.input_schema,
+        output_schema: &about.output_schema,
+        tools: tools(&about),
+    };
+    if json {
+        let text = serde_json::to_string(&inspected).map_err(|error| Failure::Host(error.to_string()))?;
+        return line(&json_line(&text));
+    }
+    print(&inspected)
+}
+
+fn tools(about: &PluginVersion) -> Vec<Tool<'_>> {
+    let tools = about.tools.iter().map(|tool| Tool {
+        name: &tool.name,
+        description: &tool.description,
+        input_schema: &tool.input_schema,
+        idempotent: tool.idempotent,
+    });
+    tools.collect()
+}
+
+fn print(inspected: &Inspected<'_>) -> Result<(), Failure> {
+    let Inspected { world, name, version, description, digest, bytes, imports, needs, .. } = inspected;
+    line(&format!("world         {world}"))?;
+    line(&format!("name          {}", printable(name)))?;
+    line(&format!("version       {}", printable(version)))?;
+    line(&format!("description   {}", printable(description)))?;
+    line(&format!("digest        {digest}"))?;
+    line(&format!("bytes         {bytes}"))?;
+    for import in imports {
+        line(&format!("import        {}", printable(import)))?;
+    }
+    line(&format!("needs         {}", Json::of(needs).as_str()))?;
+    if inspected.durable {
+        line("durable       its runs go on where they were when the host is started again")?;
+    }
+    for (name, schema) in [("input schema ", inspected.input_schema), ("output schema", inspected.output_schema)] {
+        if let Some(schema) = schema {
+            line(&format!("{name} {}", json_line(schema.as_str())))?;
+        }
+    }
+    for tool in &inspected.tools {
+        let idempotent = if tool.idempotent { " (idempotent)" } else { "" };
+        line(&format!("tool          {}{idempotent}: {}", printable(tool.name), printable(tool.description)))?;
+        line(&format!("              {}", json_line(tool.input_schema.as_str())))?;
+    }
+    if inspected.grant == Permissions::none() {
+        note("it needs no grant");
+        return Ok(());
+    }
+    line(&format!("grant         {}", Json::of(&inspected.grant).as_str()))?;
+    note(&format!("next: cofferdam grant set USER NAME '{}'", Json::of(&inspected.grant).as_str()));
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! `cofferdam test`: runs the cases of a project, each in a sandbox of its own under the same engine, limits and meter as on a
+//! server.
+
+use super::{
+    build,
+    failure::Failure,
+    locally::{self, file_of},
+    output::{json_line, line, note, printable, spinner},
+    project::Project,
+};
+use case::{Case, Scripted};
+use cofferdam_core::{Json, event::Envelope};
+use cofferdam_runtime::{LocalError, LocalValue, LocalWork};
+use compare::{Difference, Outcome, differences, shown};
+use serde::Serialize;
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+mod case;
+mod compare;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TestArgs {
+    /// Folder of the project. Its cases are the files tests/*.json.
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// Only cases with this in their name.
+    #[arg(long, value_name = "PART")]
+    case: Option<String>,
+    /// Test this component, and build nothing.
+    #[arg(long, value_name = "FILE")]
+    component: Option<PathBuf>,
+}
+
+/// What came of a case, as it is printed with `--json`.
+#[derive(Debug, Serialize)]
+struct Told {
+    case: String,
+    ok: bool,
+    stop_reason: String,
+    fuel: u64,
+    memory_peak_bytes: u64,
+    wall_ms: u64,
+    host_calls: u64,
+    differences: Vec<Difference>,
+}
+
+pub(super) async fn run(args: TestArgs, json: bool) -> Result<(), Failure> {
+    super::serve::log_to_stderr("error")?;
+    // Before anything is built: what cannot be read is wrong whatever the agent does.
+    let cases = cases(&args.dir, args.case.as_deref())?;
+    let (component, shown) = match &args.component {
+        Some(file) => (super::client::file_bytes(file)?, file.display().to_string()),
+        None => {
+            let project = Project::at(&args.dir).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+            let built = build::build(&project).map_err(|error| Failure::Build(format!("{error:#}")))?;
+            (built.bytes, built.file.display().to_string())
+        }
+    };
+    all(&component, &shown, cases, json).await
+}
+
+/// Runs the cases of a project that has been built.
+pub(super) async fn built(dir: &Path, built: &build::Built, json: bool) -> Result<(), Failure> {
+    all(&built.bytes, &built.file.display().to_string(), cases(dir, None)?, json).await
+}
+
+/// Runs cases on a component, and prints what came of them.
+async fn all(component: &[u8], file: &str, cases: Vec<(String, Case)>, json: bool) -> Result<(), Failure> {
+    let (count, mut failed) = (cases.len(), 0_usize);
+    for (name, case) in cases {
+        let progress = spinner(format!("{name} ({file})"));
+        let told = one(component, name, case).await;
+        progress.finish_and_clear();
+        let told = told?;
+        failed += usize::from(!told.ok);
+        if json {
+            let text = serde_json::to_string(&told).map_err(|error| Failure::Host(error.to_string()))?;
+            line(&json_line(&text))?;
+        } else {
+            print(&told)?;
+        }
+    }
+    if !json {
+        line(&format!("{count} cases, {failed} failed"))?;
+    }
+    if failed == 0 { Ok(()) } else { Err(Failure::Run) }
+}
+
+/// The cases of a project, by name.
+fn cases(dir: &Path, part: Option<&str>) -> Result<Vec<(String, Case)>, Failure> {
+    let folder = dir.join("tests");
+    let Ok(entries) = fs::read_dir(&folder) else {
+        let why = format!(
+            "there is no folder {}; a case is a file tests/NAME.json, `cofferdam new` makes some",
+            folder.display()
+        );
+        return Err(Failure::Usage(why));
+    };
+    let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+    files.sort();
+    let mut cases = Vec::new();
+    for file in files {
+        let name = file.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if part.is_none_or(|part| name.contains(part)) {
+            cases.push((name, Case::read(&file).map_err(|error| Failure::Usage(format!("{error:#}")))?));
+        }
+    }
+    if cases.is_empty() {
+        let named = part.map(|part| format!(" with {part:?} in its name")).unwrap_or_default();
+        return Err(Failure::Usage(format!("{} has no case{named}: a case is a file NAME.json", folder.display())));
+    }
+    Ok(cases)
+}
+
+/// Runs a case.
+async fn one(component: &[u8], name: String, mut case: Case) -> Result<Told, Failure> {
+    let stand_ins = Arc::new(Scripted::of(&mut case));
+    let host = locally::Host::start(None, Some(stand_ins.clone())).await?;
+    let about = host.push(component.to_vec()).await?;
+    host.local.grant(case.grant.clone().unwrap_or(about.needs)).await.map_err(locally::failure)?;
+    for (path, text) in &case.files {
+        let file = host.workspace.join(path);
+        let written = file.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&file, text));
+        written.map_err(|error| Failure::Host(format!("cannot write {}: {error}", file.display())))?;
+    }
+    for (key, value) in &case.state {
+        let (scope, key) = key.split_once('/').unwrap_or_default();
+        let value = LocalValue {
+            of_thread: scope == "thread",
+            key: key.to_owned(),
+            value: Json::of(value).as_str().as_bytes().to_vec(),
+        };
+        host.local.put_state(value).await.map_err(locally::failure)?;
+    }
+    let work = LocalWork {
+        input: Json::of(&case.input),
+        tool: case.tool.clone(),
+        limits: case.limits(),
+        answers: Some(case.answers.iter().map(Json::of).collect()),
+    };
+    let mut events = Vec::new();
+    let mut on_event = |envelope: &Envelope| {
+        let text = serde_json::to_value(envelope).unwrap_or_default();
+        let kind = text.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        events.push((kind, text.get("payload").cloned().unwrap_or_default()));
+    };
+    let end = match host.local.run(work, &mut on_event).await {
+        Ok(end) => end,
+        Err(error @ (LocalError::Answer { .. } | LocalError::NoSuchTool(_) | LocalError::Accept(_))) => {
+            return Err(Failure::Usage(format!("tests/{name}.json: {error}")));
+        }
+        Err(error) => return Err(locally::failure(error)),
+    };
+    let view = end.view;
+    let mut outcome = Outcome {
+        stop_reason: view.stop_reason.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
+        output: view.output.as_ref().and_then(|output| output.read().ok()),
+        error: view.error.as_ref().map(|error| (error.code.clone(), error.message.clone())),
+        events,
+        unexpected: stand_ins.unexpected(),
+        ..Outcome::default()
+    };
+    outcome.unexpected.extend(end.gave_up);
+    for path in case.expect.files.keys() {
+        if let Some(text) = file_of(&host.workspace, path)? {
+            outcome.files.insert(path.clone(), text);
+        }
+    }
+    for LocalValue { of_thread, key, value } in host.local.state().await.map_err(locally::failure)? {
+        let scope = if of_thread { "thread" } else { "user" };
+        // A value that is no JSON is shown as the text that it is.
+        let text = || Value::from(String::from_utf8_lossy(&value).into_owned());
+        outcome.state.insert(format!("{scope}/{key}"), serde_json::from_slice(&value).unwrap_or_else(|_| text()));
+    }
+    let differences = differences(&case.expect, &outcome);
+    Ok(Told {
+        case: name,
+        ok: differences.is_empty(),
+        stop_reason: outcome.stop_reason,
+        fuel: view.usage.fuel,
+        memory_peak_bytes: view.usage.memory_peak_bytes,
+        wall_ms: view.usage.wall_ms,
+        host_calls: view.usage.host_calls,
+        differences,
+    })
+}
+
+fn print(told: &Told) -> Result<(), Failure> {
+    let word = if told.ok { "ok  " } else { "FAIL" };
+    let Told { case, fuel, memory_peak_bytes, wall_ms, .. } = told;
+    let name = printable(case);
+    line(&format!("{word}  {name:<32}  fuel {fuel:>12}  peak {memory_peak_bytes:>10} bytes  {wall_ms:>5} ms"))?;
+    for text in shown(&told.differences) {
+        note(&format!("      {}", printable(&text)));
+    }
+    Ok(())
+}

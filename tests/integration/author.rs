@@ -1,0 +1,521 @@
+//! An author's loop, as one types it: new, build, test, dev, inspect, doctor, for a folder that knows nothing of this checkout.
+
+use crate::server::{guest_path, run, shared, worker};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// Agents that tests make share what cargo builds, so that the SDK is compiled once; and the toolchains of the other languages
+/// are those that `cargo xtask guests` has installed.
+pub fn cargo_target() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target directory").join("author")
+}
+
+/// `cofferdam` in a folder.
+pub fn cofferdam(dir: &Path, args: &[&str]) -> Output {
+    command(dir, args).output().expect("run")
+}
+
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(worker());
+    command.args(args).current_dir(dir).env("CARGO_TARGET_DIR", cargo_target()).stdin(Stdio::null());
+    for name in ["COFFERDAM_URL", "COFFERDAM_API_KEY", "COFFERDAM_ADMIN_KEY"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn all_of(output: &Output) -> String {
+    format!("{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+/// The lines of standard output, each of them JSON.
+pub fn lines(output: &Output) -> Vec<Value> {
+    let text = text(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+pub fn succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", all_of(output));
+}
+
+/// It ended with this code, and said all of these words.
+fn fails(output: &Output, code: i32, words: &[&str]) {
+    let all = all_of(output);
+    assert_eq!(output.status.code(), Some(code), "{all}");
+    for word in words {
+        assert!(all.contains(word), "{word:?} is not in\n{all}");
+    }
+}
+
+/// A new project.
+pub fn new(lang: &str, template: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a directory");
+    succeeds(&cofferdam(dir.path(), &["new", "my-agent", "--lang", lang, "--template", template]));
+    let project = dir.path().join("my-agent");
+    (dir, project)
+}
+
+pub fn build(project: &Path) -> PathBuf {
+    let built = cofferdam(project, &["build", "--json"]);
+    succeeds(&built);
+    PathBuf::from(lines(&built)[0]["component"].as_str().expect("a component"))
+}
+
+const TEMPLATES: [&str; 4] = ["basic", "data", "collaborative", "tool"];
+
+/// Every template, in one language: built, its cases pass, and inspected.
+fn templates_of(lang: &str) {
+    for template in TEMPLATES {
+        let (_dir, project) = new(lang, template);
+        let tested = cofferdam(&project, &["test", "--json"]);
+        succeeds(&tested);
+        let cases = lines(&tested);
+        assert!(cases.len() >= 2, "{lang} {template}: {cases:?}");
+        for case in &cases {
+            assert!(case["ok"] == true && case["fuel"].as_u64() > Some(0), "{lang} {template}: {case}");
+            assert!(case["memory_peak_bytes"].as_u64() > Some(0), "{lang} {template}: {case}");
+        }
+        assert!(
+            template == "tool" || cases.iter().any(|case| case["stop_reason"] == "completed"),
+            "{lang} {template}: {cases:?}"
+        );
+    }
+}
+
+#[test]
+fn every_rust_template_builds_and_its_cases_pass() {
+    templates_of("rust");
+}
+
+#[test]
+fn every_python_template_builds_and_its_cases_pass() {
+    templates_of("python");
+}
+
+#[test]
+fn every_javascript_template_builds_and_its_cases_pass() {
+    templates_of("javascript");
+}
+
+#[test]
+fn the_same_run_takes_the_same_fuel_here_and_on_the_server() {
+    run(async {
+        let server = shared().await;
+        let (_dir, project) = new("rust", "basic");
+        let component = build(&project);
+        let local = cofferdam(
+            &project,
+            &[
+                "run",
+                component.to_str().expect("UTF-8"),
+                "--input",
+                r#"{"name":"Ada"}"#,
+                "--grant",
+                r#"{"state":"read_write"}"#,
+                "--json",
+            ],
+        );
+        succeeds(&local);
+        let local = lines(&local).pop().expect("a run");
+        let tested = lines(&cofferdam(&project, &["test", "--case", "greets", "--json"])).pop().expect("a case");
+
+        server.operator.push("same-fuel", fs::read(&component).expect("a component")).await.is(StatusCode::CREATED);
+        let user = server.stranger().await;
+        server.grant(&user, "same-fuel", &json!({"state": "read_write"})).await;
+        let remote = user.finish(&json!({"agent": "same-fuel", "input": {"name": "Ada"}})).await;
+        assert_eq!(remote["stop_reason"], "completed", "{remote}");
+        assert_eq!(remote["output"], local["output"]);
+        assert_eq!(remote["usage"]["fuel"], local["usage"]["fuel"]);
+        assert_eq!(remote["usage"]["fuel"], tested["fuel"]);
+        assert_eq!(remote["usage"]["memory_peak_bytes"], tested["memory_peak_bytes"]);
+    });
+}
+
+#[test]
+fn an_expectation_that_is_wrong_is_shown_and_a_case_that_cannot_be_read_is_named_with_its_line() {
+    let (_dir, project) = new("rust", "basic");
+    let greets = project.join("tests/greets.json");
+    let right = fs::read_to_string(&greets).expect("a case");
+    fs::write(&greets, right.replace("Hello, Ada!", "Hello, Bob!")).expect("written");
+    let wrong = cofferdam(&project, &["test"]);
+    fails(
+        &wrong,
+        1,
+        &["FAIL  greets", "output/greeting:", "- \"Hello, Bob!\"", "+ \"Hello, Ada!\"", "4 cases, 1 failed"],
+    );
+    let told = cofferdam(&project, &["test", "--case", "greets", "--json"]);
+    fails(&told, 1, &[]);
+    let told = lines(&told);
+    assert_eq!(
+        told[0]["differences"][0],
+        json!({"at": "output/greeting", "expected": "Hello, Bob!", "found": "Hello, Ada!"})
+    );
+
+    fs::write(&greets, right.replace("\"expect\"", "\"expects\"")).expect("written");
+    fails(&cofferdam(&project, &["test"]), 2, &["greets.json:3: ", "unknown field `expects`"]);
+    fs::write(&greets, &right).expect("written");
+    fails(&cofferdam(&project, &["test", "--case", "nothing-like-it"]), 2, &["has no case with \"nothing-like-it\""]);
+    fs::remove_dir_all(project.join("tests")).expect("removed");
+    fails(&cofferdam(&project, &["test"]), 2, &["there is no folder", "tests/NAME.json"]);
+}
+
+/// What stands around an agent in a case: tools, people, agents, limits.
+#[test]
+fn a_case_stands_in_for_tools_people_and_agents() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let probe = guest_path("probe");
+    let case = |name: &str, case: &Value| {
+        fs::create_dir_all(dir.path().join("tests")).expect("made");
+        fs::write(dir.path().join(format!("tests/{name}.json")), case.to_string()).expect("written");
+        let tested =
+            cofferdam(dir.path(), &["test", "--component", probe.to_str().expect("UTF-8"), "--case", name, "--json"]);
+        (tested.status.code(), lines(&tested).pop().unwrap_or_else(|| json!(all_of(&tested))))
+    };
+    let passes = |name: &str, expected: &Value| {
+        let (code, told) = case(name, expected);
+        assert_eq!(code, Some(0), "{name}: {told}");
+    };
+    passes(
+        "tools",
+        &json!({
+            "input": {"do": "seq", "steps": [
+                {"do": "call", "name": "units.convert", "args": {"value": 1}},
+                {"do": "call", "name": "units.convert", "args": {"value": 2}},
+                {"do": "call", "name": "file.write", "args": {"path": "a.txt", "text": "written"}},
+                {"do": "list_tools"},
+            ]},
+            "grant": {"tools": ["units.convert", "file.write"]},
+            "tools": {"units.convert": [
+                {"args": {"value": 2}, "error": {"kind": "not_found", "message": "no such unit"}},
+                {"ok": {"value": 1.6}},
+            ]},
+            "expect": {
+                "output": [
+                    {"ok": {"value": 1.6}},
+                    {"error": {"kind": "not_found", "text": "no such unit"}},
+                    {"ok": {"bytes": 7}},
+                    [
+                        {"name": "file.write", "description": "Writes a file in the user's workspace, from text or base64, replacing it or adding to it. Replacing twice does no harm; adding twice adds twice.", "idempotent": true,
+                         "input_schema": {"type":"object","properties":{"path":{"type":"string"},"text":{"type":"string"},"base64":{"type":"string"},"append":{"type":"boolean","default":false}},"required":["path"],"additionalProperties":false}},
+                        {"name": "units.convert", "description": "", "idempotent": false, "input_schema": {"type": "object"}},
+                    ],
+                ],
+                "events": [
+                    {"type": "tool_executing", "payload": {"tool": "units.convert", "arguments": {"value": 1}}},
+                    {"type": "tool_completed", "payload": {"tool": "units.convert", "error": {"code": "not_found"}}},
+                ],
+                "files": {"a.txt": "written"},
+            },
+        }),
+    );
+    passes(
+        "people",
+        &json!({
+            "input": {"do": "seq", "steps": [
+                {"do": "ask", "prompt": "Which?", "schema": {"type": "string"}},
+                {"do": "ask", "prompt": "Anybody?", "expires_ms": 1000, "default": "nobody"},
+            ]},
+            "answers": ["this"],
+            "expect": {"output": [{"ok": "this"}, {"ok": "nobody"}], "events": [{"type": "run_waiting"}, {"type": "run_waiting"}]},
+        }),
+    );
+    passes(
+        "state",
+        &json!({
+            "input": {"do": "seq", "steps": [
+                {"do": "state_get", "scope": "thread", "key": "k"},
+                {"do": "state_set", "scope": "user", "key": "k", "text": "\"new\""},
+            ]},
+            "state": {"thread/k": {"a": 1}, "user/k": "old"},
+            "expect": {"state": {"user/k": "new", "thread/k": {"a": 1}, "thread/other": null}},
+        }),
+    );
+    passes(
+        "agents",
+        &json!({
+            "input": {"do": "children", "specs": [
+                {"agent": "one", "input": 1}, {"agent": "two", "input": 2}, {"agent": "one", "input": 3}, {"agent": "none"},
+            ]},
+            "agents": {"one": [{"input": 3, "ok": "three"}, {"ok": "first"}], "two": [{"error": {"stop_reason": "deadline", "message": "late"}}]},
+            "expect": {"stop_reason": "completed"},
+        }),
+    );
+    passes(
+        "limits",
+        &json!({
+            "input": {"do": "sleep", "ms": 5000}, "limits": {"deadline_ms": 100}, "expect": {"stop_reason": "deadline"},
+        }),
+    );
+    passes(
+        "denied",
+        &json!({
+            "input": {"do": "must_call", "name": "file.list"}, "grant": {}, "expect": {"error": {"code": "denied"}},
+        }),
+    );
+
+    let (code, told) = case("nobody-answers", &json!({"input": {"do": "ask", "prompt": "Which?"}, "expect": {}}));
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.to_string().contains("there is no answer left for"), "{told}");
+    let (code, told) = case(
+        "no-answer-left",
+        &json!({
+            "input": {"do": "call", "name": "units.list"}, "tools": {"units.list": []}, "expect": {},
+        }),
+    );
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.to_string().contains("units.list is called with {}, and the case has no answer left"), "{told}");
+    let (code, told) = case("waits-long", &json!({"input": {"do": "sleep_until", "in_ms": 3_600_000}, "expect": {}}));
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.to_string().contains("it waits for a time for longer than 10 s"), "{told}");
+    let (code, told) = case(
+        "misfit",
+        &json!({
+            "input": {"do": "ask", "prompt": "Which?", "schema": {"type": "string"}}, "answers": [7], "expect": {},
+        }),
+    );
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.to_string().contains("answer 1 is not taken"), "{told}");
+}
+
+#[test]
+fn a_tool_plugin_is_called_here_and_now() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let units = guest_path("units");
+    let units = units.to_str().expect("UTF-8");
+    let called =
+        cofferdam(dir.path(), &["run", units, "--tool", "convert", "--input", r#"{"value":1,"from":"mi","to":"km"}"#]);
+    succeeds(&called);
+    assert!(text(&called.stdout).contains("1.609344"), "{}", all_of(&called));
+    let failed =
+        cofferdam(dir.path(), &["run", units, "--tool", "convert", "--input", r#"{"value":1,"from":"mi","to":"kg"}"#]);
+    fails(&failed, 1, &["invalid_arguments"]);
+    fails(&cofferdam(dir.path(), &["run", units, "--tool", "cook", "--input", "{}"]), 2, &["has no tool \"cook\""]);
+    fails(&cofferdam(dir.path(), &["run", units, "--input", "{}"]), 3, &["tool plugin"]);
+}
+
+#[test]
+fn inspect_says_what_a_component_needs_and_refuses_what_a_server_would() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let probe = guest_path("probe");
+    let probe = probe.to_str().expect("UTF-8");
+    let inspected = cofferdam(dir.path(), &["inspect", probe, "--json"]);
+    succeeds(&inspected);
+    let inspected = &lines(&inspected)[0];
+    assert_eq!(inspected["world"], "agent");
+    assert_eq!(inspected["name"], "probe");
+    assert_eq!(inspected["grant"]["tools"], json!(["effects.*", "file.*", "units.*"]));
+    assert_eq!(inspected["grant"]["human"], true);
+    assert_eq!(inspected["bytes"], fs::metadata(probe).expect("there").len());
+    let imports = inspected["imports"].as_array().expect("imports");
+    assert!(imports.contains(&json!("cofferdam:agent/tools@0.1.0")), "{imports:?}");
+    assert!(inspected["input_schema"].is_object() && inspected["output_schema"] != Value::Null, "{inspected}");
+    let shown = cofferdam(dir.path(), &["inspect", probe]);
+    succeeds(&shown);
+    assert!(all_of(&shown).contains("next: cofferdam grant set USER NAME '{"), "{}", all_of(&shown));
+
+    let hostile = dir.path().join("x.wasm");
+    for (bytes, word) in [
+        (&b"not wasm"[..], "not WebAssembly"),
+        (b"\0asm\x01\0\0\0", "core WebAssembly module"),
+        (b"\0asm\x0d\0\x01\0\xff\xff\xff\xff\xff", "[malformed]"),
+    ] {
+        fs::write(&hostile, bytes).expect("written");
+        fails(&cofferdam(dir.path(), &["inspect", "x.wasm"]), 3, &[word]);
+    }
+    let mute = guest_path("mute-imports");
+    fails(&cofferdam(dir.path(), &["inspect", mute.to_str().expect("UTF-8")]), 3, &["unknown_imports"]);
+    fails(&cofferdam(dir.path(), &["inspect", "none.wasm"]), 2, &["cannot read none.wasm"]);
+}
+
+#[test]
+fn a_trap_is_told_with_the_authors_own_functions() {
+    let (_dir, project) = new("rust", "basic");
+    let source = project.join("src/lib.rs");
+    let code = fs::read_to_string(&source).expect("the code");
+    let code = code.replace("        ctx.thinking(", "        count_letters(&input.name);\n        ctx.thinking(");
+    let code =
+        code + "\n#[inline(never)]\nfn count_letters(name: &str) {\n    assert!(name.len() > 9, \"too short\");\n}\n";
+    fs::write(&source, code).expect("written");
+    let component = build(&project);
+    let trapped = cofferdam(&project, &["run", component.to_str().expect("UTF-8"), "--input", r#"{"name":"Ada"}"#]);
+    fails(&trapped, 1, &["too short", "src/lib.rs:", "(trap)", "count_letters"]);
+}
+
+#[test]
+fn mistakes_in_a_rust_project_are_told_with_their_place() {
+    let (_dir, project) = new("rust", "basic");
+    let source = project.join("src/lib.rs");
+    let code = fs::read_to_string(&source).expect("the code");
+
+    fs::write(&source, code.replace("ctx.thinking(", "ctx.thinking((")).expect("written");
+    fails(&cofferdam(&project, &["build"]), 1, &["src/lib.rs:", "cargo could not build"]);
+    fs::write(&source, code.replace("times })", "times: \"one\" })")).expect("written");
+    fails(&cofferdam(&project, &["test"]), 1, &["src/lib.rs:", "mismatched types"]);
+    fs::write(&source, code.replace("export_agent!(Greeter);", "")).expect("written");
+    let component = build(&project);
+    let component = component.to_str().expect("UTF-8");
+    fails(&cofferdam(&project, &["inspect", component]), 3, &["exports no function \"describe\"", "export_agent!"]);
+    fs::write(&source, &code).expect("written");
+
+    let manifest = project.join("Cargo.toml");
+    let whole = fs::read_to_string(&manifest).expect("a manifest");
+    fs::write(&manifest, whole.replace("[lib]\ncrate-type = [\"cdylib\"]", "")).expect("written");
+    fails(&cofferdam(&project, &["build"]), 1, &["makes no component", "crate-type"]);
+    fs::write(&manifest, whole.replace("edition = ", "edition ")).expect("written");
+    fails(&cofferdam(&project, &["build"]), 1, &["Cargo.toml:5: "]);
+}
+
+/// Each change to a project's files, and what a build then says.
+fn mistakes(project: &Path, changes: &[(&str, &str, &str, &[&str])]) {
+    for (file, from, to, words) in changes {
+        let path = project.join(file);
+        let whole = fs::read_to_string(&path).expect("a file");
+        assert!(whole.contains(from), "{from:?} is not in {file}");
+        fs::write(&path, whole.replacen(from, to, 1)).expect("written");
+        fails(&cofferdam(project, &["build"]), 1, words);
+        fs::write(&path, whole).expect("written");
+    }
+}
+
+#[test]
+fn mistakes_in_a_python_project_are_told_with_their_place() {
+    let (_dir, project) = new("python", "basic");
+    mistakes(
+        &project,
+        &[
+            ("src/agent.py", "def run(", "def run((", &["src/agent.py:"]),
+            ("src/agent.py", "@agent(", "@agnt(", &["src/agent.py:", "agnt"]),
+            ("src/agent.py", "@agent(state=\"read_write\")\n", "", &["agent"]),
+            ("src/agent.py", "name: str", "name: complex", &["src/agent.py", "complex"]),
+            (
+                "src/agent.py",
+                "from cofferdam",
+                "import no_such_package\nfrom cofferdam",
+                &["src/agent.py:", "no_such_package"],
+            ),
+            ("pyproject.toml", "module = \"agent\"", "module = \"other\"", &["other"]),
+            (
+                "pyproject.toml",
+                "world = \"agent\"",
+                "world = \"robot\"",
+                &["pyproject.toml:", "unknown variant `robot`"],
+            ),
+            (
+                "pyproject.toml",
+                "dependencies = []",
+                "dependencies = [\"numpy==2.2.0\"]",
+                &["`dependencies` of pyproject.toml"],
+            ),
+            ("pyproject.toml", "dependencies = []", "dependencies = [\"../x\"]", &["is not a package of an index"]),
+        ],
+    );
+    succeeds(&cofferdam(&project, &["build"]));
+}
+
+#[test]
+fn mistakes_in_a_javascript_project_are_told_with_their_place() {
+    let (_dir, project) = new("javascript", "basic");
+    mistakes(
+        &project,
+        &[
+            ("src/agent.js", "state: \"read_write\" },", "state: \"read_write\" }};", &["src/agent.js:"]),
+            (
+                "src/agent.js",
+                "export default agent(",
+                "const it = agent(",
+                &["src/agent.js", "no default export", "next: "],
+            ),
+            ("src/agent.js", "name === \"\"", "name === 7", &["src/agent.js:", "TS"]),
+            (
+                "src/agent.js",
+                "import {",
+                "import \"left-pad\";\nimport {",
+                &["src/agent.js:", "left-pad", "npm install"],
+            ),
+            ("src/agent.js", "import {", "import \"node:fs\";\nimport {", &["src/agent.js:", "node:fs"]),
+            ("package.json", "src/agent.js", "src/other.js", &["src/other.js"]),
+            ("package.json", "src/agent.js", "../agent.js", &["not a file inside the project"]),
+            ("package.json", "\"agent\",", "\"robot\",", &["package.json:8: unknown variant `robot`"]),
+        ],
+    );
+    succeeds(&cofferdam(&project, &["build"]));
+}
+
+#[test]
+fn new_makes_a_project_only_where_there_is_room_for_one() {
+    let (dir, project) = new("rust", "tool");
+    fails(&cofferdam(dir.path(), &["new", "my-agent"]), 2, &["is there already"]);
+    for bad in ["My-Agent", "../x", "a b", "-x"] {
+        fails(&cofferdam(dir.path(), &["new", "--", bad]), 2, &["cannot be a project's name"]);
+    }
+    fails(&cofferdam(dir.path(), &["new", "x", "--lang", "cobol"]), 2, &["possible values: rust, python, javascript"]);
+    let made = cofferdam(dir.path(), &["new", "other", "--dir", "elsewhere/here", "--lang", "rust", "--json"]);
+    succeeds(&made);
+    assert_eq!(lines(&made)[0]["template"], "basic");
+    assert!(dir.path().join("elsewhere/here/src/lib.rs").is_file() && project.join("src/lib.rs").is_file());
+    fails(&cofferdam(dir.path(), &["build"]), 1, &["is no project", "cofferdam new NAME"]);
+    fails(&cofferdam(dir.path(), &["build", "nowhere"]), 1, &["there is no folder"]);
+}
+
+#[test]
+fn doctor_says_what_is_there_and_what_is_missing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let well = cofferdam(dir.path(), &["doctor", "--lang", "rust", "--json"]);
+    succeeds(&well);
+    let checks = lines(&well);
+    assert!(checks.iter().any(|check| check["what"] == "wasm32-wasip2" && check["state"] == "ok"), "{checks:?}");
+    assert!(checks.iter().any(|check| check["what"] == "COFFERDAM_URL" && check["state"] == "missing"), "{checks:?}");
+    // Nothing of it is on this path.
+    let mut ill = command(dir.path(), &["doctor", "--lang", "javascript"]);
+    let ill = ill.env("PATH", dir.path()).output().expect("run");
+    fails(&ill, 1, &["MISSING  javascript  node", "next: install Node.js"]);
+    let all = command(dir.path(), &["doctor"]).env("PATH", dir.path()).output().expect("run");
+    succeeds(&all);
+    assert!(text(&all.stdout).contains("MISSING  rust        rustc"), "{}", all_of(&all));
+}
+
+#[test]
+fn dev_builds_and_runs_again_when_a_file_changes() {
+    let (_dir, project) = new("rust", "basic");
+    let log = project.parent().expect("a folder").join("dev.log");
+    let out = fs::File::create(&log).expect("a log");
+    let mut dev = command(&project, &["dev", "--input", r#"{"name":"Ada"}"#]);
+    let mut dev = dev.stdout(out.try_clone().expect("a log")).stderr(out).spawn().expect("started");
+    let waits_for = |words: &str, times: usize| {
+        let began = Instant::now();
+        loop {
+            let said = fs::read_to_string(&log).expect("a log");
+            if said.matches(words).count() >= times {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(120), "no {words:?} in\n{said}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    waits_for("Hello, Ada!", 1);
+    waits_for("watching", 1);
+    let source = project.join("src/lib.rs");
+    let code = fs::read_to_string(&source).expect("the code");
+    fs::write(&source, code.replace("Hello, ", "Hello ")).expect("written");
+    waits_for("Hello Ada!", 1);
+    // What does not build is told, and mended by the next change.
+    fs::write(&source, code.replace("Hello, ", "\"")).expect("written");
+    waits_for("cargo could not build", 1);
+    fs::write(&source, &code).expect("written");
+    waits_for("Hello, Ada!", 2);
+    waits_for("watching", 4);
+    let told = Command::new("kill").args(["-INT", &dev.id().to_string()]).status().expect("signalled");
+    assert!(told.success());
+    assert_eq!(dev.wait().expect("ended").code(), Some(0));
+}
