@@ -174,7 +174,9 @@ impl Guest {
         if open.mount.is_workspace
             && let Some(recorder) = &self.recorder
         {
-            if recorder.known().is_some() {
+            // A run that goes on has its directory, as one that began here does: what it did there before would have kept it
+            // from being put away.
+            if self.is_looked_at() {
                 return Err(FsError::trap(self.beyond_record("for its directory /workspace")));
             }
             recorder.incomplete("the agent used its directory /workspace; the tools file.* are recorded");
