@@ -67,6 +67,9 @@ pub const OUTCOME_UNKNOWN: &str = "the host stopped while the run was executing,
 /// Frames shown of a trap.
 const FRAMES_SHOWN_MAX: usize = 8;
 
+/// The longest name of a function that is looked at, in characters.
+const FRAME_NAME_CHARS_MAX: usize = 512;
+
 /// What the host keeps for one guest: the data of its store.
 pub struct Guest {
     pub ctx: Arc<UserExecutionContext>,
@@ -730,17 +733,27 @@ fn is_crossing_too_large(error: &wasmtime::Error) -> bool {
     error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
 }
 
-/// The innermost functions of a trap, by the names that the component carries.
+/// The innermost functions of a trap, by the names that the component carries, as their author wrote them.
 fn frames(error: &wasmtime::Error) -> String {
     let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
-    let names: Vec<_> = trace
-        .frames()
-        .iter()
-        .filter_map(|frame| frame.func_name())
-        .take(FRAMES_SHOWN_MAX)
-        .map(|name| name.chars().filter(|c| !c.is_control()).take(120).collect::<String>())
-        .collect();
+    let names = trace.frames().iter().filter_map(|frame| frame.func_name());
+    let names = names.map(|name| {
+        // A guest chose the name, and may have made it long.
+        let name: String = name.chars().filter(|c| !c.is_control()).take(FRAME_NAME_CHARS_MAX).collect();
+        format!("{:#}", rustc_demangle::demangle(&name)).chars().take(120).collect::<String>()
+    });
+    // What every panic goes through says nothing of this one.
+    let names: Vec<_> = names.collect();
+    let first = names.iter().position(|name| !is_of_a_panic(name)).unwrap_or(0);
+    let names: Vec<_> = names.into_iter().skip(first).take(FRAMES_SHOWN_MAX).collect();
     if names.is_empty() { String::new() } else { format!(" (in {})", names.join(", called by ")) }
+}
+
+/// Whether a function is one that Rust's standard library calls on the way from a panic to its end.
+fn is_of_a_panic(name: &str) -> bool {
+    let closure_or_path = name.trim_start_matches('<');
+    ["std::", "core::", "alloc::", "__rustc", "rust_"].iter().any(|of| closure_or_path.starts_with(of))
+        || name == "abort"
 }
 
 #[cfg(test)]

@@ -354,7 +354,7 @@ mod tests {
         for (text, line, says) in [
             ("{\n \"input\": 1,\n}", 3, "trailing comma"),
             ("{\"input\": 1}", 1, "missing field `expect`"),
-            ("{\"input\": 1,\n \"expect\": {\"outptu\": 1}}", 2, "expect: unknown field `outptu`"),
+            ("{\"input\": 1,\n \"expect\": {\"outptu\": 1}}", 2, "expect.outptu: unknown field `outptu`"),
             ("{\"input\": 1,\n \"expect\": {}}\n\nx", 4, "something follows"),
             ("{\"input\": 1, \"grant\": {\"tools\": [\"File\"]}, \"expect\": {}}", 1, "names no tool"),
             ("{\"input\": 1, \"expect\": {},\n \"state\": {\"times\": 1}}", 2, "has no scope"),
