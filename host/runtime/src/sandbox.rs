@@ -29,6 +29,7 @@ use cofferdam_core::{
 };
 use jiff::Timestamp;
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
@@ -93,6 +94,8 @@ pub struct Guest {
     pub listed: Option<HeldBytes>,
     /// Made when the guest first looks at the machine; most small agents never do.
     wasi: Option<(Output, WasiCtx)>,
+    /// Which of its pollables are timers. What is executed again does not wait for them.
+    pub timers: BTreeSet<u32>,
     /// Fuel that was lent to tools which have ended without using it, and whose answers were not taken.
     pub fuel_unused: Arc<AtomicU64>,
     /// Time that its tools' sandboxes took beside it.
@@ -410,6 +413,7 @@ impl Sandbox {
             listed: None,
             wasi: None,
             fuel_unused: Arc::default(),
+            timers: BTreeSet::new(),
             active_beside: Duration::ZERO,
             _open: Open::new(services),
         };

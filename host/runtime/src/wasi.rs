@@ -26,7 +26,8 @@ use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiView,
     cli::{IsTerminal, StdoutStream},
-    p2::{DynPollable, OutputStream, Pollable, StreamError, StreamResult},
+    clocks::WasiClocksView as _,
+    p2::{DynPollable, OutputStream, Pollable, StreamError, StreamResult, bindings::clocks::monotonic_clock},
 };
 use wasmtime_wasi_io::bindings::wasi::io::poll;
 
@@ -45,7 +46,7 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     type T = Guest;
     use wasmtime_wasi::{
         cli::{WasiCli, WasiCliView as _},
-        clocks::{WasiClocks, WasiClocksView as _},
+        clocks::WasiClocks,
         p2::bindings::{cli, clocks, random},
         random::WasiRandom,
     };
@@ -53,7 +54,7 @@ pub fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     poll::add_to_linker::<T, Polls>(linker, |t| Polled(t.called()))?;
     wasmtime_wasi_io::bindings::wasi::io::streams::add_to_linker::<T, Io>(linker, |t| t.ctx().table)?;
     clocks::wall_clock::add_to_linker::<T, WasiClocks>(linker, T::clocks)?;
-    clocks::monotonic_clock::add_to_linker::<T, WasiClocks>(linker, T::clocks)?;
+    clocks::monotonic_clock::add_to_linker::<T, Polls>(linker, |t| Polled(t))?;
     random::random::add_to_linker::<T, WasiRandom>(linker, |t| t.ctx().ctx.random())?;
     random::insecure::add_to_linker::<T, WasiRandom>(linker, |t| t.ctx().ctx.random())?;
     random::insecure_seed::add_to_linker::<T, WasiRandom>(linker, |t| t.ctx().ctx.random())?;
@@ -78,11 +79,49 @@ impl wasmtime::component::HasData for Polls {
 
 struct Polled<'a>(&'a mut Guest);
 
+impl Polled<'_> {
+    /// What a guest has waited for is there when it goes on: the piece of a file that it reads next, for example. An
+    /// execution in which that is known comes to the same, but for timers, for which nobody waits twice.
+    async fn settle(&mut self, pollable: u32) -> wasmtime::Result<()> {
+        if self.0.timers.contains(&pollable) {
+            return Ok(());
+        }
+        poll::HostPollable::block(&mut self.0.table, Resource::new_borrow(pollable)).await
+    }
+}
+
+impl monotonic_clock::Host for Polled<'_> {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        self.0.clocks().now()
+    }
+
+    fn resolution(&mut self) -> wasmtime::Result<u64> {
+        self.0.clocks().resolution()
+    }
+
+    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        let timer = self.0.clocks().subscribe_instant(when)?;
+        self.0.timers.insert(timer.rep());
+        Ok(timer)
+    }
+
+    fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        let timer = self.0.clocks().subscribe_duration(duration)?;
+        self.0.timers.insert(timer.rep());
+        Ok(timer)
+    }
+}
+
 impl poll::Host for Polled<'_> {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
         let count = pollables.len();
         let asked = || Asked::of("poll.poll").value(count);
-        if let Some(known) = self.0.recall(asked)? {
+        if let Some(known) = self.0.recall::<Vec<u32>>(asked)? {
+            for ready in &known {
+                if let Some(pollable) = usize::try_from(*ready).ok().and_then(|ready| pollables.get(ready)) {
+                    self.settle(pollable.rep()).await?;
+                }
+            }
             return Ok(known);
         }
         let ready = poll::Host::poll(&mut self.0.table, pollables).await?;
@@ -95,6 +134,9 @@ impl poll::HostPollable for Polled<'_> {
     async fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
         let asked = || Asked::of("poll.ready");
         if let Some(known) = self.0.recall(asked)? {
+            if known {
+                self.settle(pollable.rep()).await?;
+            }
             return Ok(known);
         }
         let ready = poll::HostPollable::ready(&mut self.0.table, pollable).await?;
@@ -106,7 +148,7 @@ impl poll::HostPollable for Polled<'_> {
         // Kept although it answers nothing: who looks at the run later need not wait.
         let asked = || Asked::of("poll.block");
         if let Some(()) = self.0.recall(asked)? {
-            return Ok(());
+            return self.settle(pollable.rep()).await;
         }
         poll::HostPollable::block(&mut self.0.table, pollable).await?;
         self.0.record(asked, &());
@@ -114,6 +156,7 @@ impl poll::HostPollable for Polled<'_> {
     }
 
     fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
+        self.0.timers.remove(&pollable.rep());
         poll::HostPollable::drop(&mut self.0.table, pollable)
     }
 }
