@@ -20,7 +20,7 @@ def markdown(
     broken: Sequence[Broken],
 ) -> str:
     """The report. What there is none of has no section."""
-    parts = [f"# Almanac of {place}", f"{days:,} days of `{path}`; {records.tables:,} tables so far, "
+    parts = [f"# Almanac of {place}", f"{days:,} days of `{path}`; {records.tables:,} table{'' if records.tables == 1 else 's'} so far, "
              f"from {records.first} to {records.last}."]
     rows: list[Sequence[object]]
     if broken:

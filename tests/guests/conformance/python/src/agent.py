@@ -19,6 +19,10 @@ Part = Literal[
 ]
 
 
+# A run that was put away has no such directory any more, and one that has used it cannot be put away.
+ALONE = "workspace"
+
+
 @dataclass
 class Input:
     only: Part | None = None
@@ -38,8 +42,7 @@ class Input:
     human=True,
 )
 def run(ctx: Context, input: Input) -> dict[str, Any]:
-    # The workspace comes last: a run that has used it cannot be put away.
-    output = {name: part(ctx) for name, part in PARTS.items() if input.only in (None, name)}
+    output = {name: part(ctx) for name, part in PARTS.items() if input.only == name or not input.only and name != ALONE}
     if input.fail:
         raise AgentError("conformance_failed", "asked to fail")
     return output
