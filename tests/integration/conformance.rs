@@ -99,7 +99,7 @@ fn texts(arguments: &str) -> Vec<String> {
         let value = serde_json::from_str::<Value>(&text);
         all.push(value.map_or(text, |value| value.to_string()));
     }
-    all.push(arguments[end..].trim().to_owned());
+    all.push(arguments.get(end..).unwrap_or_default().trim().to_owned());
     all
 }
 

@@ -60,7 +60,7 @@ pub(super) fn build(project: &Project) -> anyhow::Result<Built> {
     let file = match &project.source {
         Source::Rust => rust::component(project)?,
         Source::Python(code) => python::component(project, code)?,
-        Source::JavaScript { .. } => javascript::component(project)?,
+        Source::JavaScript => javascript::component(project)?,
     };
     let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     Ok(Built { file, bytes, name: project.name.clone() })

@@ -19,10 +19,6 @@ Part = Literal[
 ]
 
 
-# A run that was put away has no such directory any more, and one that has used it cannot be put away.
-ALONE = "workspace"
-
-
 @dataclass
 class Input:
     only: Part | None = None
@@ -42,7 +38,7 @@ class Input:
     human=True,
 )
 def run(ctx: Context, input: Input) -> dict[str, Any]:
-    output = {name: part(ctx) for name, part in PARTS.items() if input.only == name or not input.only and name != ALONE}
+    output = {name: part(ctx) for name, part in PARTS.items() if input.only in (None, name)}
     if input.fail:
         raise AgentError("conformance_failed", "asked to fail")
     return output
@@ -239,6 +235,7 @@ def workspace(ctx: Context) -> Any:
     return {"text": text, "names": sorted(os.listdir("/workspace/conf"))}
 
 
+# In the order in which they are done. The workspace comes last: a run that has used it cannot be put away.
 PARTS: dict[str, Callable[[Context], Any]] = {
     "context": context, "budget": budget, "events": events, "print": print_lines, "tools": tools, "files": files, "state": state,
     "clock": clock, "random": random, "scratch": scratch, "sleep": sleep, "human": human, "agents": agents,
