@@ -35,7 +35,7 @@ impl ChildLimits {
 
     /// So much fuel, about one unit per WebAssembly instruction. The parent does not have it meanwhile; what the child
     /// leaves comes back with [`Child::wait`]. More than the parent has left is [`SpawnError::Invalid`]; ask
-    /// [`Context::budget`](crate::Context::budget) how much that is, and keep some for what the parent itself has to do.
+    /// [`Context::budget`](crate::ToolContext::budget) how much that is, and keep some for what the parent itself has to do.
     pub fn fuel(mut self, fuel: u64) -> ChildLimits {
         self.fuel = Some(fuel);
         self

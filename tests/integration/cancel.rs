@@ -123,7 +123,7 @@ fn a_queued_run_that_is_cancelled_while_the_host_drains_ends_as_cancelled_at_the
 fn a_cancel_that_was_kept_before_a_crash_is_honoured_after_it() {
     run(async {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut killed = crate::cli::Process::serve(dir.path()).await;
+        let mut killed = crate::process::Process::serve(dir.path()).await;
         let (operator, dev) = (killed.operator(), killed.dev());
         operator.push("probe", crate::server::guest("probe")).await.is(StatusCode::CREATED);
         let path = "/v1/users/dev/grants/probe";

@@ -1,7 +1,7 @@
 //! A signal to a real server: what it acknowledged ends exactly once, by then or after the next start.
 
 use crate::{
-    cli::Process,
+    process::Process,
     server::{Answer, User, guest, run},
 };
 use reqwest::{Method, StatusCode};

@@ -1,8 +1,8 @@
 //! Durable runs: a host that is killed goes on with them where they were, and what they did outside is done once.
 
 use crate::{
-    cli::Process,
     idempotency::change_database,
+    process::Process,
     server::{User, guest, run},
 };
 use reqwest::{Method, StatusCode};
@@ -221,10 +221,10 @@ fn a_child_that_is_started_again_by_the_same_call_is_not_executed_again() {
         let runs = runs_when(&ann, |runs| runs.iter().any(|run| is_child(run) && run["status"] == "succeeded")).await;
         let child = runs.iter().find(|run| is_child(run)).expect("a child").clone();
         server.kill().await;
-        // As a host leaves it that is killed in the call: it has begun, and its answer is not recorded.
+        // As a host leaves it that is killed in the call: it has begun, and its answer is not recorded. The answer has
+        // mostly not come to the disk yet; if it has, it is in a later chunk.
         let forget = "DELETE FROM records WHERE chunk > 1 AND run = (SELECT number FROM runs WHERE parent_id IS NULL)";
-        let forgotten = change_database(dir.path(), &[forget]).await;
-        assert!(forgotten > 0, "the answer of the call was recorded apart from its beginning");
+        change_database(dir.path(), &[forget]).await;
         let server = Process::serve(dir.path()).await;
         let ann = User::new(&ann.name, server.text("url"), &ann.key);
         let done = ann.ended(&id).await;

@@ -190,7 +190,7 @@ fn a_place_beyond_a_record_is_refused() {
 fn what_changes_something_is_in_the_record_before_it_does_whenever_the_host_dies() {
     run(async {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut killed = crate::cli::Process::serve(dir.path()).await;
+        let mut killed = crate::process::Process::serve(dir.path()).await;
         let (operator, dev) = (killed.operator(), killed.dev());
         operator.push("probe", crate::server::guest("probe")).await.is(StatusCode::CREATED);
         let all = json!({"state": "read_write"});
@@ -202,7 +202,7 @@ fn what_changes_something_is_in_the_record_before_it_does_whenever_the_host_dies
         let list = json!({"do": "state_list", "scope": "user"});
         while !dev.probe(&list).await.to_string().contains("three") {}
         killed.kill().await;
-        let server = crate::cli::Process::serve(dir.path()).await;
+        let server = crate::process::Process::serve(dir.path()).await;
         let dev = server.dev();
         assert_eq!(dev.ended(&id).await["stop_reason"], "outcome_unknown");
         let entries = journal(&dev, &id).await;

@@ -12,7 +12,6 @@
     reason = "tests: a surprise is a failure"
 )]
 
-mod author;
 mod bad_input;
 mod cancel;
 mod children;
@@ -20,7 +19,6 @@ mod cli;
 #[path = "corpus/component.rs"]
 #[allow(dead_code, reason = "shared with the corpus, which uses all of it")]
 mod component;
-mod conformance;
 mod directories;
 mod drain;
 mod durable;
@@ -36,8 +34,8 @@ mod kept;
 mod leftovers;
 mod limits;
 mod metrics;
-mod migrating;
 mod plugins;
+mod process;
 mod quotas;
 mod readme;
 mod recovery;

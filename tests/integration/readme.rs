@@ -22,9 +22,6 @@ fn readme() -> String {
 /// How long it may take to do what the README shows.
 const WALK_MAX: Duration = Duration::from_secs(120);
 
-/// How long an author may take to have an agent run, where everything is installed.
-const AUTHOR_MAX: Duration = Duration::from_secs(300);
-
 /// Where a reader is: a folder with what the README's commands use of the real one, and a target directory of its own.
 fn reader() -> TempDir {
     let dir = tempfile::tempdir().expect("a directory");
@@ -116,56 +113,6 @@ fn a_line_is_recognized_by_what_is_shown_of_it() {
         ("a b c", "b…", false),
     ] {
         assert_eq!(is_shown(printed, shown), is, "{printed} {shown}");
-    }
-}
-
-/// The commands of the section on agents, once for each language, in a folder that has nothing but the binary.
-#[test]
-fn an_author_gets_to_a_running_agent_in_each_language() {
-    run(async {
-        let data = tempfile::tempdir().expect("a directory");
-        let server = crate::cli::Process::serve(data.path()).await;
-        let readme = readme();
-        let walk = readme.split("<!-- author:").nth(1).and_then(|rest| rest.split("```sh\n").nth(1));
-        let walk = walk.and_then(|rest| rest.split("```").next()).expect("the walk");
-        assert!(walk.contains("LANGUAGE=python "), "{walk}");
-        let binary = Path::new(env!("CARGO_BIN_EXE_cofferdam")).parent().expect("a directory");
-        let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("a path"));
-        for language in ["rust", "python", "javascript"] {
-            let dir = tempfile::tempdir().expect("a directory");
-            // One server has one plugin of a name, and each language its own.
-            let walk = walk.replace("LANGUAGE=python ", &format!("LANGUAGE={language} "));
-            let mut bash = tokio::process::Command::new("bash");
-            bash.args(["-euo", "pipefail", "-c", &walk]).current_dir(dir.path()).kill_on_drop(true).env("PATH", &path);
-            bash.env("CARGO_TARGET_DIR", crate::author::cargo_target()).env("COFFERDAM_URL", server.text("url"));
-            bash.env("COFFERDAM_API_KEY", server.text("api_key")).env("COFFERDAM_ADMIN_KEY", server.text("admin_key"));
-            let walked = tokio::time::timeout(AUTHOR_MAX, bash.output()).await.expect("in time");
-            let walked = walked.expect("bash is there");
-            let (out, err) = (String::from_utf8_lossy(&walked.stdout), String::from_utf8_lossy(&walked.stderr));
-            assert!(walked.status.success(), "{language}: {}\n{out}\n{err}", walked.status);
-            for word in ["4 cases, 0 failed", "grant         {", "Hello, Ada!", "agent_completed"] {
-                assert!(out.contains(word), "{language}: {word} is not in\n{out}\n{err}");
-            }
-        }
-    });
-}
-
-/// The agent that is shown in three languages is one agent.
-#[test]
-fn the_agents_shown_do_the_same_in_each_language() {
-    let readme = readme();
-    for (language, fence, file) in
-        [("rust", "rust", "src/lib.rs"), ("python", "python", "src/agent.py"), ("javascript", "js", "src/agent.js")]
-    {
-        let code = readme.split(&format!("```{fence}\n")).nth(1).and_then(|rest| rest.split("```").next());
-        let (_dir, project) = crate::author::new(language, "basic");
-        std::fs::write(project.join(file), code.expect("an agent")).expect("written");
-        std::fs::remove_dir_all(project.join("tests")).expect("removed");
-        std::fs::create_dir(project.join("tests")).expect("made");
-        let case = r#"{"input":{"path":"a.txt"},"files":{"a.txt":"one\ntwo\n"},"state":{"user/times":4},"expect":{
-            "output":{"lines":2,"times":5},"events":[{"type":"agent_thinking","payload":{"text":"Counting the lines of a.txt"}}]}}"#;
-        std::fs::write(project.join("tests/shown.json"), case).expect("written");
-        crate::author::succeeds(&crate::author::cofferdam(&project, &["test"]));
     }
 }
 

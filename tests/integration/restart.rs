@@ -98,7 +98,7 @@ fn runs_that_outlast_the_drain_end_as_host_shutdown() {
 fn a_killed_server_tells_what_became_of_each_run() {
     run(async {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut killed = crate::cli::Process::serve(dir.path()).await;
+        let mut killed = crate::process::Process::serve(dir.path()).await;
         let (operator, dev) = (killed.operator(), killed.dev());
         operator.push("probe", crate::server::guest("probe")).await.is(StatusCode::CREATED);
         let path = "/v1/users/dev/grants/probe";

@@ -1,7 +1,7 @@
 //! Runs that fail are executed again, if that was asked for: as the same run, after a pause in which they hold nothing.
 
 use crate::{
-    cli::Process,
+    process::Process,
     server::{Server, User, guest, run, shared},
 };
 use cofferdam_core::quota::Quota;

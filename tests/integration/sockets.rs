@@ -1,7 +1,7 @@
 //! WebSockets: follow, submit and cancel over one connection, and what happens when it breaks, stalls or lies.
 
 use crate::{
-    cli::Process,
+    process::Process,
     server::{Answer, Server, User, config, guest, run, shared, started},
 };
 use bytes::Bytes;

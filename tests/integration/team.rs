@@ -2,7 +2,7 @@
 //! meanwhile.
 
 use crate::{
-    cli::Process,
+    process::Process,
     server::{User, guest, run, shared},
 };
 use cofferdam_core::clock;

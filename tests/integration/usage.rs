@@ -1,7 +1,7 @@
 //! What a user has and has taken: exact, also over a killed server, and nobody else's to read.
 
 use crate::{
-    cli::Process,
+    process::Process,
     server::{Server, User, run, shared},
 };
 use cofferdam_core::quota::Quota;
