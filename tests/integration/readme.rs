@@ -184,6 +184,7 @@ fn every_test_that_a_promise_names_exists() {
             let places = [
                 format!("tests/integration/{file}.rs"),
                 format!("tests/integration/{file}/main.rs"),
+                format!("tests/integration/languages/{file}.rs"),
                 format!("host/core/src/{file}.rs"),
                 format!("host/core/src/{file}/tests.rs"),
                 format!("host/runtime/src/{file}.rs"),
