@@ -41,10 +41,15 @@ async fn file(user: &User, path: &str) -> String {
     user.get(&format!("/v1/files/{path}")).await.text
 }
 
-/// Waits until a file is there: the work of a call is done, and the call goes on.
+/// Waits until a file is there, and something in it: the work of a call is done, and the call goes on.
 async fn is_there(user: &User, path: &str) {
     let there = async {
-        while !user.get(path).await.status.is_success() {
+        loop {
+            let answer = user.get(path).await;
+            // A file is made before it is written to.
+            if answer.status.is_success() && !answer.text.is_empty() {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
