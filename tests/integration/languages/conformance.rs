@@ -40,7 +40,9 @@ async fn left_by(user: &User, input: Value) -> Left {
             break;
         }
         if run["wait"]["about"]["prompt"] == "Go on?" {
-            let answered = user.post(&format!("/v1/runs/{id}/input"), &json!({"answer": {"go": true}})).await;
+            // By its call: it may have been answered here before, and the run may ask the next by now.
+            let answer = json!({"answer": {"go": true}, "call": run["wait"]["call"]});
+            let answered = user.post(&format!("/v1/runs/{id}/input"), &answer).await;
             assert!(answered.status.is_success() || answered.status == StatusCode::CONFLICT, "{}", answered.text);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
