@@ -68,6 +68,9 @@ pub const OUTCOME_UNKNOWN: &str = "the host stopped while the run was executing,
 /// Frames shown of a trap.
 const FRAMES_SHOWN_MAX: usize = 8;
 
+/// How many of a trap's functions are looked at, the innermost first: a stack that overflows has tens of thousands.
+const FRAMES_LOOKED_AT_MAX: usize = 32;
+
 /// The longest name of a function that is looked at, in characters.
 const FRAME_NAME_CHARS_MAX: usize = 512;
 
@@ -740,7 +743,7 @@ fn is_crossing_too_large(error: &wasmtime::Error) -> bool {
 /// The innermost functions of a trap, by the names that the component carries, as their author wrote them.
 fn frames(error: &wasmtime::Error) -> String {
     let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
-    let names = trace.frames().iter().filter_map(|frame| frame.func_name());
+    let names = trace.frames().iter().take(FRAMES_LOOKED_AT_MAX).filter_map(|frame| frame.func_name());
     let names = names.map(|name| {
         // A guest chose the name, and may have made it long.
         let name: String = name.chars().filter(|c| !c.is_control()).take(FRAME_NAME_CHARS_MAX).collect();
