@@ -68,7 +68,8 @@ fn a_guest_that_spins_is_ended_at_its_deadline_and_its_fuel_is_reported() {
             let wall = run["usage"]["wall_ms"].as_u64().expect("a number");
             assert!((150..500).contains(&wall), "{scenario} was ended after {wall} ms");
             assert!(run["usage"]["active_ms"].as_u64().is_some_and(|ms| ms > 50), "{run}");
-            assert!(run["usage"]["fuel"].as_u64().is_some_and(|fuel| fuel > 1_000_000), "{run}");
+            // One that spins in calls of the host takes microseconds for each, and a few dozen units of fuel.
+            assert!(run["usage"]["fuel"].as_u64().is_some_and(|fuel| fuel > 10_000), "{run}");
         }
     });
 }
