@@ -7,6 +7,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -58,11 +59,14 @@ fn fails(output: &Output, code: i32, words: &[&str]) {
     }
 }
 
-/// A new project.
+/// A new project. Its name is its own: of two crates with one name in one target directory, cargo leaves the component that
+/// was linked last, whoever reads it.
 pub fn new(lang: &str, template: &str) -> (TempDir, PathBuf) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("agent-{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let dir = tempfile::tempdir().expect("a directory");
-    succeeds(&cofferdam(dir.path(), &["new", "my-agent", "--lang", lang, "--template", template]));
-    let project = dir.path().join("my-agent");
+    succeeds(&cofferdam(dir.path(), &["new", &name, "--lang", lang, "--template", template]));
+    let project = dir.path().join(name);
     (dir, project)
 }
 
