@@ -30,7 +30,7 @@ use cofferdam_server::{
     App,
     config::{Config, SocketTimes},
 };
-use figures::{percentile, row};
+use figures::{asked, percentile, row};
 use jiff::ToSpan as _;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -286,9 +286,15 @@ fn main() {
     tokio.block_on(async {
         let server = Server::start().await;
         println!();
-        calls(&server).await;
-        long_record(&server).await;
-        many_wait(&server).await;
+        if asked("calls") {
+            calls(&server).await;
+        }
+        if asked("long_record") {
+            long_record(&server).await;
+        }
+        if asked("many_wait") {
+            many_wait(&server).await;
+        }
         assert_eq!((server.app.runtime().host_panics(), server.app.panics()), (0, 0));
     });
 }

@@ -30,7 +30,7 @@ use cofferdam_core::{
     run::Priority,
     turns::{Turns, WEIGHT_DEFAULT},
 };
-use figures::{percentile, row};
+use figures::{asked, percentile, row};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use server::{Server, User, config, guest, run, started};
@@ -487,19 +487,31 @@ async fn growth(server: &Server) {
 
 fn main() {
     println!();
-    one_turn();
-    by_weight("in the library", by_weight_in_the_library());
+    if asked("turn") {
+        one_turn();
+    }
+    if asked("weights") {
+        by_weight("in the library", by_weight_in_the_library());
+    }
     run(async {
         let quota = Quota { failures_in_a_row: u32::MAX, fuel_per_run: u64::MAX >> 1, ..Quota::default() };
         let server = server_with(1_024, quota).await;
-        match by_weight_over_http(&server).await {
-            Some(active) => by_weight("over a server", active),
-            None => println!("this server cannot give weights"),
+        if asked("weights") {
+            let active = by_weight_over_http(&server).await.expect("weights are given");
+            by_weight("over a server", active);
         }
-        growth(&server).await;
-        a_thousand_live(&server).await;
-        a_thousand_greedy(&server).await;
-        one_against_fifty(&server).await;
+        if asked("growth") {
+            growth(&server).await;
+        }
+        if asked("live") {
+            a_thousand_live(&server).await;
+        }
+        if asked("greedy") {
+            a_thousand_greedy(&server).await;
+        }
+        if asked("hostile") {
+            one_against_fifty(&server).await;
+        }
         assert_eq!((server.app.runtime().host_panics(), server.app.panics()), (0, 0));
     });
 }

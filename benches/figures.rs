@@ -15,3 +15,10 @@ pub fn percentile(times: &mut [Duration], of_hundred: usize) -> f64 {
     let at = (times.len() * of_hundred).div_ceil(100).clamp(1, times.len()) - 1;
     times[at].as_secs_f64() * 1e3
 }
+
+/// Whether a part of a benchmark is to be run: all of them are, unless the command line names some, as in
+/// `cargo xtask bench --bench fairness -- growth`.
+pub fn asked(part: &str) -> bool {
+    let mut named = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    named.peek().is_none() || named.any(|name| name == part)
+}

@@ -22,7 +22,7 @@ use cofferdam_server::{
     App,
     config::{Config, SocketTimes},
 };
-use figures::{percentile, row};
+use figures::{asked, percentile, row};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
@@ -228,8 +228,12 @@ fn main() {
     tokio.block_on(async {
         let server = Arc::new(Server::start().await);
         println!();
-        cancels(&server).await;
-        uploads(server.clone()).await;
+        if asked("cancels") {
+            cancels(&server).await;
+        }
+        if asked("uploads") {
+            uploads(server.clone()).await;
+        }
         assert_eq!((server.app.runtime().host_panics(), server.app.panics()), (0, 0));
     });
 }

@@ -22,7 +22,7 @@ mod figures;
 mod server;
 
 use cofferdam_core::quota::Quota;
-use figures::{percentile, row};
+use figures::{asked, percentile, row};
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ use tokio_tungstenite::{
 };
 
 /// Events whose way to the client is timed.
-const EVENTS: usize = 400;
+const EVENTS: usize = 2_000;
 /// Events of the run that shows what one costs.
 const FLOOD: u64 = 10_000;
 /// How long each number of connections submits runs.
@@ -303,11 +303,21 @@ fn main() {
     run(async {
         let server = Server::start_with(Quota { failures_in_a_row: u32::MAX, ..Quota::default() }).await;
         println!();
-        events(&server).await;
-        cost_of_an_event(&server).await;
-        reconnect(&server).await;
-        throughput(&server).await;
-        sockets(&server).await;
+        if asked("events") {
+            events(&server).await;
+        }
+        if asked("cost") {
+            cost_of_an_event(&server).await;
+        }
+        if asked("reconnect") {
+            reconnect(&server).await;
+        }
+        if asked("throughput") {
+            throughput(&server).await;
+        }
+        if asked("sockets") {
+            sockets(&server).await;
+        }
         assert_eq!((server.app.runtime().host_panics(), server.app.panics()), (0, 0));
         server.app.shutdown().await;
     });

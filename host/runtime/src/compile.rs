@@ -8,6 +8,7 @@ use crate::{
     counts::Counts,
     engine::compile_engine,
     gate::Shape,
+    guest_threads::give_way,
     meter::{HostMemory, Reserved},
 };
 use cofferdam_core::{ids::UserId, quota::PLUGIN_BYTES_MAX};
@@ -343,6 +344,7 @@ fn close_inherited() -> std::io::Result<()> {
 
 fn limit_itself(memory_bytes: u64) -> std::io::Result<()> {
     close_inherited()?;
+    give_way();
     let limit = |resource, value| -> std::io::Result<()> {
         Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?)
     };

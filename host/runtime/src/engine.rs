@@ -31,6 +31,9 @@ const MEMORIES_PER_SANDBOX: u32 = 2;
 pub const TABLES_MAX: u32 = 16;
 /// Elements of one table. Python needs about 10,000.
 pub const TABLE_ELEMENTS_MAX: usize = 65_536;
+/// What is kept of each table in the pool, cleared, for the next sandbox in its slot: all of it for a Rust agent, whose
+/// tables fit in a page. Wasmtime keeps no more than a hundred unused slots warm.
+const TABLE_KEPT_BYTES: usize = 4 << 10;
 /// The largest memory that any quota can give to one context, in bytes. Fixes the size of a pool slot.
 pub const MEMORY_BYTES_MAX: usize = 256 << 20;
 
@@ -106,10 +109,11 @@ impl Engine {
             .max_tables_per_module(TABLES_MAX)
             .table_elements(TABLE_ELEMENTS_MAX)
             .max_memory_size(MEMORY_BYTES_MAX)
-            // Pages go back to the system with the sandbox: what is kept must be cleared by hand, which costs a small
-            // guest more than it saves, and a later guest must find zeros.
+            // A memory's pages go back to the system with the sandbox: what is kept must be cleared by hand, from its first
+            // byte on, which costs a small guest more than it saves, and a later guest must find zeros.
             .linear_memory_keep_resident(0)
-            .table_keep_resident(0);
+            // To clear a small table by hand costs less than to give its page back and to fault it in again.
+            .table_keep_resident(TABLE_KEPT_BYTES);
         let mut config = config();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let wasmtime = wasmtime::Engine::new(&config)?;
