@@ -15,144 +15,34 @@
 )]
 
 use cofferdam_core::{
-    Json,
-    grant::{Access, Permissions},
-    identity::{Operator, Scope},
-    ids::{RequestId, UserId},
-    quota::LimitsAsked,
-    run::{Durability, Priority, StopReason},
+    identity::Operator,
+    run::StopReason,
     storage::{MemoryStorage, Storage},
 };
-use cofferdam_runtime::{Runtime, RuntimeConfig, Submission};
 use cofferdam_server::storage::sqlite::SqliteStorage;
 use criterion::Criterion;
+use embedded::{Bare, Host, own_bytes};
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
-    component::{Component, Linker, ResourceTable},
-};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-mod bare {
-    wasmtime::component::bindgen!({
-        path: "../../wit",
-        world: "agent",
-        imports: { default: async },
-        exports: { default: async },
-    });
-}
+mod embedded;
 
 const INPUT: &str = r#"{"question":"what does the host cost?","numbers":[1,2,3]}"#;
 
+/// A component that `cargo xtask guests` built.
 fn guest(name: &str) -> Vec<u8> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target directory");
     let path = target.join(format!("guests/{name}.wasm"));
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; run `cargo xtask bench`, which builds it", path.display()))
 }
 
-/// The bare embedding.
-struct Bare {
-    engine: Engine,
-    pre: bare::AgentPre<BareGuest>,
-}
-
-struct BareGuest {
-    wasi: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for BareGuest {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-impl Bare {
-    fn new(component: &[u8]) -> Self {
-        let mut config = Config::new();
-        let mut pool = PoolingAllocationConfig::new();
-        pool.max_memory_size(256 << 20).linear_memory_keep_resident(0).table_keep_resident(0).table_elements(65_536);
-        config
-            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
-            .consume_fuel(true)
-            .concurrency_support(false);
-        let engine = Engine::new(&config).expect("an engine");
-        let mut linker = Linker::new(&engine);
-        // The bare embedding links what the agent can do as functions that do nothing.
-        linker.allow_shadowing(true);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).expect("linked");
-        let component = Component::from_binary(&engine, component).expect("compiled");
-        let mut events = linker.instance("cofferdam:agent/events@0.1.0").expect("an instance");
-        type Said = (Result<(), bare::cofferdam::agent::events::EventError>,);
-        events
-            .func_wrap_async("thinking", |_, (_text,): (String,)| Box::new(async { Ok((Ok(()),) as Said) }))
-            .expect("linked");
-        linker.define_unknown_imports_as_traps(&component).expect("linked");
-        let pre = bare::AgentPre::new(linker.instantiate_pre(&component).expect("linked")).expect("an agent");
-        Self { engine, pre }
-    }
-
-    async fn run(&self) {
-        let guest = BareGuest { wasi: WasiCtx::builder().build(), table: ResourceTable::new() };
-        let mut store = Store::new(&self.engine, guest);
-        store.set_fuel(10_000_000_000).expect("fuel");
-        let agent = self.pre.instantiate_async(&mut store).await.expect("instantiated");
-        let output = agent.call_run(&mut store, &INPUT.to_owned()).await.expect("called").expect("succeeded");
-        assert_eq!(output, INPUT);
-    }
-}
-
-/// The host.
-struct Host {
-    runtime: Runtime,
-    scope: Scope,
-}
-
-impl Host {
-    async fn new(dir: &Path, storage: Arc<dyn Storage>) -> Self {
-        let worker = PathBuf::from(env!("CARGO_BIN_EXE_cofferdam"));
-        let runtime = Runtime::start(RuntimeConfig::new(dir.to_owned(), worker), storage).await.expect("started");
-        let (operator, user) = (Operator::host(), "bench".parse::<UserId>().expect("a user"));
-        for name in ["echo", "probe"] {
-            let plugin = name.parse().expect("a name");
-            runtime.registry().push(operator, &user, plugin, guest(name).into()).await.expect("pushed");
-            let all = Permissions::new(["*".parse().expect("a pattern")], Access::ReadWrite);
-            runtime.put_grant(operator, &user, &name.parse().expect("a name"), all).await.expect("granted");
-        }
-        Self { runtime, scope: operator.on_behalf_of(&user) }
-    }
-
-    fn submission(agent: &str, input: &str) -> Submission {
-        Submission {
-            agent: agent.parse().expect("an agent"),
-            input: Json::parse(input).expect("JSON"),
-            thread: None,
-            session: None,
-            metadata: None,
-            limits: LimitsAsked::default(),
-            priority: Priority::default(),
-            durability: Durability::default(),
-            retries: None,
-            request: RequestId::generate(),
-            once: None,
-        }
-    }
-
-    /// Admit, execute, close, in the caller's task.
-    async fn here(&self, agent: &str, input: &str) {
-        let run = self.runtime.execute_here(&self.scope, Self::submission(agent, input)).await.expect("accepted");
-        assert_eq!(run.stop_reason, Some(StopReason::Completed), "{:?}", run.error);
-    }
-
-    /// Accept, queue, admit, execute, close, in a task of its own, as the server does.
-    async fn accepted(&self, agent: &str, input: &str) {
-        let accepted = self.runtime.accept(&self.scope, Self::submission(agent, input)).await.expect("accepted");
-        assert_eq!(accepted.ended().await.stop_reason, Some(StopReason::Completed));
-    }
+/// Accept, queue, admit, execute, close, in a task of its own, as the server does.
+async fn accepted(host: &Host, agent: &str, input: &str) {
+    let accepted = host.runtime.accept(&host.scope, Host::submission(agent, input)).await.expect("accepted");
+    assert_eq!(accepted.ended().await.stop_reason, Some(StopReason::Completed));
 }
 
 /// Time per run of each row, over all of criterion's samples.
@@ -198,7 +88,7 @@ async fn against_bare(bare: &Bare, host: &Host) {
     for _ in 0..ROUNDS {
         let begun = Instant::now();
         for _ in 0..ROUND_RUNS {
-            bare.run().await;
+            assert_eq!(bare.run(INPUT).await, INPUT);
         }
         let bare_took = begun.elapsed();
         let begun = Instant::now();
@@ -214,14 +104,6 @@ async fn against_bare(bare: &Bare, host: &Host) {
         ratio <= RATIO_MAX,
         "a run through the spine costs {ratio:.2} of bare wasmtime, at most {RATIO_MAX} is promised"
     );
-}
-
-/// Memory of this process that is its own, in bytes: a page that several mappings share counts once. In the plain resident
-/// size, the kernel counts the pages around a guest's first look at its image once for each guest that maps them.
-fn own_bytes() -> u64 {
-    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").expect("a Linux that has it");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a line");
-    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
 }
 
 /// What a live sandbox of a Rust agent may take of the host, in bytes.
@@ -249,6 +131,15 @@ async fn live_memory(host: &Host) {
     assert!(per_guest <= LIVE_BYTES_MAX, "a live sandbox has {per_guest} bytes, at most {LIVE_BYTES_MAX} are promised");
 }
 
+/// A host with the agents that are measured.
+async fn host(dir: &Path, storage: Arc<dyn Storage>) -> Host {
+    let host = Host::start(dir, storage).await;
+    for name in ["echo", "probe"] {
+        host.push(name, guest(name)).await;
+    }
+    host
+}
+
 fn main() {
     let tokio = tokio::runtime::Runtime::new().expect("a runtime");
     let (memory_dir, sqlite_dir) =
@@ -257,8 +148,8 @@ fn main() {
     let (memory, sqlite) = tokio.block_on(async {
         let sqlite = SqliteStorage::open(&sqlite_dir.path().join("bench.db")).await.expect("opened");
         (
-            Host::new(memory_dir.path(), Arc::new(MemoryStorage::default())).await,
-            Host::new(sqlite_dir.path(), Arc::new(sqlite)).await,
+            host(memory_dir.path(), Arc::new(MemoryStorage::default())).await,
+            host(sqlite_dir.path(), Arc::new(sqlite)).await,
         )
     });
     let rows = Rows::default();
@@ -282,11 +173,11 @@ fn main() {
             });
         };
     }
-    row!("bare wasmtime: open + call + drop", bare.run());
+    row!("bare wasmtime: open + call + drop", bare.run(INPUT));
     row!("spine, storage in memory", memory.here("echo", INPUT));
     row!("spine, SQLite", sqlite.here("echo", INPUT));
-    row!("accept to end, storage in memory", memory.accepted("echo", INPUT));
-    row!("accept to end, SQLite", sqlite.accepted("echo", INPUT));
+    row!("accept to end, storage in memory", accepted(&memory, "echo", INPUT));
+    row!("accept to end, SQLite", accepted(&sqlite, "echo", INPUT));
     row!("probe without a tool call, in memory", memory.here("probe", no_tool));
     row!("probe with one tool call, in memory", memory.here("probe", tool));
     rows.print();

@@ -1,7 +1,7 @@
 //! Pushing plugins: what is taken, what is refused and why.
 
 use crate::{
-    server::{Server, guest, run, shared},
+    server::{Server, User, guest, run, shared},
     wat::{agent_needing, tool_asking_people, tool_needing, tools_with_schemas},
 };
 use cofferdam_core::{ids::Digest, quota::Quota};
@@ -251,6 +251,40 @@ fn of_parallel_pushes_of_the_same_bytes_one_is_new() {
         let mut statuses = [a.status, b.status, c.status];
         statuses.sort_unstable();
         assert_eq!(statuses, [StatusCode::OK, StatusCode::OK, StatusCode::CREATED]);
+    });
+}
+
+#[test]
+fn the_same_component_is_one_artifact_for_all_and_nobody_is_told_who_brought_it() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let mut authors = Vec::new();
+        for name in ["first-author", "second-author"] {
+            let made = server.operator.post("/v1/keys", &json!({"user": name, "role": "operator"})).await;
+            let key = made.is(StatusCode::CREATED)["api_key"].as_str().expect("a key").to_owned();
+            authors.push(User::new(name, &server.app.url(), &key));
+        }
+        let artifacts = || std::fs::read_dir(server.dir.path().join("artifacts")).expect("a directory").count();
+        let before = artifacts();
+        // A section of its author's own makes it a component that this server has not seen.
+        let mut component = guest("echo");
+        component.extend(b"\x00\x05\x04mine");
+        let first = authors[0].push("by-the-first", component.clone()).await;
+        let digest = first.is(StatusCode::CREATED)["digest"].clone();
+        let second = authors[1].push("by-the-second", component).await;
+        assert_eq!(second.is(StatusCode::CREATED)["digest"], digest);
+        assert_eq!(artifacts(), before + 1, "it was compiled once");
+        let user = server.stranger().await;
+        for asks in [&authors[1], &user] {
+            for path in ["/v1/plugins", "/v1/plugins/by-the-first", "/v1/plugins/by-the-second"] {
+                let told = asks.get(path).await;
+                assert!(!told.text.contains("first-author"), "{path}: {}", told.text);
+            }
+        }
+        assert!(!second.text.contains("first"), "{}", second.text);
+        for name in ["by-the-first", "by-the-second"] {
+            assert_eq!(user.finish(&json!({"agent": name, "input": 1})).await["output"], 1);
+        }
     });
 }
 

@@ -596,5 +596,15 @@ fn a_runs_context_says_what_it_waits_for_and_what_becomes_of_it() {
         until(&waits, "throttled").await;
         cancel(&ann, &waits).await;
         until(&waits, "cleaned").await;
+        // One that wants less begins with the fuel that comes meanwhile, and says how long it waited for it.
+        let begins = ann.submit(&json!({"agent": "echo", "input": 1, "limits": {"fuel": 5_000_000}})).await;
+        until(&begins, "throttled").await;
+        assert_eq!(ann.ended(&begins).await["stop_reason"], "completed");
+        let events = ann.get(&format!("/v1/runs/{begins}/events")).await.json();
+        let started = &events["events"][0];
+        assert!(
+            started["type"] == "agent_started" && started["payload"]["throttled_ms"].as_u64() > Some(0),
+            "{started}"
+        );
     });
 }

@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -164,6 +164,42 @@ struct State {
     pressure: Option<Pressure>,
 }
 
+/// Whether a run that waits is throttled: what it lacks is fuel of its user's minute. And for how long it was.
+#[derive(Debug, Default)]
+pub struct Throttle(Mutex<Throttled>);
+
+#[derive(Debug, Default)]
+struct Throttled {
+    since: Option<Instant>,
+    before: Duration,
+}
+
+impl Throttle {
+    fn set(&self, on: bool, at: Instant) {
+        let mut throttled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (throttled.since, on) {
+            (None, true) => throttled.since = Some(at),
+            (Some(since), false) => {
+                throttled.since = None;
+                throttled.before += at.saturating_duration_since(since);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it is now.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).since.is_some()
+    }
+
+    /// How long it was in all, but for what still lasts.
+    #[must_use]
+    pub fn lasted(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).before
+    }
+}
+
 /// A place in the queue. Given back on drop.
 #[derive(Debug)]
 pub struct Place {
@@ -172,7 +208,7 @@ pub struct Place {
     ticket: u64,
     want: Want,
     /// Made for those that wait.
-    throttled: OnceLock<Arc<AtomicBool>>,
+    throttle: OnceLock<Arc<Throttle>>,
     /// It was given back already, for a slot.
     given: bool,
 }
@@ -184,10 +220,10 @@ impl Place {
         self.want
     }
 
-    /// Whether it waits for fuel of the next minute; a flag that stays true to the place.
+    /// Whether it waits for fuel of the next minute, and how long it has; it stays true to the place.
     #[must_use]
-    pub fn throttled(&self) -> Arc<AtomicBool> {
-        self.throttled.get_or_init(Arc::default).clone()
+    pub fn throttle(&self) -> Arc<Throttle> {
+        self.throttle.get_or_init(Arc::default).clone()
     }
 }
 
@@ -352,12 +388,12 @@ impl Shared {
         let Some((key, waiter)) = line.waiting.pop_first() else { return Ok(None) };
         match self.reserve(line, number, waiter.want, at) {
             Ok(slot) => {
-                waiter.throttled.store(false, Ordering::Relaxed);
+                waiter.throttle.set(false, at);
                 state.live += 1;
                 Ok(Some((waiter.grant, slot)))
             }
             Err((short, until)) => {
-                waiter.throttled.store(short == Short::Fuel, Ordering::Relaxed);
+                waiter.throttle.set(short == Short::Fuel, at);
                 line.waiting.insert(key, waiter);
                 Err(until)
             }
@@ -460,8 +496,8 @@ impl Admission {
         if let Some(line) = state.lines.get_mut(number) {
             line.queued += 1;
         }
-        let (shared, throttled) = (self.0.clone(), OnceLock::new());
-        Place { shared, line: number, ticket: state.tickets, want, throttled, given: false }
+        let (shared, throttle) = (self.0.clone(), OnceLock::new());
+        Place { shared, line: number, ticket: state.tickets, want, throttle, given: false }
     }
 
     /// Takes a slot if one is free and nobody waits for it.
@@ -498,7 +534,7 @@ impl Admission {
         let (granted, wait_ms) = {
             let mut state = self.0.state();
             let (grant, granted) = oneshot::channel();
-            let waiter = Waiter { want: place.want, grant, throttled: place.throttled() };
+            let waiter = Waiter { want: place.want, grant, throttle: place.throttle() };
             let mut wait_ms = 0;
             if let Some(line) = state.lines.get_mut(place.line) {
                 wait_ms = line.quota.get(|quota| quota.queue_wait_ms);
@@ -521,7 +557,7 @@ impl Admission {
     fn short_of(&self, place: &Place) -> Short {
         let state = self.0.state();
         match state.lines.get(place.line).map(|line| line.at) {
-            Some(At::Short(_)) if place.throttled().load(Ordering::Relaxed) => Short::Fuel,
+            Some(At::Short(_)) if place.throttle().is_on() => Short::Fuel,
             Some(At::Short(_)) => Short::Memory,
             _ => Short::Slot,
         }

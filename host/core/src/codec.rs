@@ -11,7 +11,8 @@ use bincode::{Decode, Encode, config};
 /// | 2 | a run's usage has its tool calls and its memory over time |
 /// | 3 | the record of a run has all that it takes to execute it again |
 /// | 4 | the end of a run has what became of its children; a record can have several attempts |
-const VERSION: u8 = 4;
+/// | 5 | the first event of a run has how long it was throttled |
+const VERSION: u8 = 5;
 
 /// The first format, from which on all can be read.
 const VERSION_MIN: u8 = 1;
@@ -31,6 +32,12 @@ impl Format {
     #[must_use]
     pub const fn counts_children(self) -> bool {
         self.0 >= 4
+    }
+
+    /// Whether the first event of a run has how long it was throttled.
+    #[must_use]
+    pub const fn tells_throttling(self) -> bool {
+        self.0 >= 5
     }
 
     /// Whether a record has the fuel that tools took, and where an unusual answer came.

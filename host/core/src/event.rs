@@ -2,12 +2,14 @@
 
 use crate::{
     Json,
+    codec::Format,
     ids::{Digest, PluginName, RunId},
     run::{Children, StopReason, Usage},
 };
-use bincode::{Decode, Encode};
+use bincode::{Decode, Encode, de::Decoder, error::DecodeError};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
+use std::time::Duration;
 
 /// The largest arguments shown in a `tool_executing` event, in bytes. Larger ones are left out, with their size told:
 /// what a tool is given is often a whole file, and the log of a run should not hold it twice.
@@ -26,6 +28,8 @@ pub enum Event {
         agent: PluginName,
         /// The component.
         digest: Digest,
+        /// How long it was throttled before.
+        throttled: ThrottledMs,
     },
     /// The agent says what it is working on.
     AgentThinking {
@@ -124,6 +128,18 @@ pub enum Event {
     },
 }
 
+/// How long a run was throttled before it began, in milliseconds: its user's fuel of the minute was used up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Serialize)]
+pub struct ThrottledMs(pub u64);
+
+impl Decode<Format> for ThrottledMs {
+    fn decode<D: Decoder<Context = Format>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        if decoder.context().tells_throttling() { Ok(Self(u64::decode(decoder)?)) } else { Ok(Self::default()) }
+    }
+}
+
+bincode::impl_borrow_decode_with_context!(ThrottledMs, Format);
+
 /// Why a tool call failed, in an event.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct ToolFailure {
@@ -218,7 +234,12 @@ impl Serialize for Payload<'_> {
             }};
         }
         match self.0 {
-            Event::AgentStarted { agent, digest } => fields!("agent": agent, "digest": digest),
+            Event::AgentStarted { agent, digest, throttled: ThrottledMs(0) } => {
+                fields!("agent": agent, "digest": digest)
+            }
+            Event::AgentStarted { agent, digest, throttled } => {
+                fields!("agent": agent, "digest": digest, "throttled_ms": throttled)
+            }
             Event::AgentThinking { text } => fields!("text": text),
             Event::ToolExecuting { call, tool, arguments, arguments_bytes } => {
                 fields!("call": call, "tool": tool, "arguments": arguments, "arguments_bytes": arguments_bytes)
@@ -290,8 +311,9 @@ impl Serialize for Envelope {
 impl Event {
     /// The first event of an admitted run.
     #[must_use]
-    pub fn started(agent: &PluginName, digest: &Digest) -> Self {
-        Self::AgentStarted { agent: agent.clone(), digest: *digest }
+    pub fn started(agent: &PluginName, digest: &Digest, throttled: Duration) -> Self {
+        let throttled = ThrottledMs(u64::try_from(throttled.as_millis()).unwrap_or(u64::MAX));
+        Self::AgentStarted { agent: agent.clone(), digest: *digest, throttled }
     }
 }
 

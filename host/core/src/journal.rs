@@ -145,7 +145,7 @@ impl Journal {
 
     /// Begins the log of an admitted run with its `agent_started`.
     #[must_use]
-    pub fn open(&self, ctx: &UserExecutionContext, started_at: Timestamp) -> RunJournal {
+    pub fn open(&self, ctx: &UserExecutionContext, started_at: Timestamp, throttled: Duration) -> RunJournal {
         let spec = ctx.spec();
         let journal = self.of_run(ctx.scope(), spec.id, 1, Some(started_at));
         {
@@ -153,7 +153,7 @@ impl Journal {
             calls.bytes_max = ctx.quota().record_bytes_per_run;
             calls.told_as(spec.durability, ctx.stop());
         }
-        journal.record_into(journal.log(), Event::started(&spec.agent, &spec.digest), started_at);
+        journal.record_into(journal.log(), Event::started(&spec.agent, &spec.digest, throttled), started_at);
         journal
     }
 

@@ -99,7 +99,7 @@ impl RunTask {
                 Ok(slot) => break (slot, spec),
                 Err(waiting) => place = waiting,
             }
-            self.context.waits(place.throttled());
+            self.context.waits(place.throttle());
             let want = place.want();
             let admitted = tokio::select! {
                 biased;
@@ -311,7 +311,7 @@ impl RunTask {
         let ctx = UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone());
         let ctx = Arc::new(ctx.began_before(Duration::from_millis(before.wall_ms)));
         let journal = match &back {
-            None => self.runtime.journal().open(&ctx, started_at),
+            None => self.runtime.journal().open(&ctx, started_at, self.context.throttled()),
             Some(back) => self.runtime.journal().go_on(&ctx, &back.run, &back.continued),
         };
         let memory = slot.memory();

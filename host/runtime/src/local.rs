@@ -382,7 +382,7 @@ impl Local {
         let permissions = Effective::of(&about.needs, &granted);
         let (begun, started_at) = (Instant::now(), clock::now());
         let ctx = UserExecutionContext::rest(spec.clone(), permissions, slot.quota().clone(), StopSignal::default());
-        let journal = self.runtime.journal().open(&ctx, started_at);
+        let journal = self.runtime.journal().open(&ctx, started_at, Duration::ZERO);
         let plugin = services.plugins.load(&about, &self.user).await.map_err(|error| host(&error))?;
         let own = ctx.tool(self.name.clone(), Effective::of(&about.needs, &granted), 1);
         let (memory, fuel) = (slot.memory().clone(), spec.limits.fuel);

@@ -1,11 +1,11 @@
 //! The users whose runs execute, wait, or have left something to be remembered: found by name once, then by number.
 
-use super::{Slot, Want, fuel::FuelAccount};
+use super::{Slot, Throttle, Want, fuel::FuelAccount};
 use crate::{ids::UserId, memory::UserMemory, quota::LiveQuota, run::Priority};
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Range,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::Instant,
 };
 use tokio::sync::oneshot;
@@ -41,7 +41,7 @@ pub(super) enum At {
 pub(super) struct Waiter {
     pub want: Want,
     pub grant: oneshot::Sender<Slot>,
-    pub throttled: Arc<AtomicBool>,
+    pub throttle: Arc<Throttle>,
 }
 
 /// All lines.

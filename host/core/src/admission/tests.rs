@@ -143,10 +143,10 @@ async fn fuel_of_a_minute_is_waited_for_and_then_refused() {
     slot.used(1_000_000, Duration::ZERO);
     drop(slot);
     let place = admission.enqueue(&ann, WANT).expect("room");
-    let throttled = place.throttled();
+    let throttle = place.throttle();
     let late = admission.admit(place).await.expect_err("no fuel");
     assert_eq!(late.short, Short::Fuel);
-    assert!(throttled.load(Ordering::Relaxed));
+    assert!(throttle.is_on());
     assert!(late.to_string().contains("fuel_per_minute"), "{late}");
     assert!(admission.standing(&ann).fuel_left < 10_000);
 }

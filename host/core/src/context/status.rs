@@ -1,10 +1,13 @@
 //! Where a context stands, as it is seen from outside.
 
-use crate::run::RunStatus;
+use crate::{admission::Throttle, run::RunStatus};
 use serde::Serialize;
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 /// Where a run's context stands.
@@ -60,15 +63,21 @@ pub struct ContextState(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    throttled: OnceLock<Arc<AtomicBool>>,
+    throttle: OnceLock<Arc<Throttle>>,
     executing: AtomicBool,
 }
 
 impl ContextState {
     /// It waits, and this says for what.
-    pub fn waits(&self, throttled: Arc<AtomicBool>) {
+    pub fn waits(&self, throttle: Arc<Throttle>) {
         // It waits once.
-        let _ = self.0.throttled.set(throttled);
+        let _ = self.0.throttle.set(throttle);
+    }
+
+    /// How long it waited for fuel of its user's minute before it was admitted.
+    #[must_use]
+    pub fn throttled(&self) -> Duration {
+        self.0.throttle.get().map(|throttle| throttle.lasted()).unwrap_or_default()
     }
 
     /// Its guest begins.
@@ -79,7 +88,7 @@ impl ContextState {
     /// Where it stands, as its run is.
     #[must_use]
     pub fn status(&self, run: RunStatus) -> ContextStatus {
-        let throttled = || self.0.throttled.get().is_some_and(|throttled| throttled.load(Ordering::Relaxed));
+        let throttled = || self.0.throttle.get().is_some_and(|throttle| throttle.is_on());
         match run {
             RunStatus::Queued if throttled() => ContextStatus::Throttled,
             RunStatus::Queued => ContextStatus::Initializing,

@@ -255,7 +255,7 @@ impl Bench {
 #[tokio::test]
 async fn a_commit_that_nobody_waits_for_any_more_leaves_no_hole() {
     let bench = bench().await;
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     bench.storage.slow.store(true, Ordering::SeqCst);
     for n in 0..60 {
         // What a guest's host call is when its run is stopped: dropped, wherever it stands.
@@ -271,7 +271,7 @@ async fn a_commit_that_nobody_waits_for_any_more_leaves_no_hole() {
 #[tokio::test]
 async fn storage_that_fails_for_a_while_loses_nothing_and_ends_the_run_once() {
     let bench = bench().await;
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     bench.storage.failing.store(true, Ordering::SeqCst);
     assert!(journal.before_effect().await.is_err(), "an effect must not happen unrecorded");
     let mut failed = 0;
@@ -293,7 +293,7 @@ async fn a_panic_of_the_writer_loses_nothing_and_does_not_end_it() {
     let bench = bench().await;
     let mut following = bench.journal.follow(bench.ctx.spec().id);
     bench.storage.panicking.store(true, Ordering::SeqCst);
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     Recorder::new(journal.clone()).called(Asked::of("clock.now"), &1_u64);
     while bench.journal.panics() == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -312,7 +312,7 @@ async fn the_last_event_is_never_durable_without_the_end() {
     let bench = bench().await;
     bench.storage.slow.store(true, Ordering::SeqCst);
     bench.storage.failing.store(true, Ordering::SeqCst);
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     let (storage, scope, id) = (bench.storage.clone(), bench.ctx.scope(), bench.ctx.spec().id);
     let watch = async {
         // The end fails once, while the host's writer waits to commit for the same run; from then on all is well.
@@ -337,7 +337,7 @@ async fn the_last_event_is_never_durable_without_the_end() {
 async fn followers_are_told_of_what_is_durable_and_of_the_end() {
     let bench = bench().await;
     let mut following = bench.journal.follow(bench.ctx.spec().id);
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     let told = following.changed().await;
     assert_eq!(told, Committed { seq: 1, ended: false });
     assert_eq!(bench.seqs().await, [1]);
@@ -354,7 +354,7 @@ async fn whoever_follows_a_user_is_told_of_each_commit_of_any_run_and_of_nobody_
     let (mut hers, mut his) = (bench.journal.follow_user(&ann), bench.journal.follow_user(&bob));
     let mut run = bench.journal.follow(bench.ctx.spec().id);
     assert_eq!(run.news(), None);
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     hers.changed().await;
     assert_eq!(run.news(), Some(Committed { seq: 1, ended: false }), "a run's news is there before its user's");
     assert_eq!(run.news(), None, "and told once");
@@ -372,7 +372,7 @@ async fn whoever_follows_a_user_is_told_of_each_commit_of_any_run_and_of_nobody_
 #[tokio::test]
 async fn an_effect_waits_until_it_is_durable_that_it_may_happen() {
     let bench = bench().await;
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     journal.before_effect().await.expect("kept");
     let unfinished = bench.storage.unfinished_runs(Operator::host()).await.expect("read");
     assert_eq!(
@@ -384,7 +384,7 @@ async fn an_effect_waits_until_it_is_durable_that_it_may_happen() {
 #[tokio::test]
 async fn each_effect_waits_until_it_is_durable_that_it_begins_and_nothing_else_does() {
     let bench = bench().await;
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     let recorder = Recorder::new(journal.clone());
     for n in 1..=3_u64 {
         let call = recorder.started(Asked::of("state.set").value(n), None);
@@ -419,7 +419,7 @@ async fn record(bench: &Bench) -> Vec<Record> {
 #[tokio::test]
 async fn a_record_has_every_call_once_whatever_storage_does_meanwhile() {
     let bench = bench().await;
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     let recorder = Recorder::new(journal.clone());
     recorder.seeded([1; 32]);
     for n in 0..300_u64 {
@@ -446,7 +446,7 @@ async fn a_record_has_every_call_once_whatever_storage_does_meanwhile() {
 #[tokio::test]
 async fn a_record_that_would_grow_without_end_is_given_up_and_says_so() {
     let bench = bench().await;
-    let journal = bench.journal.open(&bench.ctx, clock::now());
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
     // Nothing can be written, and this caller does not wait.
     bench.storage.failing.store(true, Ordering::SeqCst);
     let recorder = Recorder::new(journal.clone());

@@ -18,7 +18,7 @@ use crate::{
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
     run::{Durability, Priority, Retries, RunError, StopReason, Usage},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 mod once;
 mod state;
@@ -307,7 +307,7 @@ async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {
     let RunEnd { usage, children, .. } = completed("1");
     let failure = ToolFailure { code: "denied".into(), message: "no".into() };
     let written: Vec<_> = [
-        Event::started(&spec.agent, &spec.digest),
+        Event::started(&spec.agent, &spec.digest, Duration::ZERO),
         Event::AgentThinking { text: "a\0b 𝄞".into() },
         Event::ToolExecuting {
             call: 1,

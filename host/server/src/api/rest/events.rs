@@ -89,7 +89,8 @@ pub(crate) struct EventBody {
     /// From 1, the run's life, to 4, its log.
     #[schema(minimum = 1, maximum = 4)]
     priority: u8,
-    /// What happened, by type; for `custom:NAME` whatever the agent said.
+    /// What happened, by type; for `custom:NAME` whatever the agent said. Of `agent_started` of a run that waited for fuel of
+    /// its user's minute, how long it did: `throttled_ms`.
     payload: serde_json::Value,
 }
 
