@@ -270,7 +270,7 @@ async fn live(language: &Language, host: &Host) {
         runs.push(host.runtime.accept(&scope, Host::submission(language.name, r#"{"ms":5000}"#)).await.expect("taken"));
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(u64::from(host.runtime.sandboxes_open()), LIVE, "all of them live");
+    assert_eq!(host.runtime.sandboxes_open(), LIVE, "all of them live");
     let each = own_bytes().saturating_sub(before) as f64 / LIVE as f64 / 1024.0;
     for run in runs {
         assert_eq!(run.ended().await.stop_reason, Some(StopReason::Completed));

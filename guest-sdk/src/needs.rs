@@ -66,8 +66,8 @@ impl Needs {
         self
     }
 
-    /// Asks people, with [`Context::ask`](crate::Context::ask). Makes the agent [durable](Needs::durable) as well: an
-    /// answer may come long after the host was started again.
+    /// Asks people, with [`Context::ask`](crate::Context::ask). Makes an agent without a workspace
+    /// [durable](Needs::durable) as well: an answer may come long after the host was started again.
     pub fn human(mut self) -> Needs {
         self.human = true;
         self

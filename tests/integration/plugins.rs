@@ -117,9 +117,15 @@ fn what_a_plugin_needs_is_told_and_bounded() {
         let durable = pushed("needs-durable", agent_needing("(i32.store8 (i32.const 1085) (i32.const 1))")).await;
         let durable = durable.is(StatusCode::CREATED);
         assert_eq!((&durable["needs"], &durable["durable"]), (&nothing["needs"], &json!(true)));
-        let human = pushed("needs-human", agent_needing("(i32.store8 (i32.const 1084) (i32.const 1))")).await;
-        let human = human.is(StatusCode::CREATED);
-        assert_eq!((&human["needs"]["human"], &human["durable"]), (&json!(true), &json!(false)));
+        // Who asks people is durable, but for an agent with a workspace, which is at 9.
+        let asks = "(i32.store8 (i32.const 1084) (i32.const 1))";
+        for (name, more, durable) in
+            [("needs-human", "", true), ("needs-human-files", "(i32.store8 (i32.const 1073) (i32.const 1))", false)]
+        {
+            let human = pushed(name, agent_needing(&format!("{asks}{more}"))).await;
+            let human = human.is(StatusCode::CREATED);
+            assert_eq!((&human["needs"]["human"], &human["durable"]), (&json!(true), &json!(durable)), "{human}");
+        }
 
         let agents = |count: u32, name: u32| {
             let mut body = format!("(call $at (i32.const 52) (i32.const 8192) (i32.const {count}))");

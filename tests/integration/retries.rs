@@ -1,13 +1,14 @@
 //! Runs that fail are executed again, if that was asked for: as the same run, after a pause in which they hold nothing.
 
 use crate::{
+    idempotency::change_database,
     process::Process,
     server::{Server, User, guest, run, shared},
 };
 use cofferdam_core::quota::Quota;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 async fn user(server: &Server) -> User {
     let user = server.stranger().await;
@@ -27,6 +28,11 @@ fn needs(path: &str) -> Value {
 
 fn count(path: &str) -> Value {
     json!({"do": "file_write", "path": path, "text": "x\n", "append": true})
+}
+
+/// Uses what is not recorded: from here on the record keeps nothing, and not the numbers of calls either.
+fn ends_the_record() -> Value {
+    json!({"do": "std", "op": "write", "path": "/workspace/ended.txt", "text": "x"})
 }
 
 async fn put(user: &User, path: &str) {
@@ -227,6 +233,30 @@ fn what_an_attempt_started_ends_with_it_and_the_next_starts_its_own() {
 }
 
 #[test]
+fn children_of_two_attempts_are_not_taken_for_each_other_also_where_the_record_has_ended() {
+    run(async {
+        // How often an attempt waits for each child: it cannot be put away, and one wait is short.
+        const WAITS: usize = 20;
+        let ann = shared().await.trusted().await;
+        let letters = ["A", "B", "C", "D"];
+        let specs = letters.map(|letter| json!({"agent": "echo", "input": letter}));
+        let wait: Vec<_> = (0..letters.len()).flat_map(|index| [index; WAITS]).collect();
+        let children = json!({"do": "children", "specs": specs, "wait": wait});
+        let steps = [ends_the_record(), children, needs("third.txt")];
+        let id = ann.submit(&with(&json!({"attempts": 9, "backoff_ms": 300}), &steps)).await;
+        until(&ann, &id, |run| run["attempt"] == 2 && waits_for_retry(run)).await;
+        put(&ann, "third.txt").await;
+        let done = ann.ended(&id).await;
+        assert_eq!((&done["stop_reason"], &done["attempt"]), (&json!("completed"), &json!(3)), "{done:#}");
+        let answers = done["output"][1].as_array().expect("answers");
+        let last: Vec<_> = answers.chunks(WAITS).map(|answers| &answers[WAITS - 1]["answer"]["ok"]).collect();
+        assert_eq!(last, letters, "{answers:#?}");
+        // Each attempt had four of its own.
+        assert_eq!(done["children"], json!({"succeeded": 12, "failed": 0, "cancelled": 0}), "{done:#}");
+    });
+}
+
+#[test]
 fn a_pause_between_attempts_outlives_a_restart() {
     run(async {
         let server = Server::start_with(Quota::default()).await;
@@ -249,9 +279,10 @@ async fn started(dir: &Path) -> (Process, User) {
         operator.push(name, guest(name)).await;
     }
     let ann = server.dev();
-    for (plugin, grant) in
-        [("probe", json!({"tools": ["*"], "state": "read_write"})), ("effects", json!({"workspace": "read_write"}))]
-    {
+    for (plugin, grant) in [
+        ("probe", json!({"tools": ["*"], "state": "read_write", "workspace": "read_write"})),
+        ("effects", json!({"workspace": "read_write"})),
+    ] {
         let path = format!("/v1/users/{}/grants/{plugin}", ann.name);
         operator.send(Method::PUT, &path, Some(&grant)).await.is(StatusCode::OK);
     }
@@ -320,5 +351,43 @@ fn a_killed_host_is_one_attempt_of_an_ephemeral_run_and_none_of_a_durable_one() 
         let events = ann.events(&sleeps).await;
         assert_eq!(kinds(&events), ["agent_started", "run_waiting", "agent_completed"], "{events:#?}");
         assert_eq!(events[1]["payload"]["about"]["stop_reason"], "host_shutdown", "{events:#?}");
+    });
+}
+
+#[test]
+fn each_attempt_calls_tools_under_keys_of_its_own_also_where_the_record_has_ended() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (_server, ann) = started(dir.path()).await;
+        let args = json!({"dir": "puts", "attempts": "keys.txt"});
+        let put_file = json!({"do": "must_call", "name": "effects.put", "args": args});
+        let steps = [ends_the_record(), put_file.clone(), put_file, needs("never.txt")];
+        let done = ann.finish(&with(&json!({"attempts": 3, "backoff_ms": 100}), &steps)).await;
+        assert_eq!((&done["stop_reason"], &done["attempt"]), (&json!("guest_error"), &json!(3)), "{done:#}");
+        let keys = ann.get("/v1/files/keys.txt").await.text;
+        let distinct: BTreeSet<_> = keys.lines().collect();
+        assert_eq!((keys.lines().count(), distinct.len()), (6, 6), "{keys}");
+    });
+}
+
+#[test]
+fn what_an_attempt_started_ends_also_if_the_host_is_killed_before_it_could_ask() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let id = ann.submit(&with(&json!({"attempts": 2, "backoff_ms": 3_600_000}), &[needs("never.txt")])).await;
+        until(&ann, &id, waits_for_retry).await;
+        let sleeps = json!({"agent": "probe", "input": {"do": "sleep_until", "in_ms": 600_000}});
+        let child = ann.submit(&sleeps).await;
+        until(&ann, &child, |run| run["status"] == "waiting").await;
+        server.kill().await;
+        // As a crash leaves it between the moment at which the run is put away and that at which its children are asked.
+        let started_it = "UPDATE runs SET parent_id = (SELECT min(id) FROM runs) WHERE id = (SELECT max(id) FROM runs)";
+        assert_eq!(change_database(dir.path(), &[started_it]).await, 1);
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let ended = ann.ended(&child).await;
+        assert_eq!((&ended["stop_reason"], &ended["cancelled_by"]), (&json!("cancelled"), &json!(id)), "{ended:#}");
+        until(&ann, &id, waits_for_retry).await;
     });
 }

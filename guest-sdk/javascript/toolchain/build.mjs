@@ -56,7 +56,7 @@ async function main() {
   }
   const component = await componentize(described, bundled);
   const out = path.resolve(options.out ?? path.join(build, `${described.name}.wasm`));
-  await writeFile(`${out}.new`, component.bytes);
+  await write(`${out}.new`, component.bytes);
   await rename(`${out}.new`, out);
   return {
     component: out,
@@ -72,6 +72,17 @@ async function main() {
   };
 }
 
+/** Writes a file that is there under no other name: a link in its place is removed, and not followed. */
+async function write(file, content) {
+  await rm(file, { force: true });
+  await writeFile(file, content, { flag: "wx" });
+}
+
+/** Whether a file is in a folder; both are without links on the way. */
+function isIn(folder, file) {
+  return file.startsWith(folder + path.sep);
+}
+
 /** What `package.json` says. */
 async function readDescription() {
   const file = "package.json";
@@ -85,6 +96,12 @@ async function readDescription() {
   const { name, version = "0.0.0", cofferdam } = said;
   const example = '"cofferdam": {"world": "agent", "main": "src/agent.js"}';
   if (typeof name !== "string" || name === "") throw refuse("it has no name", 'add "name": "my-agent"');
+  // A scope is whose it is, not what it is. Files are called after the rest, which is what a plugin may be called.
+  const own = name.replace(/^@[^/]*\//u, "").replace(/[_.]/gu, "-").toLowerCase();
+  if (!/^[a-z](?:[a-z0-9-]{0,62}[a-z0-9])?$/u.test(own)) {
+    const next = "write 1 to 64 characters of a-z, 0-9 and '-', the first a letter, the last not '-'";
+    throw refuse(`${JSON.stringify(name)} cannot be a project's name`, next);
+  }
   if (cofferdam === undefined) throw refuse("it does not say what this project is", `add ${example}`);
   const { world, main } = cofferdam;
   if (world !== "agent" && world !== "tool") {
@@ -98,8 +115,10 @@ async function readDescription() {
   if (!existsSync(path.join(project, inside))) {
     throw refuse(`"main" is a file that is not there: ${main}`, "write the module, or correct its path");
   }
-  // A scope is no part of a file's name.
-  return { name: name.replace(/^@[^/]*\//u, ""), version, world, main: inside.split(path.sep).join("/") };
+  if (!isIn(project, realpathSync(path.join(project, inside)))) {
+    throw refuse(`"main" is a symbolic link that leads out of the project: ${main}`, "write the file itself there");
+  }
+  return { name: own, version, world, main: inside.split(path.sep).join("/") };
 }
 
 /** Checks types if the project has a `tsconfig.json`. */
@@ -107,7 +126,11 @@ async function checkTypes() {
   if (!existsSync(path.join(project, "tsconfig.json"))) return { errors: [], ms: 0 };
   const started = performance.now();
   const tsc = path.join(path.dirname(toolchain.resolve("typescript/package.json")), "bin", "tsc");
-  const { code, output } = await run(process.execPath, [tsc, "--noEmit", "--pretty", "false", "-p", "tsconfig.json"]);
+  // Whatever the project's own says: nothing is written.
+  const off = ["incremental", "composite"].flatMap((name) => [`--${name}`, "false"]);
+  const unset = ["tsBuildInfoFile", "generateTrace"].flatMap((name) => [`--${name}`, "null"]);
+  const silent = ["--noEmit", ...off, ...unset, "--pretty", "false"];
+  const { code, output } = await run(process.execPath, [tsc, ...silent, "-p", "tsconfig.json"]);
   const errors = [];
   for (const line of output.split("\n")) {
     const at = /^(?<file>.+?)\((?<line>\d+),(?<column>\d+)\): error (?<text>TS\d+: .*)$/u.exec(line)?.groups;
@@ -132,6 +155,21 @@ function run(command, args) {
     child.on("close", (code) => resolve({ code, output }));
   });
 }
+
+/** Takes only what is in the project or the SDK, wherever a path or a link leads: all of it would be in the component. */
+const onlyInside = {
+  name: "only-inside",
+  setup({ onLoad }) {
+    // All files. A flag would be no regular expression to the bundler.
+    onLoad({ filter: /.*/, namespace: "file" }, ({ path: file }) => {
+      const real = realpathSync(file);
+      if (isIn(project, real) || isIn(sdk, real)) return undefined;
+      return { errors: [{ text: `the module is outside of the project: ${real}`, detail: OUTSIDE }] };
+    });
+  },
+};
+
+const OUTSIDE = "copy it into the project, or install its package in the project's own node_modules";
 
 /** One ES module of the author's modules and the SDK, whose end tells where each line of it comes from. */
 async function bundle({ name, version, world, main }) {
@@ -166,6 +204,7 @@ async function bundle({ name, version, world, main }) {
         "cofferdam-sdk/world/tool": path.join(sdk, "src/world/tool.js"),
         "cofferdam-sdk": path.join(sdk, "src/index.js"),
       },
+      plugins: [onlyInside],
       charset: "utf8",
       sourcemap: "external",
       sourcesContent: false,
@@ -233,8 +272,9 @@ function numbers(text) {
   return all;
 }
 
-function fromBundler({ text, location }, main) {
+function fromBundler({ text, location, detail }, main) {
   const at = location === null ? {} : { file: location.file, line: location.line, column: location.column + 1 };
+  if (detail === OUTSIDE) return { ...at, text, next: OUTSIDE };
   if (/^No matching export in .* for import "default"$/u.test(text) && at.file === ".cofferdam/build/entry.js") {
     return {
       file: main,
@@ -281,7 +321,7 @@ async function componentize({ name, world, main }, { source, places }) {
   await mkdir(path.join(wit, "deps", "cofferdam-agent"), { recursive: true });
   await copyFile(path.resolve(options.wit), path.join(wit, "deps", "cofferdam-agent", "agent.wit"));
   // Beside the component, for who wants to look at it.
-  await writeFile(path.join(build, `${name}.js`), source);
+  await write(path.join(build, `${name}.js`), source);
 
   const { componentize: make } = toolchain("componentize-qjs");
   const jsPath = path.join(build, `${name}.js`);

@@ -56,7 +56,7 @@ class Needs:
     agents: tuple[str, ...] = ()
     """Agents that it starts, by the names they were pushed under, or ``*`` for any. At most 64."""
     human: bool = False
-    """Questions to people. Makes the agent durable as well."""
+    """Questions to people. Makes an agent without a workspace durable as well."""
     durable: bool = False
     """Its runs go on after the end of a host, by executing them again from their journal. Granted by nobody."""
 

@@ -125,6 +125,8 @@ pub struct UserExecutionContext {
     /// The call that a tool executes for, by its number in the run's record; none for the agent itself. Names do not say
     /// which it is: one name can have been an agent's and later a tool plugin's.
     tool_call: Option<u64>,
+    /// Which attempt at the run this is, from 1. Calls of two attempts can have the same number.
+    attempt: u32,
     permissions: Effective,
     quota: LiveQuota,
     began: Instant,
@@ -401,6 +403,7 @@ impl UserExecutionContext {
             spec: self.spec.clone(),
             plugin,
             tool_call: Some(call),
+            attempt: self.attempt,
             permissions,
             quota: self.quota.clone(),
             began: self.began,
@@ -413,6 +416,7 @@ impl UserExecutionContext {
         Self {
             plugin: spec.agent.clone(),
             tool_call: None,
+            attempt: 1,
             permissions,
             quota,
             began: Instant::now(),
@@ -427,6 +431,12 @@ impl UserExecutionContext {
     pub fn began_before(self, used: Duration) -> Self {
         let began = self.began.checked_sub(used).unwrap_or(self.began);
         Self { began, ..self }
+    }
+
+    /// The same at another attempt than the first.
+    #[must_use]
+    pub fn at_attempt(self, attempt: u32) -> Self {
+        Self { attempt, ..self }
     }
 
     /// When it began, with the time that was used before and without the time that it waited.
@@ -453,10 +463,18 @@ impl UserExecutionContext {
         self.tool_call.is_some()
     }
 
-    /// In a tool: a text that is the same for each attempt at one call, and another for each call.
+    /// In a tool: a text that is the same for each attempt at one call, and another for each call, also for the same one of
+    /// another attempt at the run.
     #[must_use]
     pub fn idempotency_key(&self) -> Option<String> {
-        self.tool_call.map(|call| format!("{}:{call}", self.spec.id))
+        let (run, attempt) = (self.spec.id, self.attempt);
+        self.tool_call.map(|call| if attempt > 1 { format!("{run}:{attempt}:{call}") } else { format!("{run}:{call}") })
+    }
+
+    /// The run that a call of this one starts: the same when the call is made again in this attempt, and another in any other.
+    #[must_use]
+    pub fn child(&self, call: u64) -> RunId {
+        RunId::of_child(self.spec.id, self.attempt, call)
     }
 
     /// The right to touch this user's data.
@@ -821,6 +839,20 @@ mod tests {
         assert_eq!((ctx.is_tool(), tool.is_tool(), namesake.is_tool()), (false, true, true));
         assert_eq!(ctx.idempotency_key(), None);
         assert_eq!(tool.idempotency_key(), Some(format!("{}:7", ctx.spec().id)));
+    }
+
+    #[test]
+    fn the_same_call_of_another_attempt_has_another_key_and_another_child() {
+        let ctx = context(Permissions::none(), &Quota::default());
+        let id = ctx.spec().id;
+        assert_eq!(ctx.child(7), RunId::of_child(id, 1, 7));
+        let again = context(Permissions::none(), &Quota::default()).at_attempt(3);
+        let tool = again.tool("units".parse().expect("a name"), Permissions::none(), 7);
+        assert_eq!(tool.idempotency_key(), Some(format!("{}:3:7", again.spec().id)));
+        assert_eq!(again.child(7), RunId::of_child(again.spec().id, 3, 7));
+        let first = ctx.at_attempt(1);
+        let tool = first.tool("units".parse().expect("a name"), Permissions::none(), 7);
+        assert_eq!((tool.idempotency_key(), first.child(7)), (Some(format!("{id}:7")), RunId::of_child(id, 1, 7)));
     }
 
     #[test]

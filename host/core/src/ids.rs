@@ -197,13 +197,17 @@ impl RunId {
         Self(sequence::next())
     }
 
-    /// The run that a call of another one starts: the same whenever it is asked for, and in the order of ids a millisecond
-    /// after its parent.
+    /// The run that a call of an attempt at another one starts: the same whenever it is asked for, and in the order of ids a
+    /// millisecond after its parent. Two attempts can have calls of the same number.
     #[must_use]
-    pub fn of_child(parent: Self, call: u64) -> Self {
+    pub fn of_child(parent: Self, attempt: u32, call: u64) -> Self {
         let mut hasher = Sha256::new();
         hasher.update(b"child");
         hasher.update(parent.0.as_bytes());
+        // Ids of first attempts are older than attempts are.
+        if attempt > 1 {
+            hasher.update(attempt.to_be_bytes());
+        }
         hasher.update(call.to_be_bytes());
         let digest = hasher.finalize();
         // The first 48 bits are the time, in milliseconds; what follows is random in any id.
@@ -405,12 +409,25 @@ mod tests {
     fn a_childs_id_follows_from_its_call_and_comes_after_its_parents() {
         let parents: Vec<_> = (0..100).map(|_| RunId::generate()).collect();
         for parent in &parents {
-            let children = [1, 2, u64::MAX].map(|call| RunId::of_child(*parent, call));
-            assert_eq!(children, [1, 2, u64::MAX].map(|call| RunId::of_child(*parent, call)));
+            let children = [1, 2, u64::MAX].map(|call| RunId::of_child(*parent, 1, call));
+            assert_eq!(children, [1, 2, u64::MAX].map(|call| RunId::of_child(*parent, 1, call)));
             assert!(children.iter().all(|child| child > parent && child.to_string().parse() == Ok(*child)));
             assert!(children[0] != children[1] && children[1] != children[2]);
         }
-        assert_ne!(RunId::of_child(parents[0], 1), RunId::of_child(parents[1], 1));
+        assert_ne!(RunId::of_child(parents[0], 1, 1), RunId::of_child(parents[1], 1, 1));
+    }
+
+    #[test]
+    fn the_same_call_of_another_attempt_starts_another_child() {
+        let parent: RunId = "run_0192f0c1a2b37c3d8e4f5a6b7c8d9e0f".parse().expect("a run id");
+        let children = [1, 2, 3, 7, u32::MAX].map(|attempt| RunId::of_child(parent, attempt, 7));
+        // What it was before there were attempts.
+        assert_eq!(children[0].to_string(), "run_0192f0c1a2b47d20b045dd7dd462630e");
+        assert_eq!(children[1].to_string(), "run_0192f0c1a2b479e49c2f41e004a35813");
+        assert_eq!(children, [1, 2, 3, 7, u32::MAX].map(|attempt| RunId::of_child(parent, attempt, 7)));
+        let distinct: std::collections::BTreeSet<_> = children.into_iter().collect();
+        assert_eq!(distinct.len(), children.len(), "{children:?}");
+        assert!(children.iter().all(|child| *child > parent), "{children:?}");
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub enum Record {
         events: u64,
     },
     /// The run is executed again from its beginning: what follows is asked by another attempt, which knows nothing of what
-    /// was before. Calls are numbered on.
+    /// was before. Calls are numbered on, from the last that is recorded.
     Attempt {
         /// Which one it is; the first has no such entry.
         attempt: u32,

@@ -24,7 +24,7 @@ const DEPTH_MAX: u32 = 64;
 const LOOK_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 impl Runtime {
-    /// Starts a child of a run, as a call of it. Started again by the same call, it is the same child.
+    /// Starts a child of a run, as a call of it. Started again by the same call of the same attempt, it is the same child.
     pub(crate) async fn start_child(
         &self,
         parent: &UserExecutionContext,
@@ -35,7 +35,7 @@ impl Runtime {
     ) -> Result<RunId, SpawnError> {
         let unavailable = |why: String| SpawnError::Unavailable(why);
         let own = parent.spec();
-        let id = RunId::of_child(own.id, call);
+        let id = parent.child(call);
         let scope = parent.scope();
         // Made by the same call before, it may have ended, and executed as a new run it would do everything twice. Whoever
         // brought the parent back has brought back the child, too.
@@ -195,7 +195,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// Ends what a run that has ended has started and that has not.
+    /// Ends what a run that has ended, or an attempt at it, has started and that has not.
     pub(crate) async fn end_children(&self, scope: &Scope, parent: RunId) {
         let ended = async {
             for child in self.storage().waits().children(scope, parent).await? {

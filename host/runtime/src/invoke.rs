@@ -303,13 +303,14 @@ impl RunTask {
             services.counts.queue_wait.took(waited);
         }
         let before = back.as_ref().map(|back| back.taken).unwrap_or_default();
+        let attempt = before.earlier.attempts.saturating_add(1);
         let granted = self.patiently(|| services.grants.get(&self.scope, &spec.agent)).await;
         let permissions = granted.map(|granted| Effective::of(&about.needs, &granted.unwrap_or_default()));
         // Without an answer nothing is granted; the run is ended below.
         let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none().into(), Err(e)), |p| (p, Ok(())));
         let quota = slot.quota().clone();
         let ctx = UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone());
-        let ctx = Arc::new(ctx.began_before(Duration::from_millis(before.wall_ms)));
+        let ctx = Arc::new(ctx.at_attempt(attempt).began_before(Duration::from_millis(before.wall_ms)));
         let journal = match &back {
             None => self.runtime.journal().open(&ctx, started_at, self.context.throttled()),
             Some(back) => self.runtime.journal().go_on(&ctx, &back.run, &back.continued),
@@ -358,6 +359,8 @@ impl RunTask {
                 self.runtime.0.backoff.ended(&spec.user, spec.digest, reason, failures_max, now);
             }
         };
+        // Of an attempt before there may be some that could not be asked to stop.
+        let may_have_children = ctx.has_children() || before.earlier.attempts > 0;
         // Who asks it to stop from here on finds it waiting. Its cancel is not too late, as it is for an end.
         if let Err(stop) = &result
             && !matches!(self.stop.cause(), Some(StopCause::Cancelled(_)))
@@ -365,24 +368,22 @@ impl RunTask {
         {
             count(stop.reason);
             services.scratch.gone(spec.id).await;
-            if ctx.has_children() {
+            if may_have_children {
                 self.runtime.end_children(&self.scope, spec.id).await;
             }
             return Executed::PutAway;
         }
         let result = self.settled(result).await;
-        // One that is executed again may have had children at an attempt before.
-        let ending = match ctx.has_children() || before.earlier.attempts > 0 {
+        let ending = match may_have_children {
             true => ending.with_children_of(&self.runtime, &self.scope, spec.id).await,
             false => ending,
         };
         let end = ending.close(&services.counts, &journal, result).await;
         count(end.stop_reason);
         services.scratch.gone(spec.id).await;
-        if ctx.has_children() {
+        if may_have_children {
             self.runtime.end_children(&self.scope, spec.id).await;
         }
-        let attempt = before.earlier.attempts.saturating_add(1);
         Executed::Ended(Box::new(RunView { attempt, ..self.ended(&end) }))
     }
 

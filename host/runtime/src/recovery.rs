@@ -11,18 +11,23 @@ use cofferdam_core::{
     identity::Operator,
     run::{Durability, RunStatus, StopReason},
     storage::{StorageError, UnfinishedRun},
+    wait::WaitFor,
 };
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 
 /// How many runs are ended at once. Storage commits together what is asked for at the same time, so that a thousand
 /// runs cost some ten commits; more at once would only wait for its writer.
 const ENDED_AT_ONCE_MAX: usize = 128;
 
+/// Runs looked at in one go, of those that wait. Storage goes through all of them for each go.
+const LOOKED_AT_ONCE: u32 = 8_192;
+
 impl Runtime {
     /// Goes on with what a stopped host left behind. When this returns, every run has ended or waits for its turn.
     pub(crate) async fn recover(&self) -> Result<(), StorageError> {
         let unfinished = self.storage().unfinished_runs(Operator::host()).await?;
-        let (mut ended, mut queued, mut put_off) = (0_usize, 0_usize, Vec::new());
+        let (mut ended, mut queued) = (0_usize, 0_usize);
         let mut endings = JoinSet::new();
         for run in unfinished {
             let Some(stop) = self.stop_of(&run) else {
@@ -31,19 +36,15 @@ impl Runtime {
                 continue;
             };
             if endings.len() >= ENDED_AT_ONCE_MAX {
-                put_off.extend(endings.join_next().await.and_then(Result::ok).flatten());
+                let _ = endings.join_next().await;
             }
             let runtime = self.clone();
             endings.spawn(async move { runtime.end(run, stop).await });
             ended += 1;
         }
-        while let Some(joined) = endings.join_next().await {
-            put_off.extend(joined.ok().flatten());
-        }
-        // What an attempt has started ends with it. By now these are all in the queue, where a cancel reaches them.
-        for run in &put_off {
-            self.end_children(&Operator::host().on_behalf_of(&run.user), run.id).await;
-        }
+        while endings.join_next().await.is_some() {}
+        // By now these are all in the queue, or wait, where a cancel reaches them.
+        self.end_children_of_attempts().await?;
         // Also of those that have just ended. What these have started ends with them.
         self.end_orphans().await?;
         // Also those that wait for one that has just ended.
@@ -55,6 +56,25 @@ impl Runtime {
             tracing::info!(ended, queued, "went on with the runs that the last host had not ended");
         }
         Ok(())
+    }
+
+    /// Ends what failed attempts have started, of all runs that wait for their next one. Some have just been put off; of others
+    /// the last host was killed before it could.
+    async fn end_children_of_attempts(&self) -> Result<(), StorageError> {
+        let mut after = None;
+        loop {
+            // The pause before an attempt has an end, so these are among the runs that go on by themselves at some time.
+            let waiting = self.storage().waits().due(Operator::host(), Timestamp::MAX, after, LOOKED_AT_ONCE).await?;
+            let Some(last) = waiting.last() else { return Ok(()) };
+            after = Some(last.id);
+            for run in waiting.iter().filter(|run| run.retries.is_some()) {
+                let scope = Operator::host().on_behalf_of(&run.user);
+                let stored = self.storage().waits().waiting(&scope, run.id).await?;
+                if stored.is_some_and(|stored| matches!(stored.wait.waits_for, WaitFor::Retry { .. })) {
+                    self.end_children(&scope, run.id).await;
+                }
+            }
+        }
     }
 
     /// Why a run cannot go on; none if it has not begun and nobody wants it stopped.
@@ -82,15 +102,14 @@ impl Runtime {
         Some(Stop::new(StopReason::HostShutdown, message))
     }
 
-    /// Ends a run, or puts it off until its next attempt; gives it if it is put off.
-    async fn end(&self, run: UnfinishedRun, stop: Stop) -> Option<UnfinishedRun> {
+    /// Ends a run, or puts it off until its next attempt.
+    async fn end(&self, run: UnfinishedRun, stop: Stop) {
         let scope = Operator::host().on_behalf_of(&run.user);
         let journal = self.journal().reopen(scope.clone(), &run);
         if self.put_off_cut(&scope, &run, &journal, &stop).await {
-            return Some(run);
+            return;
         }
         let end = Ending::never_ran(run.started_at).with_children_of(self, &scope, run.id).await;
         end.close(&self.0.services.counts, &journal, Err(stop)).await;
-        None
     }
 }

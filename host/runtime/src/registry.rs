@@ -421,7 +421,9 @@ impl Registry {
         match kind {
             PluginKind::Agent => {
                 let said = guests.run(sandbox.describe_agent()).await.ok_or_else(ended)?.map_err(of_stop)?;
-                let durable = said.needs.durable;
+                // What people have answered is not to be lost with the host. But a durable run has no workspace.
+                let asks = said.needs.human && matches!(said.needs.workspace, bindings::types::Access::None);
+                let durable = said.needs.durable || asks;
                 let mut about = about(said.name, said.version, said.description, checked_needs(said.needs)?)?;
                 about.durable = durable;
                 about.input_schema = Some(schema("input-schema", said.input_schema)?);

@@ -6,6 +6,8 @@
 
 use cofferdam_core::Json;
 use serde_json::Value;
+use std::collections::HashMap;
+use tokio::sync::Semaphore;
 
 /// The largest schema, in bytes.
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
@@ -75,8 +77,35 @@ pub fn checked(text: String) -> Result<Json, SchemaError> {
 /// parts.
 const CHECKED_NODES_MAX: usize = 10_000;
 
+/// A schema with every reference in it followed may have so many values: what a check does for each value of what it checks.
+const UNROLLED_NODES_MAX: u64 = 3_000;
+/// And so many levels: a check goes as deep.
+const UNROLLED_DEPTH_MAX: usize = 96;
+/// A pattern counts as so many values, because what it is compiled into has as much memory: so there are at most 20.
+const PATTERN_NODES: u64 = 150;
+/// The memory of a compiled pattern, and of what its matching keeps, in bytes.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
+/// Values that are checked at the same time, for all users: each takes a processor, and the memory of 20 patterns.
+const CHECKS_AT_ONCE: usize = 2;
+
 /// A schema that values are checked against.
 pub struct Checker(jsonschema::Validator);
+
+/// Checks a value beside the threads of guests and sockets, on a stack of its own. The schema and the value are bounded, and so
+/// is the work.
+#[expect(clippy::disallowed_methods, reason = "it ends by itself, with or without who asked")]
+pub async fn check(schema: Json, value: Option<Json>) -> Result<(), Misfit> {
+    static CHECKS: Semaphore = Semaphore::const_new(CHECKS_AT_ONCE);
+    let failed = |why: String| Misfit { at: String::new(), why };
+    let place = CHECKS.acquire().await.map_err(|error| failed(error.to_string()))?;
+    let checked = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        let checker =
+            Checker::of(&schema).map_err(|why| failed(format!("the schema cannot be checked against: {why}")))?;
+        value.map_or(Ok(()), |value| checker.check(&value))
+    });
+    checked.await.unwrap_or_else(|error| Err(failed(error.to_string())))
+}
 
 /// A value that does not fit. `at` is a JSON pointer into it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,8 +124,11 @@ impl Checker {
     /// When it says what no schema can, as a type that there is not.
     pub fn of(schema: &Json) -> Result<Self, String> {
         let schema: Value = serde_json::from_str(schema.as_str()).map_err(|error| error.to_string())?;
+        Unrolled::default().value(&schema, &schema, 0)?;
         // Patterns are a stranger's: matching takes time in proportion to the text, whatever they are.
-        let options = jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex());
+        let patterns = jsonschema::PatternOptions::regex();
+        let patterns = patterns.size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX);
+        let options = jsonschema::options().with_pattern_options(patterns);
         options.build(&schema).map(Self).map_err(|error| shown(&error.to_string()))
     }
 
@@ -113,6 +145,76 @@ impl Checker {
         }
         self.0.validate(&value).map_err(|error| misfit(error.instance_path().to_string(), &error.to_string()))
     }
+}
+
+/// A schema as a checker goes through it: with what each reference leads to in its place. Whatever stands anywhere is taken for
+/// a schema, so what is refused here may be more than what a checker would go through, and is never less.
+#[derive(Default)]
+struct Unrolled {
+    /// How many values there are in what was looked at, and how many levels, by its place in memory.
+    seen: HashMap<*const Value, (u64, usize)>,
+}
+
+impl Unrolled {
+    /// How many values and levels there are.
+    fn value(&mut self, root: &Value, value: &Value, depth: usize) -> Result<(u64, usize), String> {
+        let place: *const Value = value;
+        let known = self.seen.get(&place).copied();
+        if depth + known.map_or(1, |(_, levels)| levels) > UNROLLED_DEPTH_MAX {
+            return Err(format!(
+                "with its references followed it has more than {UNROLLED_DEPTH_MAX} levels, or refers to itself; write a schema without cycles"
+            ));
+        }
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let (mut nodes, mut levels) = (1_u64, 1);
+        let mut add = |(more, deeper): (u64, usize)| {
+            nodes = nodes.saturating_add(more);
+            levels = levels.max(deeper.saturating_add(1));
+        };
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    match (name.as_str(), member) {
+                        ("$ref", Value::String(to)) => add(self.value(root, target(root, to)?, depth + 1)?),
+                        ("$dynamicRef" | "$recursiveRef" | "unevaluatedItems" | "unevaluatedProperties", _) => {
+                            return Err(format!("it has {name:?}; leave that out"));
+                        }
+                        ("$id" | "id", Value::String(_)) if depth > 0 => {
+                            return Err(format!("a part of it has {name:?}; leave that out"));
+                        }
+                        ("pattern", Value::String(_)) => add((PATTERN_NODES, 1)),
+                        ("patternProperties", Value::Object(patterns)) => {
+                            add((PATTERN_NODES.saturating_mul(patterns.len() as u64), 1));
+                            add(self.value(root, member, depth + 1)?);
+                        }
+                        _ => add(self.value(root, member, depth + 1)?),
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for item in items {
+                    add(self.value(root, item, depth + 1)?);
+                }
+            }
+            _ => {}
+        }
+        if nodes > UNROLLED_NODES_MAX {
+            return Err(format!(
+                "with its references followed it has more than {UNROLLED_NODES_MAX} values, of which a pattern counts as {PATTERN_NODES}; make it simpler"
+            ));
+        }
+        self.seen.insert(place, (nodes, levels));
+        Ok((nodes, levels))
+    }
+}
+
+/// What a reference within a schema leads to.
+fn target<'a>(root: &'a Value, to: &str) -> Result<&'a Value, String> {
+    let pointer = to.strip_prefix('#').filter(|pointer| !pointer.contains('%'));
+    let found = pointer.filter(|pointer| pointer.is_empty() || pointer.starts_with('/')).and_then(|p| root.pointer(p));
+    found.ok_or_else(|| format!("it refers to {:?}; refer to a part of it, as in \"#/$defs/NAME\"", shown(to)))
 }
 
 fn nodes(value: &Value) -> usize {
@@ -268,6 +370,40 @@ mod tests {
         assert_eq!(check("{}").expect_err("nothing").at, "");
         let long = format!(r#"{{"n":[{}]}}"#, vec!["1"; CHECKED_NODES_MAX].join(","));
         assert!(check(&long).expect_err("too many").why.contains("more than"));
+        let refused = |text: &str| {
+            Checker::of(&checked(text.into()).expect("bounded")).err().unwrap_or_else(|| panic!("taken: {text}"))
+        };
+        // Small to send, and endless to follow: cycles, long ways, many ways.
+        let chain = |links: usize, link: &dyn Fn(usize) -> String| {
+            let links: Vec<_> = (0..links).map(|n| format!(r#""a{n}":{}"#, link(n))).collect();
+            format!(r##"{{"$defs":{{{}}},"$ref":"#/$defs/a0"}}"##, links.join(","))
+        };
+        let next = |n: usize| format!(r##"{{"$ref":"#/$defs/a{}"}}"##, n + 1);
+        assert!(
+            refused(&chain(160, &|n| if n < 159 { next(n) } else { r##"{"items":{"$ref":"#/$defs/a0"}}"##.into() }))
+                .contains("levels")
+        );
+        let twice = |n: usize| if n < 23 { format!(r#"{{"anyOf":[{0},{0}]}}"#, next(n)) } else { "true".into() };
+        assert!(refused(&chain(24, &twice)).contains("values"));
+        assert!(refused(r##"{"properties":{"left":{"$ref":"#"}}}"##).contains("refers to itself"));
+        let patterns = vec![r#"{"pattern":"a"}"#; 21].join(",");
+        assert!(refused(&format!(r#"{{"anyOf":[{patterns}]}}"#)).contains("pattern"));
+        for text in [
+            r#"{"pattern":"^([\\w-]{600}){600}$"}"#,
+            r##"{"$dynamicRef":"#x"}"##,
+            r#"{"unevaluatedItems":false}"#,
+            r##"{"$ref":"#x","$defs":{"a":{"$anchor":"x"}}}"##,
+            r#"{"$defs":{"a":{"$id":"x"}}}"#,
+        ] {
+            refused(text);
+        }
+        // What a type with parts comes to is not near it.
+        let part =
+            r##"{"type":"object","properties":{"a":{"type":"string","pattern":"^x"},"b":{"$ref":"#/$defs/c"}}}"##;
+        let usual = format!(
+            r##"{{"properties":{{"x":{{"$ref":"#/$defs/p"}},"y":{{"$ref":"#/$defs/p"}}}},"$defs":{{"p":{part},"c":{{"enum":[1,2]}}}}}}"##
+        );
+        assert!(Checker::of(&checked(usual).expect("bounded")).is_ok());
         // Neither a type that there is not nor a pattern that would take for ever.
         assert!(Checker::of(&checked(r#"{"type":"nothing"}"#.into()).expect("bounded")).is_err());
         let slow = Checker::of(&checked(r#"{"pattern":"^(a+)+$"}"#.into()).expect("bounded")).expect("a pattern");

@@ -10,7 +10,7 @@ use crate::{
     invoke::{Ending, RunTask},
     runtime::{Inner, Runtime},
     sandbox::{Stop, Waits},
-    schema::{Checker, Misfit},
+    schema::{self, Misfit},
 };
 use cofferdam_core::{
     Json, UserExecutionContext,
@@ -138,7 +138,7 @@ impl Runtime {
         if answer.is_some() {
             return Err(AnswerError::Already);
         }
-        let value = check(schema, value).await.map_err(AnswerError::Misfit)?;
+        schema::check(schema, Some(value.clone())).await.map_err(AnswerError::Misfit)?;
         let answer = Answer { by: by.clone(), at: clock::now(), value };
         match self.storage().waits().answer(scope, id, wait.call, &answer).await? {
             Answered::Taken => {}
@@ -268,16 +268,6 @@ fn stop_of_waiting(run: &UnfinishedRun, agent_is_here: bool) -> Option<Stop> {
     }
 }
 
-/// Checks an answer beside the threads that serve others: both the schema and the answer are bounded, and so is the work.
-#[expect(clippy::disallowed_methods, reason = "it ends by itself, with or without who asked")]
-async fn check(schema: Json, value: Json) -> Result<Json, Misfit> {
-    let checked = tokio::task::spawn_blocking(move || {
-        let checker = Checker::of(&schema).map_err(|why| Misfit { at: String::new(), why })?;
-        checker.check(&value).map(|()| value)
-    });
-    checked.await.unwrap_or_else(|error| Err(Misfit { at: String::new(), why: error.to_string() }))
-}
-
 impl RunTask {
     /// What the journal knows of a run that goes on.
     pub async fn back(&self, run: &UnfinishedRun) -> Result<Back, NotBack> {
@@ -289,7 +279,18 @@ impl RunTask {
             after = last.number;
             chunks.iter().try_for_each(|chunk| continued.take(chunk))?;
         }
-        let told = storage.waits().waiting(&self.scope, run.id).await?;
+        let mut told = storage.waits().waiting(&self.scope, run.id).await?;
+        let is_unanswered = |stored: &StoredWait| stored.answer.is_none() && stored.wait.waits_for.schema().is_some();
+        if told
+            .as_ref()
+            .is_some_and(|stored| is_unanswered(stored) && stored.wait.until.is_some_and(|at| at <= clock::now()))
+        {
+            // An answer that came in time may still be on its way to the disk. A write that changes nothing, of a call that
+            // there is not, comes after it.
+            let none = Answer { by: KeyId::generate(), at: clock::now(), value: Json::empty_object() };
+            storage.waits().answer(&self.scope, run.id, 0, &none).await?;
+            told = storage.waits().waiting(&self.scope, run.id).await?;
+        }
         let taken = told.as_ref().map(|stored| stored.wait.taken).unwrap_or_default();
         continued.at_attempt(taken.earlier.attempts.saturating_add(1));
         if let Some(why) = continued.incomplete() {

@@ -5,6 +5,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -424,7 +425,12 @@ fn mistakes_in_a_python_project_are_told_with_their_place() {
             ("pyproject.toml", "dependencies = []", "dependencies = [\"../x\"]", &["is not a package of an index"]),
         ],
     );
+    // Modules of the project that are called like the tool's own never run outside of the sandbox.
+    for name in ["componentize_py.py", "sitecustomize.py"] {
+        fs::write(project.join(name), "open('ran', 'w')\nraise SystemExit(1)\n").expect("written");
+    }
     succeeds(&cofferdam(&project, &["build"]));
+    assert!(!project.join("ran").exists());
 }
 
 #[test]
@@ -454,6 +460,62 @@ fn mistakes_in_a_javascript_project_are_told_with_their_place() {
         ],
     );
     succeeds(&cofferdam(&project, &["build"]));
+}
+
+/// What somebody else's project may be made of, so that a build or a test reads or writes outside of it, or has no end.
+#[test]
+fn a_hostile_project_leads_nowhere_outside_of_itself() {
+    let (dir, project) = new("javascript", "basic");
+    let victim = dir.path().join("victim");
+    fs::create_dir(&victim).expect("made");
+    let precious = victim.join("precious.js");
+    fs::write(&precious, "mine").expect("written");
+
+    // A link among the build's own files is removed, and what it leads to is left alone.
+    let link = project.join(".cofferdam/wit/x");
+    symlink(&victim, &link).expect("linked");
+    build(&project);
+    assert!(fs::symlink_metadata(&link).is_err());
+    let own = project.join(".cofferdam");
+    for part in [own.join("build"), own.join("sdk/javascript"), own] {
+        fs::remove_dir_all(&part).expect("removed");
+        symlink(&victim, &part).expect("linked");
+        fails(&cofferdam(&project, &["build"]), 1, &["is a symbolic link", "remove the link"]);
+        fs::remove_file(&part).expect("removed");
+    }
+
+    // Files are called after a project.
+    let manifest = project.join("package.json");
+    let whole = fs::read_to_string(&manifest).expect("a manifest");
+    let name = project.file_name().and_then(|name| name.to_str()).expect("a name");
+    for bad in ["../victim/x", "/tmp/x", "@me/../x"] {
+        fs::write(&manifest, whole.replace(name, bad)).expect("written");
+        fails(
+            &cofferdam(&project, &["build"]),
+            1,
+            &["package.json: ", "cannot be a project's name", "a-z, 0-9 and '-'"],
+        );
+    }
+    fs::write(&manifest, whole).expect("written");
+
+    let agent = project.join("src/agent.js");
+    let code = fs::read_to_string(&agent).expect("the code");
+    let from = json!(precious);
+    fs::write(&agent, format!("import x from {from};\n{code}\nglobalThis.x = x;\n")).expect("written");
+    fails(&cofferdam(&project, &["build"]), 1, &["src/agent.js:1:", "outside of the project", "next: "]);
+    fs::remove_file(&agent).expect("removed");
+    symlink(&precious, &agent).expect("linked");
+    fails(&cofferdam(&project, &["build"]), 1, &["package.json: ", "src/agent.js", "leads out of the project"]);
+
+    let case = project.join("tests/a.json");
+    symlink("/dev/zero", &case).expect("linked");
+    fails(&cofferdam(&project, &["test"]), 2, &["a.json is not a regular file"]);
+    fs::remove_file(&case).expect("removed");
+    assert!(Command::new("mkfifo").arg(&case).status().expect("run").success());
+    fails(&cofferdam(&project, &["test"]), 2, &["a.json is not a regular file"]);
+
+    assert_eq!(fs::read_to_string(&precious).expect("there"), "mine");
+    assert_eq!(fs::read_dir(&victim).expect("a folder").count(), 1);
 }
 
 #[test]

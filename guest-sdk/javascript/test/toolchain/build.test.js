@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
@@ -40,6 +40,11 @@ function build(files, said = {}) {
     mkdirSync(path.join(project, ".cofferdam/sdk"), { recursive: true });
     cpSync(sdk, path.join(project, ".cofferdam/sdk/javascript"), { recursive: true });
   }
+  return again(project);
+}
+
+/** Builds a project that is there. */
+function again(project) {
   const wit = path.join(sdk, "../../wit/agent.wit");
   const args = ["--project", project, "--sdk", sdk, "--wit", wit, "--toolchain", toolchain];
   const { status, stdout, stderr } = spawnSync(process.execPath, [path.join(sdk, "toolchain/build.mjs"), ...args], { encoding: "utf8" });
@@ -138,6 +143,9 @@ test("what is wrong with package.json is told", () => {
     [{ cofferdam: { world: "agent" } }, /which module/u],
     [{ cofferdam: { world: "agent", main: "src/none.js" } }, /not there: src\/none\.js/u],
     [{ cofferdam: { world: "agent", main: "../agent.js" } }, /out of the project/u],
+    [{ name: "../../x" }, /cannot be a project's name/u],
+    [{ name: "/tmp/x" }, /cannot be a project's name/u],
+    [{ name: "@me/../x" }, /cannot be a project's name/u],
   ]) {
     const { status, told } = build({ "src/agent.js": AGENT }, said);
     assert.equal(status, 1);
@@ -145,6 +153,39 @@ test("what is wrong with package.json is told", () => {
     assert.match(told.errors[0].text, text);
     assert.ok(told.errors[0].next.length > 0);
   }
+});
+
+test("nothing outside of the project is read into it, or written", () => {
+  const outside = path.join(folder, "outside");
+  mkdirSync(outside);
+  writeFileSync(path.join(outside, "x.json"), "{}");
+  for (const name of [path.join(outside, "x.json"), "../../outside/x.json", "linked/x.json"]) {
+    const { project } = build({ "src/agent.js": AGENT, "node_modules/.keep": "" });
+    symlinkSync(outside, path.join(project, "node_modules/linked"));
+    writeFileSync(path.join(project, "src/agent.js"), `${AGENT}import x from ${JSON.stringify(name)};\nglobalThis.x = x;\n`);
+    const { status, told } = again(project);
+    assert.equal(status, 1);
+    const [{ file, line, text }] = told.errors;
+    assert.deepEqual([file, line], ["src/agent.js", 3]);
+    assert.match(text, /outside of the project: .*x\.json/u);
+  }
+
+  const { project } = build({ "src/agent.js": AGENT });
+  const precious = path.join(outside, "precious.js");
+  writeFileSync(precious, AGENT);
+  rmSync(path.join(project, ".cofferdam/build/hello.js"));
+  for (const name of ["hello.js", "hello.wasm.new"]) symlinkSync(precious, path.join(project, ".cofferdam/build", name));
+  assert.equal(again(project).status, 0);
+  assert.equal(readFileSync(precious, "utf8"), AGENT);
+  rmSync(path.join(project, "src/agent.js"));
+  symlinkSync(precious, path.join(project, "src/agent.js"));
+  assert.match(again(project).told.errors[0].text, /leads out of the project/u);
+
+  const written = { incremental: true, tsBuildInfoFile: path.join(outside, "info"), generateTrace: path.join(outside, "trace") };
+  const config = { ...JSON.parse(TYPES["tsconfig.json"]), compilerOptions: written };
+  const typed = build({ "src/agent.js": AGENT, "tsconfig.json": JSON.stringify(config) });
+  assert.equal(typed.status, 0, JSON.stringify(typed.told));
+  assert.ok(!existsSync(written.tsBuildInfoFile) && !existsSync(written.generateTrace));
 });
 
 test("the types are what they are said to be", () => {

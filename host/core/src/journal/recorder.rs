@@ -444,7 +444,8 @@ fn keep(log: &mut MutexGuard<'_, Log>, record: impl FnOnce(&mut Calls) -> Record
         return calls.made;
     };
     unsaved.bytes += too_much.map_or(0, |why| calls.give_up(why));
-    // What is not kept has a number of its own all the same: a child's id and a tool's idempotency key follow from it.
+    // What is not kept has a number of its own all the same: a child's id and a tool's idempotency key follow from it. It is
+    // its own within the attempt only, because the next one begins behind what is kept.
     calls.made += 1;
     calls.made
 }

@@ -282,6 +282,13 @@ async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Stora
     assert_eq!(oldest().await, [(ida.user().clone(), at(1_000_018))]);
     let all = storage.oldest_finishes(operator, None, 100).await.expect("reads");
     assert!(all.is_sorted() && all.iter().any(|(user, _)| user == ida.user()), "{all:?}");
+    // What a live run has started stays with it.
+    let child = insert(storage, RunSpec { parent: Some(live.id), ..spec("ida") }).await;
+    storage.finish(&ida, batch(child.id, [ended(child.id, 1)]), completed("1")).await.expect("finishes");
+    let none = History { runs: 0, bytes: 0 };
+    storage.prune(operator, ida.user(), none).await.expect("prunes");
+    storage.prune_before(operator, ida.user(), crate::clock::now()).await.expect("prunes");
+    assert_eq!(left().await, [child.id]);
     storage.finish(&ida, batch(live.id, [ended(live.id, 1)]), completed("1")).await.expect("the live run ends");
 }
 

@@ -228,6 +228,12 @@ impl MemoryStorage {
 }
 
 impl Tables {
+    /// Whether a run has finished, and so has the one that started it, which may ask what became of it.
+    fn may_go(&self, run: &Run) -> bool {
+        let is_over = |run: &Run| run.finished_at().is_some();
+        is_over(run) && run.spec.parent.and_then(|parent| self.runs.get(parent)).is_none_or(is_over)
+    }
+
     /// Removes a finished run.
     fn remove(&mut self, id: RunId) {
         let Some(run) = self.runs.remove(id) else { return };
@@ -524,7 +530,7 @@ impl Storage for MemoryStorage {
     async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Result<()> {
         let mut have = self.history(&operator.on_behalf_of(user)).await?;
         let mut tables = self.tables();
-        let finished = tables.runs.values().filter(|run| run.spec.user == *user && run.finished_at().is_some());
+        let finished = tables.runs.values().filter(|run| run.spec.user == *user && tables.may_go(run));
         let mut gone = Vec::new();
         for run in finished.take(PRUNED_AT_ONCE_MAX as usize) {
             if have.runs <= keep.runs && have.bytes <= keep.bytes {
@@ -539,7 +545,7 @@ impl Storage for MemoryStorage {
 
     async fn prune_before(&self, _operator: Operator, user: &UserId, before: Timestamp) -> Result<()> {
         let mut tables = self.tables();
-        let finished = tables.runs.values().filter(|run| run.spec.user == *user);
+        let finished = tables.runs.values().filter(|run| run.spec.user == *user && tables.may_go(run));
         let finished =
             finished.filter_map(|run| Some((run.spec.id, run.finished_at()?))).take(PRUNED_AT_ONCE_MAX as usize);
         let old: Vec<_> = finished.filter(|(_, at)| *at < before).map(|(id, _)| id).collect();
@@ -724,7 +730,10 @@ impl Waits for MemoryStorage {
         Ok(match &stored.answer {
             Some(stands) if stands == answer => Answered::Taken,
             Some(_) => Answered::Already,
-            None if !*waits => Answered::NotWaiting,
+            // One that comes when its question has expired is none.
+            None if !*waits || stored.wait.until.is_some_and(|until| until <= crate::clock::now()) => {
+                Answered::NotWaiting
+            }
             None => {
                 stored.answer = Some(answer.clone());
                 Answered::Taken

@@ -120,7 +120,7 @@ async fn spawn(
     Ok(Ok(child))
 }
 
-/// Starts a child, once: its id follows from its parent and the call. Says under which number the call is recorded.
+/// Starts a child, once: its id follows from its parent, the attempt and the call. Says under which number the call is recorded.
 async fn started(
     guest: &mut Guest,
     before: Option<u64>,
@@ -195,7 +195,7 @@ async fn within_tree(guest: &mut Guest, before: Option<u64>) -> wasmtime::Result
     let (runtime, ctx) = (guest.services.runtime()?, guest.ctx.clone());
     if let Some(call) = before {
         let (storage, scope) = (guest.services.storage.clone(), ctx.scope());
-        let child = RunId::of_child(ctx.spec().id, call);
+        let child = ctx.child(call);
         let made = guest.beside(async move { storage.run(&scope, child).await }).await?;
         if made.map_err(HostFailure::storage)?.is_some() {
             return Ok(ctx.take_child().map(drop).map_err(|spent| SpawnError::TooMany(spent.to_string())));
@@ -252,13 +252,26 @@ async fn end_of(guest: &mut Guest, run: RunId) -> wasmtime::Result<ChildEnd> {
     let scope = guest.ctx.scope();
     let grace = if before.is_none() { SHORT_WAIT } else { Duration::ZERO };
     let ended = guest.beside(async move {
-        let Some(ended) = runtime.ended_within(&scope, run, grace).await? else { return Ok(None) };
+        let Some(ended) = runtime.ended_within(&scope, run, grace).await? else {
+            return Ok(if runtime.storage().run(&scope, run).await?.is_none() {
+                Awaited::Gone
+            } else {
+                Awaited::Lives
+            });
+        };
         let fuel = runtime.fuel_of_family(&scope, &ended).await?;
-        Ok::<_, StorageError>(Some((ended, fuel)))
+        Ok::<_, StorageError>(Awaited::Ended(Box::new(ended), fuel))
     });
-    if let Some((ended, fuel)) = ended.await?.map_err(HostFailure::storage)? {
-        let end = ChildEnd { fuel, result: result_of(ended) };
-        return Ok(guest.refused(before, asked(), end).await);
+    match ended.await?.map_err(HostFailure::storage)? {
+        Awaited::Lives => {}
+        Awaited::Ended(ended, fuel) => {
+            let end = ChildEnd { fuel, result: result_of(*ended) };
+            return Ok(guest.refused(before, asked(), end).await);
+        }
+        Awaited::Gone => {
+            let why = "the child's run is not on this host any more, so nobody can say what became of it";
+            return Ok(guest.refused(before, asked(), not(WaitError::Unavailable(why.into()))).await);
+        }
     }
     let stored = before.and_then(|call| guest.told_of(call)).cloned();
     if stored.as_ref().and_then(|stored| stored.wait.until).is_some_and(|until| until <= clock::now()) {
@@ -278,6 +291,15 @@ async fn end_of(guest: &mut Guest, run: RunId) -> wasmtime::Result<ChildEnd> {
     let call = before.or_else(|| guest.recorder.as_ref().map(|recorder| recorder.started(asked(), None)));
     let until = stored.and_then(|stored| stored.wait.until).unwrap_or_else(|| guest.within_wait(u64::MAX));
     Err(guest.put_away(call.unwrap_or_default(), WaitFor::Child { run_id: run }, Some(until)).await)
+}
+
+/// What is known of a child that is waited for.
+enum Awaited {
+    Lives,
+    /// With the fuel that it took, together with all that it started.
+    Ended(Box<RunView>, u64),
+    /// Its run was removed.
+    Gone,
 }
 
 fn result_of(run: RunView) -> Result<String, ChildError> {

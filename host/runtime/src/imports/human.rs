@@ -21,7 +21,7 @@ struct Checked {
 }
 
 impl Guest {
-    fn checked(&self, question: Question) -> Result<Checked, AskError> {
+    async fn checked(&mut self, question: Question) -> Result<Checked, AskError> {
         self.ctx.may_call_host().map_err(|spent| AskError::Exhausted(spent.to_string()))?;
         self.ctx.authorize(Effect::Human).map_err(|denied| AskError::Denied(denied.to_string()))?;
         if let Some(why) = self.cannot_wait() {
@@ -33,18 +33,13 @@ impl Guest {
             return Err(AskError::Invalid(why));
         }
         let schema = schema::checked(schema).map_err(|error| AskError::Invalid(format!("the schema {error}")))?;
-        let checker = schema::Checker::of(&schema)
-            .map_err(|why| AskError::Invalid(format!("the schema cannot be checked against: {why}")))?;
         let default = default
-            .map(|default| {
-                let default =
-                    Json::parse(default).map_err(|error| AskError::Invalid(format!("the default is {error}")))?;
-                checker
-                    .check(&default)
-                    .map_err(|misfit| AskError::Invalid(format!("the default does not fit: {misfit}")))?;
-                Ok(default)
-            })
+            .map(|default| Json::parse(default).map_err(|error| AskError::Invalid(format!("the default is {error}"))))
             .transpose()?;
+        let subject = if default.is_some() { "the default does not fit" } else { "the schema" };
+        schema::check(schema.clone(), default.clone())
+            .await
+            .map_err(|misfit| AskError::Invalid(format!("{subject}: {misfit}")))?;
         let max = self.ctx.quota().wait_ms;
         let ms = expires_ms.unwrap_or(max);
         if !(1..=max).contains(&ms) {
@@ -88,7 +83,7 @@ impl Host for Guest {
             return Err(self.put_away(stored.wait.call, stored.wait.waits_for, stored.wait.until).await);
         }
         let asked = asked();
-        let checked = match self.checked(question) {
+        let checked = match self.checked(question).await {
             Ok(checked) => self.waits_left().await?.map(|()| checked).map_err(|max| {
                 AskError::Exhausted(format!(
                     "{max} runs of this user wait, which is as many as may; answer or cancel some (GET /v1/runs?status=waiting)"

@@ -123,7 +123,7 @@ fn of_python() -> Vec<Check> {
     let install =
         "install Python 3.10 or newer with its modules venv and pip (Debian: apt install python3 python3-venv)";
     let mut checks = vec![program("python", "python3", |version| numbers(version) >= (3, 10), install)];
-    let venv = Command::new("python3").args(["-c", "import venv, ensurepip"]).output();
+    let venv = Command::new("python3").args([python::ISOLATED, "-c", "import venv, ensurepip"]).output();
     let venv = venv.is_ok_and(|venv| venv.status.success());
     checks.push(Check {
         part: "python",

@@ -114,6 +114,8 @@ impl Project {
                 Language::JavaScript => of_javascript(&text, &manifest)?,
             };
             if let Some((name, source)) = found {
+                // Files are called after it.
+                checked_name(&name).map_err(|error| anyhow::anyhow!("{}: {error}", manifest.display()))?;
                 return Ok(Self { dir, name, source });
             }
         }
@@ -161,7 +163,7 @@ struct CargoPackage {
 fn of_rust(text: &str, manifest: &Path) -> anyhow::Result<(String, Source)> {
     let read: CargoToml = toml::from_str(text).map_err(|error| misread(manifest, text, &error))?;
     // Cargo says best what a manifest without a package is.
-    let name = read.package.map_or_else(|| "agent".to_owned(), |package| package.name.replace('_', "-"));
+    let name = read.package.map_or_else(|| "agent".to_owned(), |package| package.name.replace('_', "-").to_lowercase());
     Ok((name, Source::Rust))
 }
 
@@ -236,9 +238,18 @@ fn of_javascript(text: &str, manifest: &Path) -> anyhow::Result<Option<(String, 
         "{}: cofferdam.main is {main:?}, which is not a file inside the project: write \"src/agent.js\"",
         manifest.display()
     );
+    // What is not there is told by the SDK's own build.
+    let outside = manifest.parent().zip(manifest.with_file_name(&main).canonicalize().ok());
+    let outside = outside.is_some_and(|(project, file)| !file.starts_with(project));
+    ensure!(
+        !outside,
+        "{}: cofferdam.main is {main:?}, which a symbolic link leads out of the project: write the file itself there",
+        manifest.display()
+    );
     let name = read.name.unwrap_or_else(|| "agent".to_owned());
     // A scope is whose it is, not what it is.
-    let name = name.rsplit('/').next().unwrap_or_default().replace(['_', '.'], "-").to_lowercase();
+    let own = name.strip_prefix('@').and_then(|scoped| scoped.split_once('/')).map_or(name.as_str(), |(_, own)| own);
+    let name = own.replace(['_', '.'], "-").to_lowercase();
     Ok(Some((name, Source::JavaScript)))
 }
 
@@ -299,10 +310,34 @@ mod tests {
             ("pyproject.toml", "[tool.cofferdam]\nworld = \"agent\"\nmodule = \"../x\"\n", "no name of a module"),
             ("package.json", "{\n \"cofferdam\": {\"world\": \"agent\"}}", "package.json:2: missing field `main`"),
             ("package.json", r#"{"cofferdam":{"world":"agent","main":"../x.js"}}"#, "not a file inside the project"),
+            ("Cargo.toml", "[package]\nname = \"../x\"\n", "Cargo.toml: \"../x\" cannot be a project's name"),
+            (
+                "pyproject.toml",
+                "[project]\nname = \"/tmp/x\"\n[tool.cofferdam]\nworld = \"agent\"\nmodule = \"agent\"\n",
+                "pyproject.toml: \"/tmp/x\" cannot be a project's name",
+            ),
+            (
+                "package.json",
+                r#"{"name":"@a/../../x","cofferdam":{"world":"agent","main":"x.js"}}"#,
+                "package.json: \"--/--/x\" cannot be a project's name",
+            ),
         ] {
             let refusal = project(&[(name, text)]).expect_err(text);
             assert!(refusal.contains(says), "{text}: {refusal}");
         }
+    }
+
+    #[test]
+    fn a_main_that_a_link_leads_out_of_the_project_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = r#"{"name":"x","cofferdam":{"world":"agent","main":"agent.js"}}"#;
+        fs::write(dir.path().join("package.json"), text).expect("written");
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("agent.js")).expect("linked");
+        let refusal = Project::at(dir.path()).expect_err("outside").to_string();
+        assert!(refusal.contains("leads out of the project"), "{refusal}");
+        fs::remove_file(dir.path().join("agent.js")).expect("removed");
+        fs::write(dir.path().join("agent.js"), "").expect("written");
+        assert!(Project::at(dir.path()).is_ok());
     }
 
     #[test]

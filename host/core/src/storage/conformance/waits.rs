@@ -33,6 +33,9 @@ fn ids(runs: &[UnfinishedRun]) -> Vec<RunId> {
     runs.iter().map(|run| run.id).collect()
 }
 
+/// A time that is not over while this is tested.
+const FAR: i64 = 9_000_000_000_000_000;
+
 pub(super) async fn check(storage: &dyn Storage) {
     let (operator, wanda, other) = (Operator::host(), scope("wanda"), scope("other"));
     let own = storage.waits();
@@ -43,7 +46,7 @@ pub(super) async fn check(storage: &dyn Storage) {
     assert_eq!(own.waiting(&wanda, asks.id).await.expect("reads"), None);
     assert_eq!(own.answer(&wanda, asks.id, 3, &answer("true", "key_1")).await.expect("keeps"), Answered::NotWaiting);
 
-    let (question, time) = (wait(3, human(), Some(100)), wait(1, WaitFor::Time, Some(50)));
+    let (question, time) = (wait(3, human(), Some(FAR)), wait(1, WaitFor::Time, Some(50)));
     let for_child = wait(2, WaitFor::Child { run_id: child.id }, None);
     waits(storage, &asks, 1, &question).await;
     waits(storage, &sleeps, 1, &time).await;
@@ -77,12 +80,18 @@ pub(super) async fn check(storage: &dyn Storage) {
     for (now, after, limit, due) in [
         (49, None, 9, vec![]),
         (50, None, 9, vec![sleeps.id]),
-        (100, None, 9, vec![asks.id, sleeps.id]),
-        (100, None, 1, vec![asks.id]),
-        (100, Some(asks.id), 9, vec![sleeps.id]),
+        (FAR, None, 9, vec![asks.id, sleeps.id]),
+        (FAR, None, 1, vec![asks.id]),
+        (FAR, Some(asks.id), 9, vec![sleeps.id]),
     ] {
         assert_eq!(ids(&own.due(operator, at(now), after, limit).await.expect("lists")), due, "at {now}");
     }
+
+    // An answer comes too late for a question that has expired, though nobody has noticed yet.
+    let late = insert(storage, spec("wanda")).await;
+    waits(storage, &late, 1, &wait(1, human(), Some(100))).await;
+    assert_eq!(own.answer(&wanda, late.id, 1, &answer("true", "key_1")).await.expect("keeps"), Answered::NotWaiting);
+    storage.finish(&wanda, batch(late.id, [ended(late.id, 2)]), completed("1")).await.expect("finishes");
 
     // The first answer to its own question stands, also when it is written again.
     let first = answer("true", "key_1");
@@ -113,7 +122,7 @@ pub(super) async fn check(storage: &dyn Storage) {
     let running = RunView { status: RunStatus::Running, wait: None, ..expected };
     assert_run(storage, &wanda, &running).await;
     assert_eq!(ids(&own.told(operator).await.expect("lists")), [parent.id]);
-    assert_eq!(ids(&own.due(operator, at(100), None, 9).await.expect("lists")), [sleeps.id]);
+    assert_eq!(ids(&own.due(operator, at(FAR), None, 9).await.expect("lists")), [sleeps.id]);
     assert!(own.waiting(&wanda, asks.id).await.expect("reads").is_some_and(|stored| stored.answer.is_some()));
     assert_eq!(own.answer(&wanda, asks.id, 3, &answer("1", "key_3")).await.expect("keeps"), Answered::Already);
     waits(storage, &asks, 2, &wait(9, human(), None)).await;

@@ -18,6 +18,10 @@ use std::{
 /// The version that the SDK was tried with.
 const COMPONENTIZE_PY: &str = "0.25.1";
 
+/// Every Python is started with it: without it, modules of the folder that one is in come before Python's own, and that folder
+/// may be anybody's project.
+pub(in crate::cli) const ISOLATED: &str = "-I";
+
 /// Starts the tool by Python itself: the script that pip installs has the path of the folder in it that it was made in.
 const START: &str =
     "import sys; from componentize_py import script; sys.argv[0] = 'componentize-py'; sys.exit(script())";
@@ -83,6 +87,7 @@ pub(super) fn component(project: &Project, code: &Code) -> anyhow::Result<PathBu
 
     let mut tool = Command::new(toolchain.join("bin/python"));
     tool.args([
+        ISOLATED,
         "-c",
         START,
         "-q",
@@ -106,7 +111,8 @@ pub(super) fn component(project: &Project, code: &Code) -> anyhow::Result<PathBu
     }
     // CPython's C library imports sockets, which no agent has.
     let mut seal = Command::new(toolchain.join("bin/python"));
-    seal.arg(project.dir.join(kit::FOLDER).join("sdk/python/tools/without_sockets.py")).arg(&arriving).arg(&sealed);
+    let script = project.dir.join(kit::FOLDER).join("sdk/python/tools/without_sockets.py");
+    seal.arg(ISOLATED).arg(script).arg(&arriving).arg(&sealed);
     toolchain::step("the step that takes sockets out", &mut seal, "run `cofferdam doctor --lang python`")?;
     fs::remove_file(&arriving).with_context(|| format!("cannot remove {}", arriving.display()))?;
     fs::rename(&sealed, &component).with_context(|| format!("cannot put {} in place", component.display()))?;
@@ -135,10 +141,11 @@ pub(in crate::cli) fn toolchain_name() -> String {
 
 /// Installs the toolchain into an empty folder.
 fn install(folder: &Path) -> anyhow::Result<()> {
-    toolchain::step("python3", Command::new("python3").args(["-m", "venv"]).arg(folder), INSTALL_PYTHON)?;
+    let mut venv = Command::new("python3");
+    toolchain::step("python3", venv.args([ISOLATED, "-m", "venv"]).arg(folder), INSTALL_PYTHON)?;
     let mut pip = Command::new(folder.join("bin/python"));
     let package = format!("componentize-py=={COMPONENTIZE_PY}");
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", &package]);
+    pip.args([ISOLATED, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", &package]);
     toolchain::step("pip", &mut pip, "see that pip reaches its package index, then run `cofferdam build` again")
 }
 
@@ -217,7 +224,9 @@ fn packages(toolchain: &Path, project: &Path, build: &Path, dependencies: &[Stri
 
 fn pip(toolchain: &Path) -> Command {
     let mut pip = Command::new(toolchain.join("bin/python"));
-    pip.args(["-m", "pip", "--disable-pip-version-check", "--isolated", "install", "-q"]);
+    // Where no file of a project is taken for the package that is called like it.
+    pip.current_dir(toolchain);
+    pip.args([ISOLATED, "-m", "pip", "--disable-pip-version-check", "--isolated", "install", "-q"]);
     pip
 }
 
@@ -225,8 +234,9 @@ fn pip(toolchain: &Path) -> Command {
 fn locked(toolchain: &Path, project: &Path, build: &Path, wanted: &[&str]) -> anyhow::Result<String> {
     let file = project.join(LOCK);
     let first = format!("# from: {}", super::digest(wanted.join("\n").as_bytes()));
-    let there = fs::read_to_string(&file).unwrap_or_default();
-    if there.lines().next() == Some(first.as_str()) {
+    let there = if file.is_file() { fs::read_to_string(&file).unwrap_or_default() } else { String::new() };
+    let mut lines = there.lines();
+    if lines.next() == Some(first.as_str()) && lines.all(is_locked) {
         return Ok(there);
     }
     fs::create_dir_all(build).with_context(|| format!("cannot make {}", build.display()))?;
@@ -250,6 +260,18 @@ fn locked(toolchain: &Path, project: &Path, build: &Path, wanted: &[&str]) -> an
     Ok(lock)
 }
 
+/// Whether a line is one that [`locked`] writes. pip would take others for options, or for packages of elsewhere whose build runs
+/// here.
+fn is_locked(line: &str) -> bool {
+    let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+!".contains(c));
+    let parts =
+        line.split_once(" --hash=sha256:").and_then(|(package, digest)| Some((package.split_once("==")?, digest)));
+    parts.is_some_and(|((name, version), digest)| {
+        let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        begins && plain(name) && plain(version) && digest.chars().all(|c| c.is_ascii_hexdigit())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,6 +288,21 @@ more"#;
         );
         let other = what_it_said("Error: no\n\nStack backtrace:\n 0: x");
         assert!(other.ends_with("Error: no") && other.contains("cofferdam doctor"), "{other}");
+    }
+
+    #[test]
+    fn a_lock_file_has_packages_and_nothing_that_pip_would_do_more_for() {
+        assert!(is_locked("typing_extensions==4.12.2+x --hash=sha256:0123abcd"));
+        for bad in [
+            "--no-binary :all:",
+            "x @ https://x.test/x.tar.gz --hash=sha256:00",
+            "./x==1 --hash=sha256:00",
+            "-r==1 --hash=sha256:00",
+            "x==1",
+            "x==1 --hash=sha256:00 --config-settings=a",
+        ] {
+            assert!(!is_locked(bad), "{bad}");
+        }
     }
 
     #[test]

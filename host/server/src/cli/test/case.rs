@@ -15,6 +15,7 @@ use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read as _,
     path::{Component, Path},
     sync::{Mutex, PoisonError},
 };
@@ -160,11 +161,18 @@ fn guest_error() -> String {
 impl Case {
     /// Reads a case.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
-        let length = fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?.len();
-        if length > CASE_BYTES_MAX {
-            bail!("{} has {length} bytes, at most {CASE_BYTES_MAX} are allowed in a case", file.display());
+        let cannot = || format!("cannot read {}", file.display());
+        // Before it is opened: to open a pipe is to wait for who writes into it.
+        if !fs::metadata(file).with_context(cannot)?.is_file() {
+            bail!("{} is not a regular file: write the case itself there", file.display());
         }
-        let text = fs::read_to_string(file).with_context(|| format!("cannot read {} as text", file.display()))?;
+        let mut bytes = Vec::new();
+        let opened = fs::File::open(file).with_context(cannot)?;
+        opened.take(CASE_BYTES_MAX + 1).read_to_end(&mut bytes).with_context(cannot)?;
+        if bytes.len() as u64 > CASE_BYTES_MAX {
+            bail!("{} has more than the {CASE_BYTES_MAX} bytes that are allowed in a case", file.display());
+        }
+        let text = String::from_utf8(bytes).with_context(|| format!("cannot read {} as text", file.display()))?;
         Self::parse(&text).map_err(|(line, why)| anyhow!("{}:{line}: {why}", file.display()))
     }
 
