@@ -344,7 +344,8 @@ fn close_inherited() -> std::io::Result<()> {
 
 fn limit_itself(memory_bytes: u64) -> std::io::Result<()> {
     close_inherited()?;
-    give_way();
+    // Whoever serves others goes first, but a compile has its share of a processor: its time is limited.
+    give_way(0);
     let limit = |resource, value| -> std::io::Result<()> {
         Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?)
     };

@@ -15,20 +15,24 @@ use tokio_util::task::AbortOnDropHandle;
 /// whatever is left. Less would be nothing: whoever sends requests without a pause would stop everybody's guests.
 const NICENESS: i32 = 10;
 
+/// The most there is.
+const NICENESS_MAX: i32 = 19;
+
 /// How long a guest's thread asks to execute at once. Linux 6.12 and later let a thread that asks for less go before one that
 /// asks for more as soon as it wakes, and the most is a tenth of a second; so a request, an event or a commit does not wait for
 /// the scheduler's next tick. Earlier ones ignore it.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// Lets every thread that does not call this go before the calling one and those that it makes. A system that refuses it
-/// executes guests as everything else.
+/// Lets every thread that does not call this go before the calling one and those that it makes, which also have so much less of
+/// a processor that others want (`nice`). A system that refuses it executes them as everything else.
 #[expect(unsafe_code, reason = "no library has this call of the system")]
-pub fn give_way() {
+pub fn give_way(nicer_by: i32) {
+    let nice = rustix::process::getpriority_process(None).unwrap_or_default();
     let attributes = libc::sched_attr {
         size: u32::try_from(size_of::<libc::sched_attr>()).unwrap_or_default(),
         sched_policy: libc::SCHED_OTHER.unsigned_abs(),
         sched_flags: 0,
-        sched_nice: NICENESS,
+        sched_nice: nice.saturating_add(nicer_by).min(NICENESS_MAX),
         sched_priority: 0,
         sched_runtime: u64::try_from(SLICE.as_nanos()).unwrap_or(u64::MAX),
         sched_deadline: 0,
@@ -64,7 +68,7 @@ impl GuestThreads {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads())
             .thread_name("guest")
-            .on_thread_start(give_way)
+            .on_thread_start(|| give_way(NICENESS))
             .enable_all()
             .build()?;
         Ok(Self(Some(runtime)))
@@ -97,23 +101,23 @@ mod tests {
     use super::*;
 
     /// Field by field, as `sched(7)` has them for a thread.
-    fn of_this_thread() -> (String, String) {
+    fn of_this_thread() -> (i32, String) {
         let field = |name: &str| {
             let text = std::fs::read_to_string("/proc/thread-self/sched").ok()?;
             text.lines().find(|line| line.starts_with(name))?.split_whitespace().next_back().map(str::to_owned)
         };
         let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("a Linux");
         let nice = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(16)).expect("a field");
-        (nice.to_owned(), field("se.slice").unwrap_or_default())
+        (nice.parse().expect("a number"), field("se.slice").unwrap_or_default())
     }
 
     #[tokio::test]
     async fn guests_let_everything_else_go_first() {
         let threads = GuestThreads::start().expect("threads");
         let (nice, slice) = threads.run(async { of_this_thread() }).await.expect("run");
-        assert_eq!(nice, NICENESS.to_string());
+        assert_eq!(nice, (of_this_thread().0 + NICENESS).min(NICENESS_MAX));
         // Systems without it do not show it.
         assert!(slice.is_empty() || slice == SLICE.as_nanos().to_string(), "{slice}");
-        assert_ne!(of_this_thread().0, nice, "only guests do");
+        assert_ne!(of_this_thread().1, SLICE.as_nanos().to_string(), "only guests do");
     }
 }
