@@ -26,7 +26,7 @@ pub fn run(workspace: &Workspace, input: Option<&Path>) -> anyhow::Result<()> {
 
     guests::ensure_target()?;
     let binary = workspace.build_host(Profile::Dev)?;
-    let built = guests::build(workspace, &binary, &[plugins.join("echo"), plugins.join("analyst")])?;
+    let built = guests::build(workspace, &binary, &["echo", "team", "analyst"].map(|name| plugins.join(name)))?;
     let analyst = built.last().context("the analyst was built")?;
 
     let dir = workspace.target.join("demo");
