@@ -85,11 +85,17 @@ const UNROLLED_DEPTH_MAX: usize = 96;
 const PATTERN_NODES: u64 = 150;
 /// The memory of a compiled pattern, and of what its matching keeps, in bytes.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
+/// A check looks at each value with each part of the schema at most, and says of all of them why it does not fit: so many in all.
+const CHECKED_WORK_MAX: u64 = 500_000;
 /// Values that are checked at the same time, for all users: each takes a processor, and the memory of 20 patterns.
 const CHECKS_AT_ONCE: usize = 2;
 
 /// A schema that values are checked against.
-pub struct Checker(jsonschema::Validator);
+pub struct Checker {
+    validator: jsonschema::Validator,
+    /// Values in the schema with its references followed.
+    nodes: u64,
+}
 
 /// Checks a value beside the threads of guests and sockets, on a stack of its own. The schema and the value are bounded, and so
 /// is the work.
@@ -124,12 +130,13 @@ impl Checker {
     /// When it says what no schema can, as a type that there is not.
     pub fn of(schema: &Json) -> Result<Self, String> {
         let schema: Value = serde_json::from_str(schema.as_str()).map_err(|error| error.to_string())?;
-        Unrolled::default().value(&schema, &schema, 0)?;
+        let (nodes, _) = Unrolled::default().value(&schema, &schema, 0)?;
         // Patterns are a stranger's: matching takes time in proportion to the text, whatever they are.
         let patterns = jsonschema::PatternOptions::regex();
         let patterns = patterns.size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX);
         let options = jsonschema::options().with_pattern_options(patterns);
-        options.build(&schema).map(Self).map_err(|error| shown(&error.to_string()))
+        let validator = options.build(&schema).map_err(|error| shown(&error.to_string()))?;
+        Ok(Self { validator, nodes })
     }
 
     /// Whether a value fits.
@@ -140,10 +147,18 @@ impl Checker {
         let misfit = |at: String, why: &str| Misfit { at: shown(&at), why: shown(why) };
         let value: Value =
             serde_json::from_str(value.as_str()).map_err(|error| misfit(String::new(), &error.to_string()))?;
-        if nodes(&value) > CHECKED_NODES_MAX {
+        let values = nodes(&value);
+        if values > CHECKED_NODES_MAX {
             return Err(misfit(String::new(), &format!("it has more than {CHECKED_NODES_MAX} values")));
         }
-        self.0.validate(&value).map_err(|error| misfit(error.instance_path().to_string(), &error.to_string()))
+        if self.nodes.saturating_mul(values as u64) > CHECKED_WORK_MAX {
+            let most = CHECKED_WORK_MAX / self.nodes.max(1);
+            return Err(misfit(
+                String::new(),
+                &format!("it has {values} values, at most {most} for a schema as large as this"),
+            ));
+        }
+        self.validator.validate(&value).map_err(|error| misfit(error.instance_path().to_string(), &error.to_string()))
     }
 }
 
@@ -404,6 +419,14 @@ mod tests {
             r##"{{"properties":{{"x":{{"$ref":"#/$defs/p"}},"y":{{"$ref":"#/$defs/p"}}}},"$defs":{{"p":{part},"c":{{"enum":[1,2]}}}}}}"##
         );
         assert!(Checker::of(&checked(usual).expect("bounded")).is_ok());
+        // A large value for a large schema.
+        let many = vec![r#"{"items":{"const":1}}"#; 500].join(",");
+        let many = Checker::of(&checked(format!(r#"{{"anyOf":[{many}]}}"#)).expect("bounded")).expect("a schema");
+        let twos = |count: usize| Json::parse(format!("[{}]", vec!["2"; count].join(","))).expect("JSON");
+        assert!(many.check(&twos(9_000)).expect_err("too much").why.contains("as large as this"));
+        let begun = std::time::Instant::now();
+        assert!(many.check(&twos(200)).is_err());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
         // Neither a type that there is not nor a pattern that would take for ever.
         assert!(Checker::of(&checked(r#"{"type":"nothing"}"#.into()).expect("bounded")).is_err());
         let slow = Checker::of(&checked(r#"{"pattern":"^(a+)+$"}"#.into()).expect("bounded")).expect("a pattern");
