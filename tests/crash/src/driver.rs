@@ -145,7 +145,7 @@ pub async fn run(options: Options) -> anyhow::Result<bool> {
                 .await?
         }
     };
-    pause(&mut random, LOADED_MS).await;
+    random.pause(LOADED_MS).await;
     loading.end().await?;
     place.kill(server)?;
     let (server, ready) = place.started().await?;
@@ -197,15 +197,10 @@ fn from_the_clock() -> u64 {
     u64::from(now.subsec_nanos()) << 20 | now.as_secs() & 0xf_ffff
 }
 
-/// Waits for a moment that nobody foresees.
-pub async fn pause(random: &mut Random, range_ms: std::ops::Range<u64>) {
-    tokio::time::sleep(Duration::from_millis(random.between(range_ms.start, range_ms.end))).await;
-}
-
 /// The very first start makes files that a later one relies on: killed at any moment, the next must do.
 async fn kill_first_start(place: &mut Place, random: &mut Random) -> anyhow::Result<()> {
     let server = place.start()?;
-    pause(random, EARLY_MS).await;
+    random.pause(EARLY_MS).await;
     place.kill(server)?;
     let (server, _) = place.started().await.context("a start after a first start that was killed")?;
     place.kill(server)
@@ -221,13 +216,13 @@ async fn kill_often(
     restarts: &mut Vec<Duration>,
 ) -> anyhow::Result<Server> {
     while place.kills < kills {
-        pause(random, LOADED_MS).await;
+        random.pause(LOADED_MS).await;
         loading.goes_on()?;
         server.goes_on()?;
         place.kill(server)?;
         server = place.start()?;
         if place.kills < kills && random.between(0, EARLY_ONE_IN) == 0 {
-            pause(random, EARLY_MS).await;
+            random.pause(EARLY_MS).await;
             place.kill(server)?;
             server = place.start()?;
         }

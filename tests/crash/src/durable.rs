@@ -22,6 +22,8 @@ pub const RUNS_AT_ONCE: u64 = 4;
 /// Of these, one in so many is cancelled, within so many milliseconds.
 const CANCELLED_ONE_IN: u64 = 6;
 const CANCELLED_AFTER_MS: std::ops::Range<u64> = 0..1_200;
+/// How long a person thinks: long enough that kills meet runs that ask, at every kill about one of them.
+const THINKS_MS: std::ops::Range<u64> = 0..1_500;
 /// After one answer in so many a second one is tried, which must be refused.
 const SECOND_ANSWER_ONE_IN: u64 = 3;
 /// How many finished runs are kept of the user whose old runs go while the server is killed, and the pause between them.
@@ -86,8 +88,7 @@ impl Load {
     async fn endless_and_cancelled(&self, user: &User, token: &str, random: &mut Random) -> anyhow::Result<()> {
         let plan = plan::endless(token, random);
         let Some(run) = self.submit_durable(user, token, plan, true).await? else { return Ok(()) };
-        tokio::time::sleep(Duration::from_millis(random.between(CANCELLED_AFTER_MS.start, CANCELLED_AFTER_MS.end)))
-            .await;
+        random.pause(CANCELLED_AFTER_MS).await;
         // It ends in no other way, so the cancel has to come through.
         let mut given_up = None;
         while !self.cancel(user, &run).await? && !self.gives_up(&mut given_up) {}
@@ -130,6 +131,7 @@ impl Load {
     async fn answer(&self, user: &User, run: &str, question: Question, random: &mut Random) -> anyhow::Result<()> {
         let Question { call, prompt } = question;
         let value = json!({"number": random.next() >> 16, "prompt": prompt});
+        random.pause(THINKS_MS).await;
         let (mut lost, mut given_up) = (false, None);
         loop {
             match user.client.answer(run, call, &value).await {

@@ -1,7 +1,7 @@
 //! A disk that fails for a while, under a server that is under load.
 
 use crate::{
-    driver::{LOADED_MS, pause},
+    driver::LOADED_MS,
     http::{Client, text},
     place::{Loading, Place},
     powercut::Fault,
@@ -50,11 +50,11 @@ pub async fn rounds(
     let ends = [Then::WellAgain, Then::Killed, Then::PowerCut];
     for (fault, then) in Fault::ALL.into_iter().flat_map(|fault| ends.map(|then| (fault, then))) {
         for permille in PERMILLE {
-            pause(random, LOADED_MS).await;
+            random.pause(LOADED_MS).await;
             loading.goes_on()?;
             server.goes_on()?;
             fail(place, fault, permille)?;
-            pause(random, FAULT_MS).await;
+            random.pause(FAULT_MS).await;
             match then {
                 Then::WellAgain => {
                     fail(place, Fault::None, 0)?;
@@ -67,7 +67,7 @@ pub async fn rounds(
                     fail(place, Fault::None, 0)?;
                     let (again, ready) = place.started().await?;
                     restarts.push(ready);
-                    pause(random, LOADED_MS).await;
+                    random.pause(LOADED_MS).await;
                     place.kill(again)?;
                 }
                 Then::PowerCut => place.kill(server)?,

@@ -1,5 +1,7 @@
 //! Random choices that a seed repeats.
 
+use std::{ops::Range, time::Duration};
+
 /// SplitMix64: small, and good enough to choose moments and kinds of work.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -25,5 +27,10 @@ impl Random {
     /// A number from `low` up to and without `high`.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low).max(1)
+    }
+
+    /// Waits for so many milliseconds.
+    pub async fn pause(&mut self, range_ms: Range<u64>) {
+        tokio::time::sleep(Duration::from_millis(self.between(range_ms.start, range_ms.end))).await;
     }
 }
