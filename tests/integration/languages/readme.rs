@@ -1,7 +1,7 @@
 //! What the README shows an author works, in each language.
 
 use crate::{
-    author::{cargo_target, cofferdam, new, succeeds},
+    author::{cargo_target, cofferdam, new, succeeds, text},
     process::Process,
     server::run,
 };
@@ -14,6 +14,20 @@ fn readme() -> String {
 /// How long an author may take to have an agent run, where everything is installed.
 const AUTHOR_MAX: Duration = Duration::from_secs(300);
 
+/// Types commands in a folder, as an author does who has a server: what they printed. They work.
+async fn typed(server: &Process, dir: &Path, commands: &str) -> (String, String) {
+    let binary = Path::new(env!("CARGO_BIN_EXE_cofferdam")).parent().expect("a directory");
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("a path"));
+    let mut bash = tokio::process::Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", commands]).current_dir(dir).kill_on_drop(true).env("PATH", &path);
+    bash.env("CARGO_TARGET_DIR", cargo_target()).env("COFFERDAM_URL", server.text("url"));
+    bash.env("COFFERDAM_API_KEY", server.text("api_key")).env("COFFERDAM_ADMIN_KEY", server.text("admin_key"));
+    let done = tokio::time::timeout(AUTHOR_MAX, bash.output()).await.expect("in time").expect("bash is there");
+    let (out, err) = (text(&done.stdout), text(&done.stderr));
+    assert!(done.status.success(), "{}\n{commands}\n{out}\n{err}", done.status);
+    (out, err)
+}
+
 /// The commands of the section on agents, once for each language, in a folder that has nothing but the binary.
 #[test]
 fn an_author_gets_to_a_running_agent_in_each_language() {
@@ -24,21 +38,13 @@ fn an_author_gets_to_a_running_agent_in_each_language() {
         let walk = readme.split("<!-- author:").nth(1).and_then(|rest| rest.split("```sh\n").nth(1));
         let walk = walk.and_then(|rest| rest.split("```").next()).expect("the walk");
         assert!(walk.contains("LANGUAGE=python "), "{walk}");
-        let binary = Path::new(env!("CARGO_BIN_EXE_cofferdam")).parent().expect("a directory");
-        let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("a path"));
+        // All on one server, where a name is one plugin's.
         for language in ["rust", "python", "javascript"] {
             let dir = tempfile::tempdir().expect("a directory");
-            // One server has one plugin of a name, and each language its own.
             let walk = walk.replace("LANGUAGE=python ", &format!("LANGUAGE={language} "));
-            let mut bash = tokio::process::Command::new("bash");
-            bash.args(["-euo", "pipefail", "-c", &walk]).current_dir(dir.path()).kill_on_drop(true).env("PATH", &path);
-            bash.env("CARGO_TARGET_DIR", cargo_target()).env("COFFERDAM_URL", server.text("url"));
-            bash.env("COFFERDAM_API_KEY", server.text("api_key")).env("COFFERDAM_ADMIN_KEY", server.text("admin_key"));
-            let walked = tokio::time::timeout(AUTHOR_MAX, bash.output()).await.expect("in time");
-            let walked = walked.expect("bash is there");
-            let (out, err) = (String::from_utf8_lossy(&walked.stdout), String::from_utf8_lossy(&walked.stderr));
-            assert!(walked.status.success(), "{language}: {}\n{out}\n{err}", walked.status);
-            for word in ["4 cases, 0 failed", "grant         {", "Hello, Ada!", "agent_completed"] {
+            let (out, err) = typed(&server, dir.path(), &walk).await;
+            let (pushed, grant) = (format!("\npushed hello-{language} "), format!("set USER hello-{language} '{{"));
+            for word in ["4 cases, 0 failed", &grant, "Hello, Ada!", &pushed, "\"times\":1", "agent_completed"] {
                 assert!(out.contains(word), "{language}: {word} is not in\n{out}\n{err}");
             }
         }
