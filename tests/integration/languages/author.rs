@@ -534,6 +534,28 @@ fn a_hostile_project_leads_nowhere_outside_of_itself() {
     assert_eq!(fs::read_dir(&victim).expect("a folder").count(), 1);
 }
 
+/// What a Python project may have in `src`, which is put into the component.
+#[test]
+fn a_python_project_has_nothing_in_its_component_that_a_link_leads_to() {
+    let (dir, project) = new("python", "basic");
+    let (src, outside) = (project.join("src"), dir.path().join("outside"));
+    fs::rename(&src, &outside).expect("moved");
+    symlink(&outside, &src).expect("linked");
+    fails(&cofferdam(&project, &["build"]), 1, &["pyproject.toml: src ", "leads out of the project"]);
+
+    // A file or a folder within it that is a link is not there for the build.
+    fs::remove_file(&src).expect("removed");
+    fs::create_dir(&src).expect("made");
+    symlink(outside.join("agent.py"), src.join("agent.py")).expect("linked");
+    fails(&cofferdam(&project, &["build"]), 1, &["no module `agent`"]);
+    fs::remove_file(src.join("agent.py")).expect("removed");
+    fs::copy(outside.join("agent.py"), src.join("agent.py")).expect("copied");
+    symlink(&outside, src.join("pack")).expect("linked");
+    let code = fs::read_to_string(src.join("agent.py")).expect("the code");
+    fs::write(src.join("agent.py"), format!("import pack.agent\n{code}")).expect("written");
+    fails(&cofferdam(&project, &["build"]), 1, &["src/agent.py:1: ", "pack"]);
+}
+
 /// A large component takes long to compile the first time, here and on a server, and nobody is to think that it hangs.
 #[test]
 fn what_takes_long_is_told_on_standard_error_and_with_json_only_a_result() {
