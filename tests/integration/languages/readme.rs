@@ -69,3 +69,38 @@ fn the_agents_shown_do_the_same_in_each_language() {
         succeeds(&cofferdam(&project, &["test"]));
     }
 }
+
+/// What stands between fences of a kind, in their order.
+fn fenced<'a>(page: &'a str, kind: &str) -> Vec<&'a str> {
+    let fence = format!("```{kind}\n");
+    page.split(&fence).skip(1).map(|rest| rest.split("\n```").next().expect("its end")).collect()
+}
+
+/// The README of a new tool plugin, as its author follows it: an agent calls the tool on a server, and in a case.
+#[test]
+fn a_new_tool_is_called_by_the_agent_of_its_readme_in_each_language() {
+    run(async {
+        let data = tempfile::tempdir().expect("a directory");
+        let server = Process::serve(data.path()).await;
+        for (language, fence) in [("rust", "rust"), ("python", "python"), ("javascript", "js")] {
+            let (_dir, project) = new(language, "tool");
+            let readme = std::fs::read_to_string(project.join("README.md")).expect("a README");
+            let commands = fenced(&readme, "sh");
+            let (make, call) = (commands[commands.len() - 2], commands[commands.len() - 1]);
+            typed(&server, &project, make).await;
+            let caller = format!("{}-caller", project.file_name().expect("a name").to_str().expect("UTF-8"));
+            let caller = project.with_file_name(caller);
+            let code =
+                readme.split("\nIts `").nth(1).and_then(|rest| rest.split('`').next()).expect("where the code goes");
+            std::fs::write(caller.join(code), format!("{}\n", fenced(&readme, fence)[0])).expect("written");
+            let (out, err) = typed(&server, &project, call).await;
+            for word in ["tool_completed", "agent_completed", r#""words":3"#, r#""lines":2"#, r#""characters":13"#] {
+                assert!(out.contains(word), "{language}: {word} is not in\n{out}\n{err}");
+            }
+            std::fs::remove_dir_all(caller.join("tests")).expect("removed");
+            std::fs::create_dir(caller.join("tests")).expect("made");
+            std::fs::write(caller.join("tests/calls.json"), fenced(&readme, "json")[0]).expect("written");
+            succeeds(&cofferdam(&caller, &["test"]));
+        }
+    });
+}
