@@ -5,6 +5,7 @@ use crate::{
     process::Process,
     server::run,
 };
+use serde_json::json;
 use std::{path::Path, time::Duration};
 
 fn readme() -> String {
@@ -63,9 +64,18 @@ fn the_agents_shown_do_the_same_in_each_language() {
         std::fs::write(project.join(file), code.expect("an agent")).expect("written");
         std::fs::remove_dir_all(project.join("tests")).expect("removed");
         std::fs::create_dir(project.join("tests")).expect("made");
-        let case = r#"{"input":{"path":"a.txt"},"files":{"a.txt":"one\ntwo\n"},"state":{"user/times":4},"expect":{
-            "output":{"lines":2,"times":5},"events":[{"type":"agent_thinking","payload":{"text":"Counting the lines of a.txt"}}]}}"#;
-        std::fs::write(project.join("tests/shown.json"), case).expect("written");
+        // What ends a line is a line feed, and the last one needs none.
+        let texts = ["one\ntwo\n", "one\ntwo", "", "\n", "one\r\ntwo\u{c} \u{2028} still two\rstill two"];
+        for (n, (text, lines)) in texts.into_iter().zip([2, 2, 0, 1, 2]).enumerate() {
+            let case = json!({
+                "input": {"path": "a.txt"}, "files": {"a.txt": text}, "state": {"user/times": 4},
+                "expect": {
+                    "output": {"lines": lines, "times": 5},
+                    "events": [{"type": "agent_thinking", "payload": {"text": "Counting the lines of a.txt"}}],
+                },
+            });
+            std::fs::write(project.join(format!("tests/shown-{n}.json")), case.to_string()).expect("written");
+        }
         succeeds(&cofferdam(&project, &["test"]));
     }
 }
