@@ -89,6 +89,63 @@ fn the_walk_from_push_to_result_works_by_command_line_alone() {
     });
 }
 
+#[test]
+fn what_an_operator_sets_is_told_old_and_new_with_what_is_next_and_as_json_whole() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Process::serve(dir.path()).await;
+        let probe = guest_path("probe");
+        stdout(&server.cofferdam(&["plugin", "push", "probe", probe.to_str().unwrap()]).await);
+        // The lines of both outputs, with one space where there are several.
+        let told = async |args: &[&str]| {
+            let output = server.cofferdam(args).await;
+            let all = format!("{}{}", stdout(&output), String::from_utf8_lossy(&output.stderr));
+            all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        let first = told(&["grant", "set", "dev", "probe", r#"{"tools":["file.*"],"state":"read"}"#]).await;
+        let (more, lines) = first.split_last().expect("lines");
+        assert_eq!(
+            lines,
+            ["granted probe for dev, from the next run on", "state none → read", r#"tools [] → ["file.*"]"#]
+        );
+        let all = more.split("next: it asks for more; all of it is: ").nth(1).unwrap_or_else(|| panic!("{more}"));
+        let all =
+            all.strip_prefix("cofferdam grant set dev probe '").and_then(|rest| rest.strip_suffix('\'')).expect(all);
+        let second = told(&["grant", "set", "dev", "probe", all]).await;
+        assert!(second.contains(&"state read → read_write".to_owned()), "{second:?}");
+        assert_eq!(second.last().expect("a line"), "next: nothing; it is granted all that it asks for");
+        assert_eq!(told(&["grant", "set", "dev", "probe", all]).await[1], "nothing changed");
+        let whole = json_of(&server.cofferdam(&["grant", "set", "dev", "probe", all, "--json"]).await);
+        assert_eq!(whole["grant"], whole["declared"]);
+
+        let tier = r#"{"runs_at_once":20,"cpu_weight":300}"#;
+        assert_eq!(
+            told(&["tier", "set", "pro", tier]).await,
+            [
+                "set for tier pro",
+                "cpu_weight nothing → 300 (set here)",
+                "runs_at_once nothing → 20 (set here)",
+                r#"next: cofferdam quota set USER '{"tier": "pro"}' puts a user into it"#,
+            ]
+        );
+        assert_eq!(
+            told(&["quota", "set", "dev", r#"{"tier":"pro","runs_at_once":10}"#]).await,
+            [
+                "set for user dev",
+                "tier default → pro",
+                "cpu_weight 100 → 300",
+                "runs_at_once 5 → 10 (set here)",
+                "next: cofferdam quota get dev shows all that they may take",
+            ]
+        );
+        let whole = json_of(&server.cofferdam(&["tier", "set", "pro", tier, "--json"]).await);
+        assert_eq!((&whole["cpu_weight"], &whole["effective"]["runs_waiting"]), (&json!(300), &json!(1000)));
+        // What is refused is refused, and nothing is said to have changed.
+        let refused = server.cofferdam(&["quota", "set", "dev", r#"{"runs_at_once":21}"#]).await;
+        assert_eq!((refused.status.code(), refused.stdout.len()), (Some(3), 0));
+    });
+}
+
 /// A way to the server that breaks so many connections just when the server answers.
 async fn breaking(server: &str, mut breaks: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -78,7 +78,7 @@ declare class Agent {
  *     output: s.object({ lines: s.integer() }),
  *     needs: { tools: ["file.read"] },
  *   },
- *   (ctx, { path }) => ({ lines: ctx.files.readToString(path).split("\n").length }),
+ *   (ctx, { path }) => ({ lines: ctx.files.readToString(path).match(/[^\n]*\n|[^\n]+$/g)?.length ?? 0 }),
  * );
  * ```
  */

@@ -4,6 +4,7 @@ An **agent** takes a JSON input, works, and gives a JSON output. It runs for one
 everything it does to the world outside goes through its :class:`Context`: tools, events, the user's state, questions to
 people, and agents that it starts. ::
 
+    import io
     from dataclasses import dataclass
 
     from cofferdam import Context, Scope, agent
@@ -26,7 +27,7 @@ people, and agents that it starts. ::
     def run(ctx: Context, input: Input) -> Output:
         \"\"\"Counts the lines of a file.\"\"\"
         ctx.thinking(f"Counting the lines of {input.path}")
-        lines = len(ctx.files.read_text(input.path).splitlines())
+        lines = len(io.StringIO(ctx.files.read_text(input.path)).readlines())
         state = ctx.state(Scope.USER)
         stored = state.get_json("times", int)
         times = (stored.value if stored else 0) + 1

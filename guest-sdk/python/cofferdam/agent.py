@@ -15,11 +15,29 @@ from .shaping import UnsupportedType, shape_of
 
 __all__ = ["Agent", "agent"]
 
+C = TypeVar("C")
 I = TypeVar("I")
 O = TypeVar("O")
 
 
-class Agent(Generic[I, O]):
+class Made(Generic[C, I, O]):
+    """A function that an author made something of. It is called as the function that it was."""
+
+    def __init__(self, function: Callable[[C, I], O], description: str | None) -> None:
+        functools.update_wrapper(self, function)
+        self.function: Callable[[C, I], O] = function
+        #: What it does, for a person or a model to read: what the author gave, or the function's docstring. At most 4 KiB.
+        self.description: str = inspect.cleandoc(description if description is not None else function.__doc__ or "")
+
+    def __call__(self, ctx: C, input: I) -> O:
+        return self.function(ctx, input)
+
+    def shapes(self) -> tuple[Shape, Shape]:
+        """The shapes of what it takes and gives. Raises :class:`~cofferdam.shaping.UnsupportedType`."""
+        return shapes_of(self.function)
+
+
+class Agent(Made[Context, I, O]):
     """An agent, made by :func:`agent`. It is called as the function that it was made of, which is how its own tests call it.
 
     The host calls it once for each run, in a fresh sandbox: nothing that a run leaves in memory is there for the next. What
@@ -35,23 +53,13 @@ class Agent(Generic[I, O]):
         version: str | None,
         needs: Needs,
     ) -> None:
-        functools.update_wrapper(self, function)
-        self.function: Callable[[Context, I], O] = function
+        super().__init__(function, description)
         #: The agent's own name, or ``None`` for the project's.
         self.name: str | None = name
         #: The author's version, or ``None`` for the project's.
         self.version: str | None = version
-        #: What it does, for a person or a model to read. At most 4 KiB.
-        self.description: str = described(function, description)
         #: What it asks to be granted.
         self.needs: Needs = needs
-
-    def __call__(self, ctx: Context, input: I) -> O:
-        return self.function(ctx, input)
-
-    def shapes(self) -> tuple[Shape, Shape]:
-        """The shapes of input and output. Raises :class:`~cofferdam.shaping.UnsupportedType`."""
-        return shapes_of(self.function)
 
 
 @overload
@@ -111,11 +119,6 @@ def agent(
         return Agent(function, description=description, name=name, version=version, needs=needs)
 
     return made if function is None else made(function)
-
-
-def described(function: Callable[..., Any], description: str | None) -> str:
-    """The description that an author gave, or the function's docstring."""
-    return inspect.cleandoc(description if description is not None else function.__doc__ or "")
 
 
 def shapes_of(function: Callable[..., Any]) -> tuple[Shape, Shape]:

@@ -61,6 +61,8 @@ class HostError(Exception):
     kind: ClassVar[str] = ""
     #: The code that the run fails with if nobody catches this.
     run_code: ClassVar[str] = "failed"
+    #: The message, with the place of what the host said.
+    _says: ClassVar[str] = "{}"
 
     #: The class of each case of the contract, by the name that its bindings have.
     _of_binding: ClassVar[dict[str, type[HostError]]] = {}
@@ -72,8 +74,6 @@ class HostError(Exception):
 
 
 class _WithText(HostError):
-    _says: ClassVar[str] = "{}"
-
     def __init__(self, text: str) -> None:
         #: What the host said, for a person to read.
         self.text: str = text
@@ -81,12 +81,23 @@ class _WithText(HostError):
 
 
 class _WithLimit(HostError):
-    _says: ClassVar[str] = "{}"
-
     def __init__(self, limit: int) -> None:
         #: The limit: how many, or how many bytes.
         self.limit: int = limit
         super().__init__(self._says.format(limit))
+
+
+class _WithNothing(HostError):
+    def __init__(self, _: None = None) -> None:
+        super().__init__(self._says)
+
+
+class _Denied(_WithText):
+    kind, run_code, _says = "denied", "denied", "denied: {}"
+
+
+class _NoHostCallLeft(_WithText):
+    kind, run_code = "exhausted", "host_calls_exhausted"
 
 
 # ---- tools
@@ -103,10 +114,8 @@ class UnknownTool(_WithText, ToolError, binding="ToolError_UnknownTool"):
     kind, run_code, _says = "unknown_tool", "unknown_tool", "unknown tool: {}"
 
 
-class ToolDenied(_WithText, ToolError, binding="ToolError_Denied"):
+class ToolDenied(_Denied, ToolError, binding="ToolError_Denied"):
     """This run may not call the tool. The text says what is missing from the needs or the grant."""
-
-    kind, run_code, _says = "denied", "denied", "denied: {}"
 
 
 class InvalidArguments(_WithText, ToolError, binding="ToolError_InvalidArguments"):
@@ -185,10 +194,8 @@ class InvalidEvent(_WithText, EventError, binding="EventError_Invalid"):
     kind, run_code, _says = "invalid", "invalid_event", "the event is not valid: {}"
 
 
-class EventsExhausted(_WithText, EventError, binding="EventError_Exhausted"):
+class EventsExhausted(_NoHostCallLeft, EventError, binding="EventError_Exhausted"):
     """The run has made as many host calls as it may. The text says how many."""
-
-    kind, run_code = "exhausted", "host_calls_exhausted"
 
 
 # ---- state
@@ -198,10 +205,8 @@ class StateError(HostError):
     """Why the user's key-value data could not be read or changed."""
 
 
-class StateDenied(_WithText, StateError, binding="StateError_Denied"):
+class StateDenied(_Denied, StateError, binding="StateError_Denied"):
     """The plugin did not declare, or the user was not granted, this access to state."""
-
-    kind, run_code, _says = "denied", "denied", "denied: {}"
 
 
 class InvalidStateRequest(_WithText, StateError, binding="StateError_Invalid"):
@@ -237,19 +242,15 @@ class StateConflict(StateError, binding="StateError_Conflict"):
         )
 
 
-class StateUnavailable(StateError, binding="StateError_Unavailable"):
+class StateUnavailable(_WithNothing, StateError, binding="StateError_Unavailable"):
     """The host could not reach its storage. Nothing was changed."""
 
     kind, run_code = "unavailable", "state_unavailable"
-
-    def __init__(self) -> None:
-        super().__init__("the host's storage is not available: try again later")
+    _says = "the host's storage is not available: try again later"
 
 
-class StateExhausted(_WithText, StateError, binding="StateError_Exhausted"):
+class StateExhausted(_NoHostCallLeft, StateError, binding="StateError_Exhausted"):
     """The run has made as many host calls as it may. The text says how many."""
-
-    kind, run_code = "exhausted", "host_calls_exhausted"
 
 
 class StateNotJson(_WithText, StateError):
@@ -290,10 +291,8 @@ class AskError(HostError):
     """Why there is no answer to a question."""
 
 
-class AskDenied(_WithText, AskError, binding="AskError_Denied"):
+class AskDenied(_Denied, AskError, binding="AskError_Denied"):
     """The plugin did not declare, or the user was not granted, questions to people."""
-
-    kind, run_code, _says = "denied", "denied", "denied: {}"
 
 
 class InvalidQuestion(_WithText, AskError, binding="AskError_Invalid"):
@@ -302,13 +301,10 @@ class InvalidQuestion(_WithText, AskError, binding="AskError_Invalid"):
     kind, run_code, _says = "invalid", "invalid_question", "the question is not valid: {}"
 
 
-class AskExpired(AskError, binding="AskError_Expired"):
+class AskExpired(_WithNothing, AskError, binding="AskError_Expired"):
     """Nobody answered in time, and there was no default."""
 
-    kind, run_code = "expired", "question_expired"
-
-    def __init__(self) -> None:
-        super().__init__("nobody answered in time")
+    kind, run_code, _says = "expired", "question_expired", "nobody answered in time"
 
 
 class AskUnavailable(_WithText, AskError, binding="AskError_Unavailable"):
@@ -337,10 +333,8 @@ class SpawnError(HostError):
     """Why a child was not started."""
 
 
-class SpawnDenied(_WithText, SpawnError, binding="SpawnError_Denied"):
+class SpawnDenied(_Denied, SpawnError, binding="SpawnError_Denied"):
     """The plugin did not declare, or the user was not granted, this agent."""
-
-    kind, run_code, _says = "denied", "denied", "denied: {}"
 
 
 class UnknownAgent(_WithText, SpawnError, binding="SpawnError_UnknownAgent"):
@@ -407,5 +401,4 @@ def of_binding(case: object) -> HostError:
         return of_binding(value)
     if name == "ChildError_Failed":
         return ChildFailed(value.stop_reason, value.code, value.message)
-    found = HostError._of_binding[name]
-    return found() if found in (StateUnavailable, AskExpired) else found(value)
+    return HostError._of_binding[name](value)

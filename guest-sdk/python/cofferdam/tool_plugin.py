@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-from .agent import described, shapes_of
+from .agent import Made
 from .context import ToolContext
 from .needs import Access, AccessLike, access_of
-from .shapes import Shape
 
 __all__ = ["Tool", "tool"]
 
@@ -19,7 +17,7 @@ O = TypeVar("O")
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
-class Tool(Generic[A, O]):
+class Tool(Made[ToolContext, A, O]):
     """A tool, made by :func:`tool`. It is called as the function that it was made of."""
 
     def __init__(
@@ -32,27 +30,17 @@ class Tool(Generic[A, O]):
         state: Access,
         workspace: Access,
     ) -> None:
-        functools.update_wrapper(self, function)
-        self.function: Callable[[ToolContext, A], O] = function
+        super().__init__(function, description)
         #: The tool's own name, without the plugin's.
         self.name: str = function.__name__ if name is None else name
         if not (1 <= len(self.name) <= 64 and _NAME_CHARACTERS.issuperset(self.name)):
             raise ValueError(f"`{self.name}` is no name of a tool: 1 to 64 characters of a-z, 0-9, _ and -; give name=\"...\"")
-        #: What it does, for a person or a model to read. At most 4 KiB.
-        self.description: str = described(function, description)
         #: Whether a second call with the same arguments does no harm.
         self.idempotent: bool = idempotent
         #: The access to the user's state that it asks to be granted.
         self.state: Access = state
         #: The access to the user's files that it asks to be granted.
         self.workspace: Access = workspace
-
-    def __call__(self, ctx: ToolContext, arguments: A) -> O:
-        return self.function(ctx, arguments)
-
-    def shapes(self) -> tuple[Shape, Shape]:
-        """The shapes of arguments and answer. Raises :class:`~cofferdam.shaping.UnsupportedType`."""
-        return shapes_of(self.function)
 
 
 @overload

@@ -1,6 +1,9 @@
 //! An author's loop, as one types it: new, build, test, dev, inspect, doctor, for a folder that knows nothing of this checkout.
 
-use crate::server::{guest_path, run, shared, worker};
+use crate::{
+    process::Process,
+    server::{guest_path, run, shared, worker},
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::{
@@ -327,7 +330,15 @@ fn inspect_says_what_a_component_needs_and_refuses_what_a_server_would() {
     assert!(inspected["input_schema"].is_object() && inspected["output_schema"] != Value::Null, "{inspected}");
     let shown = cofferdam(dir.path(), &["inspect", probe]);
     succeeds(&shown);
-    assert!(all_of(&shown).contains("next: cofferdam grant set USER NAME '{"), "{}", all_of(&shown));
+    // What it needs and what to type for it, before the many imports.
+    let shown = text(&shown.stdout);
+    let at = |begin: &str| {
+        shown.lines().position(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{begin}\n{shown}"))
+    };
+    let parts = ["name ", "world ", "version ", "bytes ", "needs ", "input schema ", "grant ", "import "].map(at);
+    assert!(parts.is_sorted(), "{parts:?}\n{shown}");
+    assert!(shown.contains("\ngrant         cofferdam grant set USER probe '{\"tools\":["), "{shown}");
+    assert!(shown.lines().skip(at("import ")).all(|line| line.starts_with("import ")), "{shown}");
 
     let hostile = dir.path().join("x.wasm");
     for (bytes, word) in [
@@ -399,7 +410,7 @@ fn mistakes_in_a_python_project_are_told_with_their_place() {
     mistakes(
         &project,
         &[
-            ("src/agent.py", "def run(", "def run((", &["src/agent.py:"]),
+            ("src/agent.py", "def run(", "def run((", &["cannot be built:\nsrc/agent.py:"]),
             ("src/agent.py", "@agent(", "@agnt(", &["src/agent.py:", "agnt"]),
             ("src/agent.py", "@agent(state=\"read_write\")\n", "", &["agent"]),
             ("src/agent.py", "name: str", "name: complex", &["src/agent.py", "complex"]),
@@ -439,7 +450,12 @@ fn mistakes_in_a_javascript_project_are_told_with_their_place() {
     mistakes(
         &project,
         &[
-            ("src/agent.js", "state: \"read_write\" },", "state: \"read_write\" }};", &["src/agent.js:"]),
+            (
+                "src/agent.js",
+                "state: \"read_write\" },",
+                "state: \"read_write\" }};",
+                &["cannot be built:\nsrc/agent.js:"],
+            ),
             (
                 "src/agent.js",
                 "export default agent(",
@@ -516,6 +532,52 @@ fn a_hostile_project_leads_nowhere_outside_of_itself() {
 
     assert_eq!(fs::read_to_string(&precious).expect("there"), "mine");
     assert_eq!(fs::read_dir(&victim).expect("a folder").count(), 1);
+}
+
+/// What a Python project may have in `src`, which is put into the component.
+#[test]
+fn a_python_project_has_nothing_in_its_component_that_a_link_leads_to() {
+    let (dir, project) = new("python", "basic");
+    let (src, outside) = (project.join("src"), dir.path().join("outside"));
+    fs::rename(&src, &outside).expect("moved");
+    symlink(&outside, &src).expect("linked");
+    fails(&cofferdam(&project, &["build"]), 1, &["pyproject.toml: src ", "leads out of the project"]);
+
+    // A file or a folder within it that is a link is not there for the build.
+    fs::remove_file(&src).expect("removed");
+    fs::create_dir(&src).expect("made");
+    symlink(outside.join("agent.py"), src.join("agent.py")).expect("linked");
+    fails(&cofferdam(&project, &["build"]), 1, &["no module `agent`"]);
+    fs::remove_file(src.join("agent.py")).expect("removed");
+    fs::copy(outside.join("agent.py"), src.join("agent.py")).expect("copied");
+    symlink(&outside, src.join("pack")).expect("linked");
+    let code = fs::read_to_string(src.join("agent.py")).expect("the code");
+    fs::write(src.join("agent.py"), format!("import pack.agent\n{code}")).expect("written");
+    fails(&cofferdam(&project, &["build"]), 1, &["src/agent.py:1: ", "pack"]);
+}
+
+/// A large component takes long to compile the first time, here and on a server, and nobody is to think that it hangs.
+#[test]
+fn what_takes_long_is_told_on_standard_error_and_with_json_only_a_result() {
+    run(async {
+        let (data, cache) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let server = Process::serve(data.path()).await;
+        let large = guest_path("conformance-python");
+        let large = large.to_str().expect("UTF-8");
+        let pushed = server.cofferdam(&["plugin", "push", "large", large]).await;
+        succeeds(&pushed);
+        for word in
+            ["compiling large on the server: ", " s so far\n", " s in all\nnext: cofferdam grant set USER large '{"]
+        {
+            assert!(text(&pushed.stderr).contains(word), "{word:?} is not in\n{}", all_of(&pushed));
+        }
+        assert!(text(&pushed.stdout).starts_with("pushed large "), "{}", all_of(&pushed));
+
+        let mut inspect = command(data.path(), &["inspect", large, "--json"]);
+        let inspected = inspect.env("XDG_CACHE_HOME", cache.path()).output().expect("run");
+        succeeds(&inspected);
+        assert_eq!((lines(&inspected).len(), text(&inspected.stderr).as_str()), (1, ""), "{}", all_of(&inspected));
+    });
 }
 
 #[test]

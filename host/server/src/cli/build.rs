@@ -37,7 +37,7 @@ pub(super) struct Built {
 
 /// Builds the project and prints its component. What its compiler has to say goes to standard error as it comes.
 pub fn run(args: &BuildArgs) -> anyhow::Result<()> {
-    let Built { file, bytes, name } = build(&Project::at(&args.dir)?)?;
+    let Built { file, bytes, name } = build(&Project::at(&args.dir)?, args.json)?;
     let digest = digest(&bytes);
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -55,12 +55,13 @@ pub fn run(args: &BuildArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds a project.
-pub(super) fn build(project: &Project) -> anyhow::Result<Built> {
+/// Builds a project. What takes its time is told, unless only programs read it.
+pub(super) fn build(project: &Project, json: bool) -> anyhow::Result<Built> {
     let file = match &project.source {
+        // Cargo tells by itself.
         Source::Rust => rust::component(project)?,
-        Source::Python(code) => python::component(project, code)?,
-        Source::JavaScript => javascript::component(project)?,
+        Source::Python(code) => python::component(project, code, json)?,
+        Source::JavaScript => javascript::component(project, json)?,
     };
     let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     Ok(Built { file, bytes, name: project.name.clone() })

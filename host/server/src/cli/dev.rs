@@ -81,7 +81,7 @@ async fn once(dir: &Path, args: &DevArgs, json: bool) -> Result<(), Failure> {
     let dir_read = dir.to_owned();
     // In a thread of its own, so that Ctrl-C is heard meanwhile.
     #[expect(clippy::disallowed_methods, reason = "a build ends by itself, or with the process")]
-    let built = tokio::task::spawn_blocking(move || build::build(&Project::at(&dir_read)?)).await;
+    let built = tokio::task::spawn_blocking(move || build::build(&Project::at(&dir_read)?, json)).await;
     let built = built.map_err(|error| Failure::Host(error.to_string()))?;
     let built = built.map_err(|error| Failure::Build(format!("{error:#}")))?;
     let Some(input) = &args.input else { return test::built(dir, &built, json).await };

@@ -57,7 +57,11 @@ impl Failure {
                     None => Ok(()),
                 })
             }
-            Self::Build(text) | Self::Usage(text) | Self::Host(text) => writeln!(err, "error: {}", printable(text)),
+            // One line for each mistake that was found.
+            Self::Build(text) => {
+                writeln!(err, "error: {}", text.lines().map(printable).collect::<Vec<_>>().join("\n"))
+            }
+            Self::Usage(text) | Self::Host(text) => writeln!(err, "error: {}", printable(text)),
         };
     }
 }

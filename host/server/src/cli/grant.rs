@@ -3,12 +3,12 @@
 use super::{
     client::{As, Client, ClientArgs, text_argument, with_json},
     failure::Failure,
-    output::{json_line, line},
+    output::{changes, json_line, line, note, printable},
 };
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 #[derive(Debug, Args)]
 pub(super) struct GrantArgs {
@@ -40,13 +40,10 @@ enum GrantVerb {
 }
 
 #[derive(Deserialize)]
-struct GrantSet<'a> {
-    #[serde(borrow)]
-    grant: &'a RawValue,
-    #[serde(borrow)]
-    declared: &'a RawValue,
-    #[serde(borrow)]
-    effective: &'a RawValue,
+struct GrantSet {
+    grant: Map<String, Value>,
+    declared: Map<String, Value>,
+    effective: Map<String, Value>,
 }
 
 pub(super) async fn run(args: GrantArgs, json: bool) -> Result<(), Failure> {
@@ -58,15 +55,41 @@ pub(super) async fn run(args: GrantArgs, json: bool) -> Result<(), Failure> {
             line(&json_line(&client.text(request).await?))
         }
         GrantVerb::Set { user, plugin, grant } => {
-            let request = client.request(As::Operator, Method::PUT, ["v1", "users", &user, "grants", &plugin])?;
-            let text = client.text(with_json(request, text_argument(&grant)?)).await?;
+            let request = |method| client.request(As::Operator, method, ["v1", "users", &user, "grants", &plugin]);
+            let put = with_json(request(Method::PUT)?, text_argument(&grant)?);
             if json {
-                return line(&json_line(&text));
+                return line(&json_line(&client.text(put).await?));
             }
-            let set: GrantSet<'_> = client.read(&text)?;
-            line(&format!("granted    {}", json_line(set.grant.get())))?;
-            line(&format!("declared   {}", json_line(set.declared.get())))?;
-            line(&format!("effective  {}", json_line(set.effective.get())))
+            // What stood before is for people, and only they pay for asking.
+            let before = client.text(request(Method::GET)?).await?;
+            let set = client.text(put).await?;
+            show(&user, &plugin, &client.read(&before)?, client.read(&set)?)
         }
     }
+}
+
+/// What a grant changed, and whether it is all that the plugin asks for.
+fn show(user: &str, plugin: &str, before: &Map<String, Value>, set: GrantSet) -> Result<(), Failure> {
+    let (user, plugin) = (printable(user), printable(plugin));
+    let GrantSet { grant, declared, mut effective } = set;
+    line(&format!("granted {plugin} for {user}, from the next run on"))?;
+    let changes = changes(before, &grant);
+    if changes.is_empty() {
+        line("nothing changed")?;
+    }
+    for change in changes {
+        line(&change)?;
+    }
+    // A grant says which calls people approve, and a plugin does not.
+    effective.remove("approve");
+    if effective == declared {
+        note("next: nothing; it is granted all that it asks for");
+    } else {
+        let all = Value::Object(declared).to_string();
+        note(&format!(
+            "next: it asks for more; all of it is: cofferdam grant set {user} {plugin} '{}'",
+            json_line(&all)
+        ));
+    }
+    Ok(())
 }

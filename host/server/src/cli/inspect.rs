@@ -5,7 +5,8 @@ use super::{
     client::file_bytes,
     failure::Failure,
     locally::{self, Host},
-    output::{json_line, line, note, printable, spinner},
+    output::{json_line, line, printable, progress},
+    project::checked_name,
 };
 use cofferdam_core::{
     Json,
@@ -52,16 +53,11 @@ struct Tool<'a> {
 pub(super) async fn run(args: InspectArgs, json: bool) -> Result<(), Failure> {
     super::serve::log_to_stderr("error")?;
     let bytes = file_bytes(&args.file)?;
-    let progress = spinner(format!("compiling {}", args.file.display()));
-    let looked = async {
-        let host = Host::start(None, None).await?;
-        let about = host.push(bytes.clone()).await?;
-        let imports = imports_of(&bytes).map_err(|error| locally::failure(error.into()))?;
-        Ok::<_, Failure>((about, imports))
-    };
-    let looked = looked.await;
-    progress.finish_and_clear();
-    let (about, imports) = looked?;
+    let host = Host::start(None, None).await?;
+    let compiling = progress(format!("compiling {}", args.file.display()), json);
+    let about = host.push(bytes.clone()).await?;
+    drop(compiling);
+    let imports = imports_of(&bytes).map_err(|error| locally::failure(error.into()))?;
     let inspected = Inspected {
         world: match about.kind {
             PluginKind::Agent => "agent",
@@ -100,15 +96,12 @@ fn tools(about: &PluginVersion) -> Vec<Tool<'_>> {
 
 fn print(inspected: &Inspected<'_>) -> Result<(), Failure> {
     let Inspected { world, name, version, description, digest, bytes, imports, needs, .. } = inspected;
-    line(&format!("world         {world}"))?;
     line(&format!("name          {}", printable(name)))?;
+    line(&format!("world         {world}"))?;
     line(&format!("version       {}", printable(version)))?;
     line(&format!("description   {}", printable(description)))?;
-    line(&format!("digest        {digest}"))?;
     line(&format!("bytes         {bytes}"))?;
-    for import in imports {
-        line(&format!("import        {}", printable(import)))?;
-    }
+    line(&format!("digest        {digest}"))?;
     line(&format!("needs         {}", Json::of(needs).as_str()))?;
     if inspected.durable {
         line("durable       its runs go on where they were when the host is started again")?;
@@ -123,11 +116,21 @@ fn print(inspected: &Inspected<'_>) -> Result<(), Failure> {
         line(&format!("tool          {}{idempotent}: {}", printable(tool.name), printable(tool.description)))?;
         line(&format!("              {}", json_line(tool.input_schema.as_str())))?;
     }
-    if inspected.grant == Permissions::none() {
-        note("it needs no grant");
-        return Ok(());
+    let grant = if inspected.grant == Permissions::none() {
+        "it needs none".to_owned()
+    } else {
+        // As `cofferdam build` says it is pushed. What it calls itself is its own, and no name of a plugin perhaps.
+        grant_command(if checked_name(name).is_ok() { name } else { "NAME" }, &inspected.grant)
+    };
+    line(&format!("grant         {grant}"))?;
+    // Last, because they are many and the host's affair.
+    for import in imports {
+        line(&format!("import        {}", printable(import)))?;
     }
-    line(&format!("grant         {}", Json::of(&inspected.grant).as_str()))?;
-    note(&format!("next: cofferdam grant set USER NAME '{}'", Json::of(&inspected.grant).as_str()));
     Ok(())
+}
+
+/// What an operator types to grant a plugin something. No name in a grant has a character that a shell would take for another.
+pub(super) fn grant_command(plugin: &str, grant: &Permissions) -> String {
+    format!("cofferdam grant set USER {plugin} '{}'", Json::of(grant).as_str())
 }

@@ -3,7 +3,8 @@
 use super::{
     client::{As, Client, ClientArgs, file_bytes},
     failure::Failure,
-    output::{json_line, line, note, printable, spinner},
+    inspect::grant_command,
+    output::{json_line, line, note, printable, progress},
 };
 use clap::{Args, Subcommand};
 use cofferdam_core::{Json, grant::Permissions};
@@ -104,10 +105,9 @@ async fn push(client: &Client, name: &str, file: PathBuf, json: bool) -> Result<
     let bytes = file_bytes(&file)?;
     let request = client.request(As::Operator, Method::PUT, ["v1", "plugins", name])?;
     let request = request.header(header::CONTENT_TYPE, "application/wasm").body(bytes);
-    let progress = spinner(format!("compiling {name}"));
-    let response = client.send(request).await;
-    progress.finish_and_clear();
-    let response = response?;
+    let compiling = progress(format!("compiling {name} on the server"), json);
+    let response = client.send(request).await?;
+    drop(compiling);
     let new = response.status() == StatusCode::CREATED;
     let text = String::from_utf8_lossy(&client.body(response).await?).into_owned();
     if json {
@@ -118,11 +118,10 @@ async fn push(client: &Client, name: &str, file: PathBuf, json: bool) -> Result<
     line(&format!("{said} {} {} {}", printable(&plugin.name), printable(&plugin.version), printable(&plugin.digest)))?;
     let name = printable(&plugin.name);
     if plugin.needs != Permissions::none() {
-        let needs = Json::of(&plugin.needs);
-        note(&format!("it asks for {}; grant it with `cofferdam grant set USER {name} JSON`", needs.as_str()));
+        note(&format!("next: {}", grant_command(&name, &plugin.needs)));
     }
     if plugin.kind == "agent" {
-        note(&format!("run it with `cofferdam runs submit {name} --input JSON`"));
+        note(&format!("next: cofferdam runs submit {name} --input JSON"));
     }
     Ok(())
 }

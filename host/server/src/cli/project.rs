@@ -207,6 +207,12 @@ fn of_python(text: &str, manifest: &Path) -> anyhow::Result<Option<(String, Sour
         "{}: tool.cofferdam.module is {module:?}, which is no name of a module: write \"agent\" for agent.py",
         manifest.display()
     );
+    // All that is in it would be in the component. Links within it are not followed: the tool shows the folder to a sandbox.
+    ensure!(
+        !leads_outside(manifest, "src"),
+        "{}: src is a symbolic link that leads out of the project: put the folder itself there",
+        manifest.display()
+    );
     let project = read.project.unwrap_or_default();
     let name = project.name.unwrap_or_else(|| "agent".to_owned()).replace(['_', '.'], "-").to_lowercase();
     let version = project.version.unwrap_or_else(|| "0.1.0".to_owned());
@@ -239,10 +245,8 @@ fn of_javascript(text: &str, manifest: &Path) -> anyhow::Result<Option<(String, 
         manifest.display()
     );
     // What is not there is told by the SDK's own build.
-    let outside = manifest.parent().zip(manifest.with_file_name(&main).canonicalize().ok());
-    let outside = outside.is_some_and(|(project, file)| !file.starts_with(project));
     ensure!(
-        !outside,
+        !leads_outside(manifest, &main),
         "{}: cofferdam.main is {main:?}, which a symbolic link leads out of the project: write the file itself there",
         manifest.display()
     );
@@ -251,6 +255,12 @@ fn of_javascript(text: &str, manifest: &Path) -> anyhow::Result<Option<(String, 
     let own = name.strip_prefix('@').and_then(|scoped| scoped.split_once('/')).map_or(name.as_str(), |(_, own)| own);
     let name = own.replace(['_', '.'], "-").to_lowercase();
     Ok(Some((name, Source::JavaScript)))
+}
+
+/// Whether something beside a manifest is elsewhere, because of a link.
+fn leads_outside(manifest: &Path, name: &str) -> bool {
+    let place = manifest.parent().zip(manifest.with_file_name(name).canonicalize().ok());
+    place.is_some_and(|(project, file)| !file.starts_with(project))
 }
 
 /// What cannot be read of a manifest, with its line.
@@ -337,6 +347,21 @@ mod tests {
         assert!(refusal.contains("leads out of the project"), "{refusal}");
         fs::remove_file(dir.path().join("agent.js")).expect("removed");
         fs::write(dir.path().join("agent.js"), "").expect("written");
+        assert!(Project::at(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn a_source_folder_that_a_link_leads_out_of_the_project_is_refused() {
+        let (dir, other) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let text = "[tool.cofferdam]\nworld = \"agent\"\nmodule = \"agent\"\n";
+        fs::write(dir.path().join("pyproject.toml"), text).expect("written");
+        std::os::unix::fs::symlink(other.path(), dir.path().join("src")).expect("linked");
+        let refusal = Project::at(dir.path()).expect_err("outside").to_string();
+        assert!(refusal.contains("leads out of the project"), "{refusal}");
+        // Within the project it may lead where it likes.
+        fs::remove_file(dir.path().join("src")).expect("removed");
+        fs::create_dir(dir.path().join("code")).expect("made");
+        std::os::unix::fs::symlink("code", dir.path().join("src")).expect("linked");
         assert!(Project::at(dir.path()).is_ok());
     }
 

@@ -3,10 +3,11 @@
 use super::{
     client::{As, Client, ClientArgs, text_argument, with_json},
     failure::Failure,
-    output::{json_line, line},
+    output::{change, json_line, line, note, printable},
 };
 use clap::{Args, Subcommand};
 use reqwest::{Method, header};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 #[derive(Debug, Args)]
@@ -71,14 +72,27 @@ struct SetArgs {
 pub(super) async fn run_quota(args: QuotaArgs, json: bool) -> Result<(), Failure> {
     match args.verb {
         QuotaVerb::Get { user } => get(args.client, ["v1", "users", &user, "quota"], json).await,
-        QuotaVerb::Set { user, set } => put(args.client, ["v1", "users", &user, "quota"], set, json).await,
+        QuotaVerb::Set { user, set } => {
+            put(args.client, ["v1", "users", &user, "quota"], set, json).await?;
+            if !json {
+                note(&format!("next: cofferdam quota get {} shows all that they may take", printable(&user)));
+            }
+            Ok(())
+        }
     }
 }
 
 pub(super) async fn run_tier(args: TierArgs, json: bool) -> Result<(), Failure> {
     match args.verb {
         TierVerb::Get { name } => get(args.client, ["v1", "tiers", &name], json).await,
-        TierVerb::Set { name, set } => put(args.client, ["v1", "tiers", &name], set, json).await,
+        TierVerb::Set { name, set } => {
+            put(args.client, ["v1", "tiers", &name], set, json).await?;
+            if !json {
+                let name = printable(&name);
+                note(&format!("next: cofferdam quota set USER '{{\"tier\": \"{name}\"}}' puts a user into it"));
+            }
+            Ok(())
+        }
     }
 }
 
@@ -93,7 +107,61 @@ async fn put<const N: usize>(client: ClientArgs, path: [&str; N], set: SetArgs, 
     if let Some(version) = set.if_match {
         request = request.header(header::IF_MATCH, format!("\"{}\"", version.trim_matches('"')));
     }
-    show(&client, request, json).await
+    if json {
+        return line(&json_line(&client.text(request).await?));
+    }
+    // What stood before is for people, and only they pay for asking.
+    let before = match client.text(client.request(As::Operator, Method::GET, path)?).await {
+        Ok(before) => Some(client.read(&before)?),
+        Err(Failure::Refused(problem)) if problem.code == "unknown_tier" => None,
+        Err(failure) => return Err(failure),
+    };
+    let now: Standing = client.read(&client.text(request).await?)?;
+    let lines = changed(before.as_ref(), &now);
+    line(&match (&now.user, &now.name) {
+        (Some(user), _) => format!("set for user {}", printable(user)),
+        (None, name) => format!("set for tier {}", printable(name.as_deref().unwrap_or_default())),
+    })?;
+    if lines.is_empty() {
+        line("nothing changed")?;
+    }
+    lines.iter().try_for_each(|text| line(text))
+}
+
+/// What is set for a user or a tier, and what comes of it.
+#[derive(Debug, Deserialize)]
+struct Standing {
+    user: Option<String>,
+    name: Option<String>,
+    effective: Map<String, Value>,
+    /// The limits that are set, and a user's tier.
+    #[serde(flatten)]
+    set: Map<String, Value>,
+}
+
+/// What is another than before, one a line: a tier, limits, and which of them are set here.
+fn changed(before: Option<&Standing>, now: &Standing) -> Vec<String> {
+    let of = |standing: &Standing, name: &str| match name {
+        "tier" => Some(standing.set.get(name).cloned().unwrap_or_else(|| "default".into())),
+        _ => standing.effective.get(name).cloned(),
+    };
+    let tier = now.user.is_some().then_some("tier");
+    let names = tier.into_iter().chain(now.effective.keys().map(String::as_str));
+    let lines = names.filter_map(|name| {
+        let is_set = now.set.contains_key(name);
+        let was_set = before.is_some_and(|before| before.set.contains_key(name));
+        let (old, new) = (before.and_then(|before| of(before, name)), of(now, name));
+        // Of a tier that was not there before, only what it says itself.
+        let same = if before.is_none() { !is_set } else { old == new && (is_set == was_set || name == "tier") };
+        let whose = match (is_set, was_set) {
+            _ if name == "tier" => "",
+            (true, _) => "  (set here)",
+            (false, true) => "  (no longer set here)",
+            (false, false) => "",
+        };
+        (!same).then(|| format!("{}{whose}", change(name, old.as_ref(), new.as_ref())))
+    });
+    lines.collect()
 }
 
 /// One limit a line: what it is, and whether it is set here.
@@ -121,4 +189,31 @@ async fn show(client: &Client, request: reqwest::RequestBuilder, json: bool) -> 
         line(&format!("{name:<28} {value:>22}{set}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_quota_changes_is_told_old_and_new_with_what_is_set_here() {
+        let standing = |value: Value| serde_json::from_value::<Standing>(value).expect("a standing");
+        let told = |before: Option<&Value>, now: &Value| {
+            let before = before.map(|before| standing(before.clone()));
+            let lines = changed(before.as_ref(), &standing(now.clone()));
+            lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        let plain = json!({"user": "ann", "effective": {"cpu_weight": 100, "runs_at_once": 5}});
+        let pro = json!({
+            "user": "ann", "tier": "pro", "runs_at_once": 5, "effective": {"cpu_weight": 300, "runs_at_once": 5},
+        });
+        let there = ["tier default → pro", "cpu_weight 100 → 300", "runs_at_once 5 → 5 (set here)"];
+        assert_eq!(told(Some(&plain), &pro), there);
+        let back = ["tier pro → default", "cpu_weight 300 → 100", "runs_at_once 5 → 5 (no longer set here)"];
+        assert_eq!(told(Some(&pro), &plain), back);
+        assert!(told(Some(&pro), &pro).is_empty());
+        let tier = json!({"name": "pro", "cpu_weight": 300, "effective": {"cpu_weight": 300, "runs_at_once": 5}});
+        assert_eq!(told(None, &tier), ["cpu_weight nothing → 300 (set here)"]);
+    }
 }

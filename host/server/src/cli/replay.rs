@@ -3,7 +3,7 @@
 use super::{
     client::{As, Client, ClientArgs, file_bytes},
     failure::Failure,
-    output::{json_line, line, printable, spinner},
+    output::{json_line, line, printable, progress},
 };
 use clap::Args;
 use reqwest::{Method, header};
@@ -53,10 +53,9 @@ pub(super) async fn run(args: ReplayArgs, json: bool) -> Result<(), Failure> {
         Some(file) => request.header(header::CONTENT_TYPE, "application/wasm").body(file_bytes(&file)?),
         None => request,
     };
-    let progress = spinner(format!("replaying {}", args.id));
-    let answer = client.text(request).await;
-    progress.finish_and_clear();
-    let answer = answer?;
+    let replaying = progress(format!("replaying {}", args.id), json);
+    let answer = client.text(request).await?;
+    drop(replaying);
     let replay: Replay = client.read(&answer)?;
     if json {
         line(&json_line(&answer))?;

@@ -5,7 +5,7 @@ use super::{
     failure::Failure,
     follow::{RunSeen, Seen},
     locally::{Host, failure},
-    output::{json_line, line, note, spinner},
+    output::{json_line, line, note, progress},
     runs::LimitArgs,
     serve::log_to_stderr,
 };
@@ -86,25 +86,19 @@ pub(super) async fn here(here: Here, json: bool) -> Result<(), Failure> {
     }
     let without_grant = here.grant.is_none() && !here.grants_needs;
     let host = Host::start(here.workspace, None).await?;
-    let progress = spinner(format!("compiling {}", here.shown));
-    let shown = progress.clone();
-    let mut on_event = move |envelope: &Envelope| {
-        shown.finish_and_clear();
+    let mut on_event = |envelope: &Envelope| {
         let text = serde_json::to_string(envelope).unwrap_or_default();
         // Our own events always have this shape.
         if let (false, Ok(seen)) = (json, serde_json::from_str::<Seen<'_>>(&text)) {
             note(&seen.shown());
         }
     };
-    let ended = async {
-        let about = host.push(here.component).await?;
-        let needs = || if here.grants_needs { about.needs } else { Permissions::none() };
-        host.local.grant(here.grant.unwrap_or_else(needs)).await.map_err(failure)?;
-        host.local.run(here.work, &mut on_event).await.map_err(failure)
-    };
-    let ended = ended.await;
-    progress.finish_and_clear();
-    let LocalEnd { view, gave_up } = ended?;
+    let compiling = progress(format!("compiling {}", here.shown), json);
+    let about = host.push(here.component).await?;
+    drop(compiling);
+    let needs = || if here.grants_needs { about.needs } else { Permissions::none() };
+    host.local.grant(here.grant.unwrap_or_else(needs)).await.map_err(failure)?;
+    let LocalEnd { view, gave_up } = host.local.run(here.work, &mut on_event).await.map_err(failure)?;
     if let Some(why) = gave_up {
         note(&format!("cancelled: {why}; give one more with --answer"));
     }

@@ -5,7 +5,7 @@ use super::{
     build,
     failure::Failure,
     locally::{self, file_of},
-    output::{json_line, line, note, printable, spinner},
+    output::{json_line, line, note, printable, progress},
     project::Project,
 };
 use case::{Case, Scripted};
@@ -57,7 +57,7 @@ pub(super) async fn run(args: TestArgs, json: bool) -> Result<(), Failure> {
         Some(file) => (super::client::file_bytes(file)?, file.display().to_string()),
         None => {
             let project = Project::at(&args.dir).map_err(|error| Failure::Usage(format!("{error:#}")))?;
-            let built = build::build(&project).map_err(|error| Failure::Build(format!("{error:#}")))?;
+            let built = build::build(&project, json).map_err(|error| Failure::Build(format!("{error:#}")))?;
             (built.bytes, built.file.display().to_string())
         }
     };
@@ -73,10 +73,7 @@ pub(super) async fn built(dir: &Path, built: &build::Built, json: bool) -> Resul
 async fn all(component: &[u8], file: &str, cases: Vec<(String, Case)>, json: bool) -> Result<(), Failure> {
     let (count, mut failed) = (cases.len(), 0_usize);
     for (name, case) in cases {
-        let progress = spinner(format!("{name} ({file})"));
-        let told = one(component, name, case).await;
-        progress.finish_and_clear();
-        let told = told?;
+        let told = one(component, file, name, case, json).await?;
         failed += usize::from(!told.ok);
         if json {
             let text = serde_json::to_string(&told).map_err(|error| Failure::Host(error.to_string()))?;
@@ -119,10 +116,13 @@ fn cases(dir: &Path, part: Option<&str>) -> Result<Vec<(String, Case)>, Failure>
 }
 
 /// Runs a case.
-async fn one(component: &[u8], name: String, mut case: Case) -> Result<Told, Failure> {
+async fn one(component: &[u8], file: &str, name: String, mut case: Case, json: bool) -> Result<Told, Failure> {
     let stand_ins = Arc::new(Scripted::of(&mut case));
     let host = locally::Host::start(None, Some(stand_ins.clone())).await?;
+    let compiling = progress(format!("compiling {file}"), json);
     let about = host.push(component.to_vec()).await?;
+    drop(compiling);
+    let _running = progress(format!("running {name}"), json);
     host.local.grant(case.grant.clone().unwrap_or(about.needs)).await.map_err(locally::failure)?;
     for (path, text) in &case.files {
         let file = host.workspace.join(path);

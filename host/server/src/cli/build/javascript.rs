@@ -4,7 +4,7 @@
 use super::toolchain;
 use crate::cli::{
     kit,
-    output::{note, printable},
+    output::{note, printable, progress},
     project::Project,
 };
 use anyhow::{Context as _, bail};
@@ -54,11 +54,12 @@ impl Problem {
 }
 
 /// Builds the project and gives its component.
-pub(super) fn component(project: &Project) -> anyhow::Result<PathBuf> {
-    let toolchain = toolchain::installed(&toolchain_name()?, install)?;
+pub(super) fn component(project: &Project, json: bool) -> anyhow::Result<PathBuf> {
+    let toolchain = toolchain::installed(&toolchain_name()?, json, install)?;
     kit::unpack(&project.dir, "javascript")?;
     let folder = project.dir.join(kit::FOLDER);
     let sdk = folder.join("sdk/javascript");
+    let making = progress(format!("making {} a component", project.name), json);
     let built = Command::new("node")
         .arg(sdk.join("toolchain/build.mjs"))
         .arg("--project")
@@ -72,6 +73,7 @@ pub(super) fn component(project: &Project) -> anyhow::Result<PathBuf> {
         .stdin(Stdio::null())
         .output()
         .context("cannot start node: install Node.js 20 or newer, then run `cofferdam build` again")?;
+    drop(making);
     let said: Option<Said> = serde_json::from_slice(&built.stdout).ok();
     match said {
         Some(Said { component: Some(file), warnings, .. }) if built.status.success() => {

@@ -3,7 +3,7 @@
 use super::toolchain;
 use crate::cli::{
     kit,
-    output::printable,
+    output::{printable, progress},
     project::{Project, World},
 };
 use anyhow::{Context as _, bail, ensure};
@@ -60,8 +60,8 @@ struct Said {
 }
 
 /// Builds the project and gives its component.
-pub(super) fn component(project: &Project, code: &Code) -> anyhow::Result<PathBuf> {
-    let toolchain = toolchain::installed(&toolchain_name(), install)?;
+pub(super) fn component(project: &Project, code: &Code, json: bool) -> anyhow::Result<PathBuf> {
+    let toolchain = toolchain::installed(&toolchain_name(), json, install)?;
     kit::unpack(&project.dir, "python")?;
     let build = project.dir.join(kit::FOLDER).join("build");
     let source = if project.dir.join("src").is_dir() { "src" } else { "" };
@@ -80,7 +80,9 @@ pub(super) fn component(project: &Project, code: &Code) -> anyhow::Result<PathBu
     );
     // Alone in its folder: the tool takes whatever is beside it.
     kit::write_if_new(&build.join("entry/cofferdam_entry.py"), entry.as_bytes())?;
+    let fetching = progress(format!("putting the packages of {} in place", project.name), json);
     let packages = packages(&toolchain, &project.dir, &build, &code.dependencies)?;
+    drop(fetching);
     let component = build.join(format!("{}.wasm", project.name));
     let arriving = build.join(format!("{}.wasm.new", project.name));
     let sealed = build.join(format!("{}.wasm.sealed", project.name));
@@ -105,6 +107,7 @@ pub(super) fn component(project: &Project, code: &Code) -> anyhow::Result<PathBu
     // Nothing of the author's shell is to decide what is in the component.
     tool.env_clear().env("VIRTUAL_ENV", packages);
     tool.envs(["PATH", "HOME", "TMPDIR"].into_iter().filter_map(|name| Some((name, env::var_os(name)?))));
+    let _making = progress(format!("making {} a component", project.name), json);
     let built = tool.output().with_context(|| format!("cannot start Python: {INSTALL_PYTHON}"))?;
     if !built.status.success() {
         bail!("{} cannot be built:\n{}", project.dir.display(), what_it_said(&String::from_utf8_lossy(&built.stderr)));

@@ -1,6 +1,7 @@
 //! The tools that make components of Python and JavaScript, at the versions that this binary was tried with. Installed when they
 //! are missing, below one folder, by rename: what is there is whole.
 
+use crate::cli::output::{note, progress};
 use anyhow::{Context as _, bail, ensure};
 use std::{
     env, fs,
@@ -24,7 +25,11 @@ pub(in crate::cli) fn folder() -> anyhow::Result<PathBuf> {
 }
 
 /// A toolchain of this name, installed by `make` into the folder that it is given if it is not there.
-pub(super) fn installed(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<PathBuf> {
+pub(super) fn installed(
+    name: &str,
+    json: bool,
+    make: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<PathBuf> {
     let folder = folder()?;
     let whole = folder.join(name);
     if whole.is_dir() {
@@ -41,8 +46,10 @@ pub(super) fn installed(name: &str, make: impl FnOnce(&Path) -> anyhow::Result<(
     }
     let arriving = tempfile::Builder::new().prefix(".arriving-").tempdir_in(&folder);
     let arriving = arriving.with_context(|| format!("cannot write to {}", folder.display()))?;
-    crate::cli::output::note(&format!("installing {name} into {} (once)", folder.display()));
+    note(&format!("installing {name} into {} (once)", folder.display()));
+    let installing = progress(format!("installing {name}"), json);
     make(arriving.path())?;
+    drop(installing);
     match fs::rename(arriving.path(), &whole) {
         Ok(()) => {
             // It is not there any more under the name that would be removed.
