@@ -148,9 +148,11 @@ impl Doing {
     }
 }
 
-/// One user's guests that spin and flood, files and components sent without a pause, until this is stopped.
+/// One user's guests that spin and flood, files and components sent without a pause, until this is stopped. The user's own
+/// client gives way to everything else, as if it were on another machine: what is measured is what the host does for it.
 struct Hostile {
     stop: Arc<AtomicBool>,
+    client: tokio::runtime::Runtime,
     tasks: Vec<tokio::task::JoinHandle<u64>>,
 }
 
@@ -161,6 +163,9 @@ impl Hostile {
         let key = made.is(StatusCode::CREATED)["api_key"].as_str().expect("a key").to_owned();
         let author = User::new(&mallory.name, &server.app.url(), &key);
         let stop = Arc::new(AtomicBool::new(false));
+        let gives_way = || rustix::process::setpriority_process(None, 19).expect("a thread may give way");
+        let client = tokio::runtime::Builder::new_multi_thread().on_thread_start(gives_way).enable_all().build();
+        let client = client.expect("threads");
         let mut tasks = Vec::new();
         let scenarios = [
             (Doing::Spinning, json!({"scenario": "spin"})),
@@ -171,7 +176,7 @@ impl Hostile {
         ];
         for (_, input) in scenarios.into_iter().filter(|(part, _)| doing.includes(*part)) {
             let (mallory, stop) = (mallory.clone(), stop.clone());
-            tasks.push(tokio::spawn(async move {
+            tasks.push(client.spawn(async move {
                 let mut runs = 0;
                 while !stop.load(Ordering::Relaxed) {
                     let limits = json!({"deadline_ms": 2_000});
@@ -187,7 +192,7 @@ impl Hostile {
         }
         let (files, stopped) = (mallory.clone(), stop.clone());
         if doing.includes(Doing::SendingFiles) {
-            tasks.push(tokio::spawn(async move {
+            tasks.push(client.spawn(async move {
                 let bytes = vec![7_u8; 4 << 20];
                 let mut sent = 0;
                 while !stopped.load(Ordering::Relaxed) {
@@ -200,7 +205,7 @@ impl Hostile {
         }
         let (component, stopped) = (guest("probe"), stop.clone());
         if doing.includes(Doing::SendingComponents) {
-            tasks.push(tokio::spawn(async move {
+            tasks.push(client.spawn(async move {
                 let mut sent = 0;
                 while !stopped.load(Ordering::Relaxed) {
                     let pushed = author.push("again", fresh(&component)).await;
@@ -210,7 +215,7 @@ impl Hostile {
                 sent
             }));
         }
-        Self { stop, tasks }
+        Self { stop, client, tasks }
     }
 
     async fn end(self) -> Vec<u64> {
@@ -219,6 +224,7 @@ impl Hostile {
         for task in self.tasks {
             done.push(task.await.expect("not panicked"));
         }
+        self.client.shutdown_background();
         done
     }
 }

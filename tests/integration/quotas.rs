@@ -257,6 +257,14 @@ async fn is_met(server: &Server, name: &str) {
             let child = json!({"do": "spawn", "agent": "echo", "input": 1});
             told(&last_of(&user, &[json!({"do": "spawn", "agent": "probe", "input": child})]).await, "too_many");
         }
+        "body_bytes_per_second" => {
+            to(65_536).await;
+            let begun = std::time::Instant::now();
+            let file = vec![b'x'; 131_072];
+            let put = user.request(Method::PUT, "/v1/files/slow").body(file).send().await.expect("answered");
+            assert_eq!(put.status(), StatusCode::OK);
+            assert!(begun.elapsed() > Duration::from_millis(1_900), "{:?}", begun.elapsed());
+        }
         "sockets_at_once" => {
             to(1).await;
             let open = crate::sockets::Ws::open(&user, &server.app.url()).await;
@@ -374,6 +382,7 @@ fn every_limit_that_can_be_set_is_met_by_a_guest() {
         run_input_bytes: _,
         run_output_bytes: _,
         sockets_at_once: _,
+        body_bytes_per_second: _,
     } = Quota::default();
     run(async {
         let server = Server::start().await;

@@ -46,7 +46,7 @@ const LINGER: Duration = Duration::from_millis(1);
 /// How many bytes of one run's events may wait for a commit. At this mark the guest waits for storage, so that a guest
 /// that emits faster than the disk writes cannot fill the host's memory. It is also what a commit of such a guest holds, and
 /// how long the next run of another user waits behind it: a millisecond or two.
-const PENDING_BYTES_MAX: usize = 64 << 10;
+const PENDING_BYTES_MAX: usize = 16 << 10;
 
 /// The longest wait between two attempts to persist the end of a run.
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);

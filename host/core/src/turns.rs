@@ -166,6 +166,14 @@ impl Turns {
 }
 
 impl Turn {
+    /// Whether the next turn that comes free is for this guest's user. If so, those that run should be asked soon whether they
+    /// may go on.
+    #[must_use]
+    pub fn is_next(&self) -> bool {
+        let Place::Waiting(_) = self.place else { return false };
+        self.turns.state().queue.first().is_some_and(|(_, _, account)| *account == self.account)
+    }
+
     /// Whether it is this guest's turn; it has it from then on. If not, the waker is woken when it may be.
     pub fn poll(&mut self, waker: &Waker) -> Poll<()> {
         let has_it = match self.place {

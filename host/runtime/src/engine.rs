@@ -8,7 +8,8 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    thread::Thread,
+    time::{Duration, Instant},
 };
 use wasmparser::WasmFeatures;
 use wasmtime::{Config, InstanceAllocationStrategy, OperatorCost, PoolingAllocationConfig};
@@ -16,6 +17,10 @@ use wasmtime::{Config, InstanceAllocationStrategy, OperatorCost, PoolingAllocati
 /// How often a running guest is asked whether it should stop, and gives way to others. A spinning guest holds a thread
 /// no longer than this; half of it is what a stop costs on average.
 pub const EPOCH_TICK: Duration = Duration::from_millis(5);
+
+/// How often it is asked at most, while guests of others come to wait for a turn. Each time costs a guest that spins about a
+/// microsecond.
+const EPOCH_TICK_MIN: Duration = Duration::from_micros(500);
 
 /// The stack of a guest, in bytes. Deeper recursion traps. The fiber it runs on has as much again for host functions.
 const GUEST_STACK_BYTES: usize = 1 << 20;
@@ -87,7 +92,7 @@ pub fn compile_engine() -> wasmtime::Result<wasmtime::Engine> {
 #[derive(Clone)]
 pub struct Engine {
     wasmtime: wasmtime::Engine,
-    _ticker: Arc<Ticker>,
+    ticker: Arc<Ticker>,
 }
 
 impl Engine {
@@ -118,7 +123,12 @@ impl Engine {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let wasmtime = wasmtime::Engine::new(&config)?;
         let ticker = Ticker::start(&wasmtime)?;
-        Ok(Self { wasmtime, _ticker: Arc::new(ticker) })
+        Ok(Self { wasmtime, ticker: Arc::new(ticker) })
+    }
+
+    /// Lets the next tick come as soon as it may, for a guest that waits for its turn.
+    pub fn tick_soon(&self) {
+        self.ticker.soon();
     }
 
     /// Wasmtime's own engine.
@@ -130,25 +140,90 @@ impl Engine {
 
 /// The thread that advances the epoch. A thread of its own, because guests that spin can keep every thread of an async
 /// runtime, and with it the runtime's timers, busy.
-struct Ticker(Arc<AtomicBool>);
+struct Ticker {
+    thread: Thread,
+    state: Arc<TickerState>,
+}
+
+#[derive(Default)]
+struct TickerState {
+    /// Somebody waits for the next tick.
+    awaited: AtomicBool,
+    stopped: AtomicBool,
+}
 
 impl Ticker {
     fn start(engine: &wasmtime::Engine) -> wasmtime::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, engine) = (stop.clone(), engine.weak());
-        std::thread::Builder::new().name("epoch".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(EPOCH_TICK);
+        let state = Arc::<TickerState>::default();
+        let (of_thread, engine) = (state.clone(), engine.weak());
+        let ticking = std::thread::Builder::new().name("epoch".into()).spawn(move || {
+            let mut last = Instant::now();
+            while !of_thread.stopped.load(Ordering::Relaxed) {
+                let wait = if of_thread.awaited.load(Ordering::Acquire) { EPOCH_TICK_MIN } else { EPOCH_TICK };
+                let left = wait.saturating_sub(last.elapsed());
+                if !left.is_zero() {
+                    std::thread::park_timeout(left);
+                    continue;
+                }
                 let Some(engine) = engine.upgrade() else { return };
+                // Who comes to wait from here on is not sure to be seen by this tick.
+                of_thread.awaited.store(false, Ordering::Release);
                 engine.increment_epoch();
+                last = Instant::now();
             }
         })?;
-        Ok(Self(stop))
+        Ok(Self { thread: ticking.thread().clone(), state })
+    }
+
+    fn soon(&self) {
+        if !self.state.awaited.swap(true, Ordering::AcqRel) {
+            self.thread.unpark();
+        }
     }
 }
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.state.stopped.store(true, Ordering::Relaxed);
+        self.thread.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasmtime::{Instance, Module, Store, UpdateDeadline};
+
+    /// How long a guest that spins executes until it was asked so often whether it should stop.
+    fn until_asked(engine: &Engine, times: u32, waited_for: bool) -> Duration {
+        let module =
+            Module::new(engine.wasmtime(), r#"(module (func (export "spin") (loop br 0)))"#).expect("a module");
+        let mut store = Store::new(engine.wasmtime(), 0);
+        store.set_fuel(u64::MAX).expect("fuel is on");
+        store.set_epoch_deadline(1);
+        let ticker = engine.clone();
+        store.epoch_deadline_callback(move |mut asked| {
+            *asked.data_mut() += 1;
+            if *asked.data() == times {
+                return Err(wasmtime::Error::msg("enough"));
+            }
+            if waited_for {
+                ticker.tick_soon();
+            }
+            Ok(UpdateDeadline::Continue(1))
+        });
+        let instance = Instance::new(&mut store, &module, &[]).expect("an instance");
+        let spin = instance.get_typed_func::<(), ()>(&mut store, "spin").expect("a function");
+        let begun = Instant::now();
+        spin.call(&mut store, ()).expect_err("it does not end by itself");
+        begun.elapsed()
+    }
+
+    #[test]
+    fn who_is_waited_for_is_asked_sooner() {
+        let engine = Engine::new(1).expect("an engine");
+        let times = 100;
+        assert!(until_asked(&engine, times, true) < EPOCH_TICK * times / 2);
+        assert!(until_asked(&engine, 10, false) > EPOCH_TICK * 8);
     }
 }

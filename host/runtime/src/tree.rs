@@ -57,6 +57,21 @@ impl Room {
     }
 }
 
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// In place of what is there.
+    Replaced,
+    /// After what is there.
+    Appended,
+    /// In place of what is there, and on the disk before anyone is told.
+    Durable,
+}
+
+/// A file that is to be on the disk goes there in pieces of so many bytes: a commit of somebody else's run waits for the piece
+/// that is on its way, and not for all of it.
+const SYNCED_BYTES_MAX: usize = 256 << 10;
+
 /// A directory tree on the host's disk, and what it may hold.
 #[derive(Debug)]
 pub struct Tree {
@@ -234,7 +249,7 @@ impl Tree {
         Ok(Chunk { bytes, size, next_offset: (end < size).then_some(end) })
     }
 
-    pub fn write(&self, path: &str, bytes: &[u8], append: bool) -> Result<u64, FileError> {
+    pub fn write(&self, path: &str, bytes: &[u8], how: Writing) -> Result<u64, FileError> {
         let path = checked(path)?;
         let text = path.to_string_lossy();
         let of = |error| FileError::of(&text, error);
@@ -246,6 +261,7 @@ impl Tree {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(of(error)),
         };
+        let append = how == Writing::Appended;
         let kept = if append { before.unwrap_or(0) } else { 0 };
         let after = kept.saturating_add(bytes.len() as u64);
         let total = held.bytes.saturating_sub(before.unwrap_or(0)).saturating_add(after);
@@ -267,7 +283,14 @@ impl Tree {
             }
             let mut options = cap_std::fs::OpenOptions::new();
             options.write(true).create(true).append(append).truncate(!append);
-            dir.open_with(path, &options)?.write_all(bytes)
+            let mut file = dir.open_with(path, &options)?;
+            for piece in bytes.chunks(SYNCED_BYTES_MAX) {
+                file.write_all(piece)?;
+                if how == Writing::Durable {
+                    file.sync_data()?;
+                }
+            }
+            Ok(())
         })();
         if let Err(error) = written {
             *guard = None;

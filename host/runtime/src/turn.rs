@@ -1,6 +1,6 @@
 //! A guest's turns on a processor: taken before it runs, given back while it waits for the host.
 
-use crate::{guest_threads::wake_next, services::Services};
+use crate::{engine::Engine, guest_threads::wake_next, services::Services};
 use cofferdam_core::{UserExecutionContext, turns::Turn};
 use std::{
     sync::{
@@ -15,6 +15,7 @@ use std::{
 /// for one that its caller has.
 pub struct InTurns {
     turn: Turn,
+    engine: Engine,
     relay: Arc<Relay>,
     /// The relay as a waker.
     waker: Waker,
@@ -26,7 +27,7 @@ impl InTurns {
         let spec = ctx.spec();
         let turn = services.turns.enter(&spec.user, ctx.live_quota().get(|quota| quota.cpu_weight), spec.priority);
         let relay = Arc::new(Relay { state: AtomicU8::new(IDLE), task: Mutex::new(Waker::noop().clone()) });
-        Self { turn, waker: relay.clone().into(), relay }
+        Self { turn, engine: services.engine.clone(), waker: relay.clone().into(), relay }
     }
 
     /// Lets the guest execute if it is its turn, and says for how long it has. A guest that yields goes on if nobody has
@@ -36,8 +37,11 @@ impl InTurns {
         cx: &mut Context<'_>,
         execute: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> (Poll<T>, Duration) {
-        let Self { turn, relay, waker } = self;
+        let Self { turn, engine, relay, waker } = self;
         if turn.poll(cx.waker()).is_pending() {
+            if turn.is_next() {
+                engine.tick_soon();
+            }
             return (Poll::Pending, Duration::ZERO);
         }
         relay.begin(cx.waker());

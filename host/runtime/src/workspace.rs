@@ -1,7 +1,7 @@
 //! A user's files: the only directory that a user's agents and the user themself can reach, through cap-std, so that no
 //! path leads out of it, and within the user's quota of bytes and entries.
 
-use crate::tree::{Room, Tree};
+use crate::tree::{Room, Tree, Writing};
 use bytes::Bytes;
 use cofferdam_core::{fault::Fault, identity::Scope, ids::UserId, quota::Quotas};
 use serde::Serialize;
@@ -281,7 +281,8 @@ impl Workspace {
     /// When the path is not one or is a directory, or there is no room.
     pub async fn write(&self, path: &str, bytes: Bytes, append: bool) -> Result<u64, FileError> {
         let path = path.to_owned();
-        self.turn(move |tree| tree.write(&path, &bytes, append)).await
+        let how = if append { Writing::Appended } else { Writing::Replaced };
+        self.turn(move |tree| tree.write(&path, &bytes, how)).await
     }
 
     /// Writes a file in place of what was there, and returns once it is durable.
@@ -291,7 +292,7 @@ impl Workspace {
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<u64, FileError> {
         let path = path.to_owned();
         self.turn(move |tree| {
-            let written = tree.write(&path, &bytes, false)?;
+            let written = tree.write(&path, &bytes, Writing::Durable)?;
             tree.sync(&path)?;
             Ok(written)
         })

@@ -215,6 +215,8 @@ rows! {
         "429 and `Retry-After`";
     /// The largest input of a run, in bytes.
     run_input_bytes: u64 = 4 * MIB, 1_024..=4 * MIB, "bytes", "input of one run", "413";
+    /// How fast the bodies of the user's requests are read, together, in bytes a second.
+    body_bytes_per_second: u64 = 16 * MIB, 65_536..=16 * GIB, "bytes", "bodies of one user's requests in a second", "they are read more slowly";
     /// The largest output of a run, in bytes.
     run_output_bytes: u64 = 4 * MIB, 1_024..=4 * MIB, "bytes", "output of one run", "`output_too_large`";
     /// WebSockets open at once.

@@ -1,7 +1,7 @@
 //! Reading what a client sends: never more than allowed, never for longer than allowed, never more at once than the
 //! host has memory for.
 
-use super::{Api, problem::Problem};
+use super::{Api, pace::Pace, problem::Problem};
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, Request},
@@ -37,7 +37,16 @@ const BODY_READ_MAX: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone)]
 pub(crate) struct BodyRoom {
     host: Arc<Semaphore>,
-    user: Option<Arc<Semaphore>>,
+    user: Option<Part>,
+}
+
+/// What one user has of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    /// Grains, for the bodies that are held.
+    pub room: Arc<Semaphore>,
+    /// How fast they are read.
+    pub pace: Arc<Pace>,
 }
 
 impl Default for BodyRoom {
@@ -48,7 +57,7 @@ impl Default for BodyRoom {
 
 impl BodyRoom {
     /// The same room, of which a user has a part.
-    pub fn within(&self, user: Arc<Semaphore>) -> Self {
+    pub fn within(&self, user: Part) -> Self {
         Self { host: self.host.clone(), user: Some(user) }
     }
 
@@ -60,7 +69,7 @@ impl BodyRoom {
     /// Takes so many grains of the host's room and of the user's part.
     fn take(&self, grains: u32) -> Result<Room, Problem> {
         let take = |from: &Arc<Semaphore>| from.clone().try_acquire_many_owned(grains).map_err(|_| Problem::busy());
-        Ok(Room { _user: self.user.as_ref().map(take).transpose()?, _host: take(&self.host)? })
+        Ok(Room { _user: self.user.as_ref().map(|part| take(&part.room)).transpose()?, _host: take(&self.host)? })
     }
 }
 
@@ -103,7 +112,7 @@ pub(crate) async fn read(
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default().min(ROOM_BYTES));
     let (mut rooms, mut grains) = (Vec::new(), 1);
     let mut pieces = body.into_data_stream();
-    let end = Instant::now() + BODY_READ_MAX;
+    let mut end = Instant::now() + BODY_READ_MAX;
     loop {
         let piece = match timeout_at(end.min(Instant::now() + BODY_PAUSE_MAX), pieces.next()).await {
             Ok(None) => break,
@@ -130,6 +139,10 @@ pub(crate) async fn read(
             grains += more;
         }
         bytes.extend_from_slice(&piece);
+        if let Some(part) = &room.user {
+            // Nor can the client be blamed for this time.
+            end += part.pace.keep(piece.len()).await;
+        }
     }
     Ok(Held { bytes: bytes.freeze(), _rooms: rooms })
 }
@@ -290,7 +303,10 @@ mod tests {
     #[tokio::test]
     async fn one_users_bodies_leave_room_for_anothers_and_all_of_it_comes_back() {
         let host = BodyRoom::default();
-        let part = || host.within(Arc::new(Semaphore::new(4)));
+        let part = || {
+            let (room, pace) = (Arc::new(Semaphore::new(4)), Arc::new(Pace::new(u64::MAX)));
+            host.within(Part { room, pace })
+        };
         let (ann, bob) = (part(), part());
         let take = async |room: &BodyRoom, grains: usize| {
             let body = Body::from(vec![b'x'; grains * ROOM_BYTES]);

@@ -1,7 +1,8 @@
 //! What one user may hold of the server at once: requests under way, their answers included, and bytes of bodies.
 
 use super::{
-    body::{BodyRoom, ROOM_BYTES},
+    body::{BodyRoom, Part, ROOM_BYTES},
+    pace::Pace,
     problem::Problem,
 };
 use crate::answer::Answer;
@@ -30,7 +31,7 @@ pub(crate) struct Shares(Mutex<HashMap<UserId, Weak<Share>>>);
 #[derive(Debug)]
 struct Share {
     requests: Arc<Semaphore>,
-    bodies: Arc<Semaphore>,
+    bodies: Part,
 }
 
 /// A request that is under way until this is dropped.
@@ -41,9 +42,10 @@ pub(crate) struct UnderWay {
 }
 
 impl Shares {
-    /// Lets one more request of a user in.
-    pub fn enter(&self, user: &UserId) -> Result<UnderWay, Problem> {
-        let share = self.of(user);
+    /// Lets one more request of a user in, whose bodies are read at this pace from here on.
+    pub fn enter(&self, user: &UserId, body_bytes_per_second: u64) -> Result<UnderWay, Problem> {
+        let share = self.of(user, body_bytes_per_second);
+        share.bodies.pace.set(body_bytes_per_second);
         match share.requests.clone().try_acquire_owned() {
             Ok(request) => Ok(UnderWay { _request: request, share }),
             Err(_) => Err(Problem::http(
@@ -56,7 +58,7 @@ impl Shares {
         }
     }
 
-    fn of(&self, user: &UserId) -> Arc<Share> {
+    fn of(&self, user: &UserId, body_bytes_per_second: u64) -> Arc<Share> {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(share) = users.get(user).and_then(Weak::upgrade) {
             return share;
@@ -66,7 +68,10 @@ impl Shares {
         }
         let share = Arc::new(Share {
             requests: Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX)),
-            bodies: Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)),
+            bodies: Part {
+                room: Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)),
+                pace: Arc::new(Pace::new(body_bytes_per_second)),
+            },
         });
         users.insert(user.clone(), Arc::downgrade(&share));
         share

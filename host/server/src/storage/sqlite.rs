@@ -274,11 +274,8 @@ async fn update_schema(connection: &mut SqliteConnection) -> Result<(), SqliteEr
 
 /// The rows of a batch, encoded by the caller, so that the writer does not have to.
 fn batch_rows(scope: &Scope, batch: &mut RunBatch) -> Result<Vec<Row>, SqliteError> {
-    let mut rows = Vec::with_capacity(batch.events.len() + batch.chunks.len() + 2);
     let run = batch.run.to_string();
-    for envelope in &batch.events {
-        rows.push(Row::event(scope, &run, envelope, Some(envelope.seq) == batch.last_seq())?);
-    }
+    let mut rows = Row::events(scope, &run, &batch.events)?;
     rows.extend(batch.chunks.drain(..).map(|chunk| Row::record(scope, &run, chunk)));
     rows.extend(batch.attempt.map(|attempt| Row::attempt(scope, &run, attempt)));
     if let Some(wait) = &batch.wait {

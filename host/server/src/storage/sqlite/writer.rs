@@ -34,13 +34,13 @@ const WRITES_QUEUED_MAX: usize = 1024;
 /// How many writes share a commit. Many more would make the first of them wait for the last.
 const COMMIT_WRITES_MAX: usize = 128;
 
-/// How many bytes share a commit, about: some milliseconds of a disk, which is what a small write waits for the others. A
-/// single write may be larger, and is then by itself.
-const COMMIT_BYTES_MAX: usize = 512 << 10;
+/// How many bytes share a commit, about: a millisecond or two, which is what a small write waits for the others. A single
+/// write may be larger, and is then by itself.
+const COMMIT_BYTES_MAX: usize = 64 << 10;
 
-/// The largest write that is small, in bytes. These go first, so that one user's floods of events and records do not stand
-/// before everybody's next run.
-const SMALL_BYTES_MAX: usize = 32 << 10;
+/// The largest write that is small, in bytes. These go first and by themselves, so that one user's floods of events and
+/// records do not stand before everybody's next run.
+const SMALL_BYTES_MAX: usize = 8 << 10;
 
 /// How many commits a write lets others go first.
 const PASSED_OVER_MAX: u32 = 8;
@@ -221,23 +221,29 @@ fn take_close(waiting: &mut VecDeque<Write>) -> Option<oneshot::Sender<()>> {
 }
 
 impl Batch {
-    /// Takes what is to be written next: what has let others go first for too long, then what is small, then what has room
-    /// beside it; all in the order in which it came. Writes that wait at the same time are of callers that do not wait for
+    /// Takes what is to be written next: what has let others go first for too long, and what is small; if there is none of
+    /// that, the rest; all in the order in which it came. Writes that wait at the same time are of callers that do not wait for
     /// one another, so any order of them is one in which they could have come.
     fn fill(&mut self, waiting: &mut VecDeque<Write>) {
         let overdue = waiting.iter().position(|write| write.passed_over >= PASSED_OVER_MAX);
         if let Some(write) = overdue.and_then(|at| waiting.remove(at)) {
             waiting.extend(self.take(write));
         }
-        for bytes_max in [SMALL_BYTES_MAX, usize::MAX] {
-            for _ in 0..waiting.len() {
-                let Some(write) = waiting.pop_front() else { break };
-                let left = if write.bytes <= bytes_max { self.take(write) } else { Some(write) };
-                waiting.extend(left);
-            }
+        self.fill_with(waiting, SMALL_BYTES_MAX);
+        if self.writes.is_empty() {
+            self.fill_with(waiting, usize::MAX);
         }
         for write in waiting {
             write.passed_over += 1;
+        }
+    }
+
+    /// Takes writes of at most so many bytes, as far as there is room.
+    fn fill_with(&mut self, waiting: &mut VecDeque<Write>, bytes_max: usize) {
+        for _ in 0..waiting.len() {
+            let Some(write) = waiting.pop_front() else { break };
+            let left = if write.bytes <= bytes_max { self.take(write) } else { Some(write) };
+            waiting.extend(left);
         }
     }
 

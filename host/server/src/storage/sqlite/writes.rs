@@ -15,7 +15,7 @@ use cofferdam_core::{
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
     run::{CancelRequest, Children, Durability, Priority, RunEnd, RunSpec, RunStatus, Usage},
-    storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
+    storage::{ApiKey, EVENT_OVERHEAD_BYTES, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
     usage::{Day, USAGE_DAYS_PRUNED_AT_ONCE_MAX},
     wait::{Wait, WaitFor},
 };
@@ -137,17 +137,25 @@ impl Row {
         Self(vec![kind, user, run.to_string().into(), call.into(), outcome.into()])
     }
 
-    /// The last event of a batch makes the batch known in the user's feed.
-    pub(super) fn event(scope: &Scope, run: &str, envelope: &Envelope, last: bool) -> Result<Self, SqliteError> {
-        Ok(Self(vec![
-            Value::Word("event"),
-            scope.user().as_str().into(),
-            run.into(),
-            envelope.seq.into(),
-            envelope.at.into(),
-            Value::Blob(codec::encode(&envelope.event).map_err(|error| SqliteError::Value(error.into()))?),
-            if last { Value::Number(1) } else { Value::Null },
-        ]))
+    /// The last event of a batch makes the batch known in the user's feed, and says what it takes in the history.
+    pub(super) fn events(scope: &Scope, run: &str, events: &[Envelope]) -> Result<Vec<Self>, SqliteError> {
+        let (mut rows, mut bytes) = (Vec::with_capacity(events.len()), 0);
+        for envelope in events {
+            let payload = codec::encode(&envelope.event).map_err(|error| SqliteError::Value(error.into()))?;
+            bytes += payload.len() as u64 + EVENT_OVERHEAD_BYTES;
+            rows.push(Self(vec![
+                Value::Word("event"),
+                scope.user().as_str().into(),
+                run.into(),
+                envelope.seq.into(),
+                envelope.at.into(),
+                Value::Blob(payload),
+            ]));
+        }
+        if let Some(Self(last)) = rows.last_mut() {
+            last.extend([Value::Number(1), bytes.into()]);
+        }
+        Ok(rows)
     }
 
     pub(super) fn record(scope: &Scope, run: &str, chunk: RecordChunk) -> Self {
