@@ -253,3 +253,102 @@ fn a_run_that_waits_can_be_cancelled_and_outlives_a_restart() {
         assert_eq!(listed["runs"], json!([]));
     });
 }
+
+/// A question that answers itself at once, and for which its run is put away all the same.
+fn asks_itself(prompt: &str) -> Value {
+    json!({"do": "ask", "prompt": prompt, "expires_ms": 50, "default": 1})
+}
+
+async fn set(server: &Server, user: &User, quota: &Value) {
+    let path = format!("/v1/users/{}/quota", user.name);
+    server.operator.send(Method::PUT, &path, Some(quota)).await.is(StatusCode::OK);
+}
+
+#[test]
+fn a_wait_is_an_event_of_the_runs_own() {
+    run(async {
+        let server = shared().await;
+        let ann = asker(server).await;
+        let think = json!({"do": "thinking", "text": "x"});
+        set(server, &ann, &json!({"events_per_run": 4})).await;
+        let ask = asks_itself("?");
+        let family = json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": 1_000}});
+        let sleeps = json!({"do": "sleep_until", "in_ms": 2_000});
+        let call = json!({"do": "budget"});
+        let all = [&think, &ask, &ask, &call, &ask, &ask, &think, &sleeps, &family, &call].map(Clone::clone);
+        let done = ann.finish(&steps(&all)).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let output = &done["output"];
+        // What it said and waited for is counted also when it is executed again.
+        assert_eq!((&output[3]["events"], &output[9]["events"]), (&json!(1), &json!(0)), "{output:#}");
+        assert_eq!((&output[4]["ok"], &output[6]["error"]["kind"]), (&json!(1), &json!("too_many")), "{output:#}");
+        for error in [&output[5]["error"], &output[7]["error"], &output[8]["answer"]["error"]["wait"]] {
+            assert_eq!(error["kind"], "exhausted", "{error} of {output:#}");
+            assert!(error["text"].as_str().is_some_and(|text| text.contains("4 events")), "{error} of {output:#}");
+        }
+        let events = ann.events(done["id"].as_str().expect("an id")).await;
+        let waits = events.iter().filter(|event| event["type"] == "run_waiting").count();
+        assert_eq!(waits, 3, "{events:#?}");
+        // Who asks on is ended.
+        let on = vec![ask; 4 + 110];
+        let done = ann.finish(&steps(&on)).await;
+        assert_eq!(done["stop_reason"], "quota", "{done:#}");
+        // Their texts count as well.
+        set(server, &ann, &json!({"event_bytes_per_run": 1_024})).await;
+        let done = ann.finish(&steps(&[asks_itself(&"x".repeat(500)), asks_itself(&"y".repeat(500))])).await;
+        let output = &done["output"];
+        assert_eq!((&output[0]["ok"], &output[1]["error"]["kind"]), (&json!(1), &json!("exhausted")), "{done:#}");
+        assert!(output[1]["error"]["text"].as_str().is_some_and(|text| text.contains("1024 bytes")), "{done:#}");
+    });
+}
+
+#[test]
+fn never_more_runs_wait_than_may_however_many_begin_to_at_once() {
+    run(async {
+        const MAY_WAIT: usize = 2;
+        const RUNS: usize = 16;
+        let quota = Quota { runs_at_once: 16, ..Quota::default() };
+        let server = Server::start_with(quota).await;
+        let ann = asker(&server).await;
+        set(&server, &ann, &json!({"runs_waiting": MAY_WAIT})).await;
+        let mut ids = Vec::new();
+        for _ in 0..RUNS {
+            ids.push(ann.submit(&steps(&[ask()])).await);
+        }
+        let settled = async |user: &User, ids: &[String]| {
+            let mut waiting = Vec::new();
+            for id in ids {
+                let settled = async {
+                    loop {
+                        let run = user.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK);
+                        if run["status"] == "waiting" || !run["finished_at"].is_null() {
+                            break run;
+                        }
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                let run = tokio::time::timeout(Duration::from_secs(20), settled).await.expect("it waits or ends");
+                if run["status"] == "waiting" {
+                    waiting.push(id.clone());
+                } else {
+                    assert_eq!(run["output"][0]["error"]["kind"], "exhausted", "{run:#}");
+                }
+            }
+            waiting
+        };
+        let waiting = settled(&ann, &ids).await;
+        assert_eq!(waiting.len(), MAY_WAIT, "as many as may, and no more");
+        // The next host knows of them, and a place that becomes free is taken once.
+        let server = server.restart().await;
+        let ann = User::new(&ann.name, &server.app.url(), &ann.key);
+        let more = [ann.submit(&steps(&[ask()])).await, ann.submit(&steps(&[ask()])).await];
+        assert_eq!(settled(&ann, &more).await, Vec::<String>::new());
+        answer(&ann, &waiting[0], &json!({"room": "red"})).await.is(StatusCode::OK);
+        ann.ended(&waiting[0]).await;
+        let mut next = Vec::new();
+        for _ in 0..RUNS {
+            next.push(ann.submit(&steps(&[ask()])).await);
+        }
+        assert_eq!(settled(&ann, &next).await.len(), MAY_WAIT - 1);
+    });
+}

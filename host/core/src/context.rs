@@ -451,6 +451,12 @@ impl UserExecutionContext {
         &self.spec
     }
 
+    /// Which attempt at the run this is, from 1.
+    #[must_use]
+    pub const fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
     /// The plugin that executes in this context.
     #[must_use]
     pub const fn plugin(&self) -> &PluginName {

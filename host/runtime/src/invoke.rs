@@ -79,6 +79,8 @@ pub enum Executed {
 
 impl Drop for RunTask {
     fn drop(&mut self) {
+        // Storage knows by now whether it waits. Before somebody brings it back, who may take a place again.
+        self.runtime.0.services.wait_places.give_back(self.scope.user(), self.id);
         self.runtime.live().remove(&self.id);
         self.runtime.0.retention.ended(self.scope.user());
     }

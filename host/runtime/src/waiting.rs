@@ -314,13 +314,14 @@ impl Runtime {
     ) -> bool {
         let pause = run.retries.and_then(|retries| retries.pause_after(earlier.attempts));
         let Some(pause) = pause.filter(|_| stop.may_pass()) else { return false };
-        let most = u64::from(self.quotas().now(scope.user()).runs_waiting);
-        match self.storage().waits().waiting_runs(scope).await {
-            Ok(waiting) if waiting >= most => {
+        let most = self.quotas().now(scope.user()).runs_waiting;
+        let places = &self.0.services.wait_places;
+        match places.take(&**self.storage(), scope, run.id, most).await {
+            Ok(false) => {
                 tracing::info!(run = %run.id, most, "a run is not executed again: as many of its user's wait as may");
                 return false;
             }
-            Ok(_) => {}
+            Ok(true) => {}
             // Whether there is room is not known, and its end would take storage, too.
             Err(error) => tracing::error!(run = %run.id, %error, "the runs that wait cannot be counted"),
         }
@@ -332,6 +333,7 @@ impl Runtime {
         };
         let waits = Waits { call: 0, waits_for, until: Some(in_time(pause)) };
         put_away(journal, waits, TakenBefore { earlier, ..TakenBefore::default() }).await;
+        places.give_back(scope.user(), run.id);
         true
     }
 

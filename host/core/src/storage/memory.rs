@@ -790,9 +790,10 @@ impl Waits for MemoryStorage {
         Ok(tables.run(scope, run).filter(|run| run.end.is_none()).map(Run::unfinished))
     }
 
-    async fn waiting_runs(&self, scope: &Scope) -> Result<u64> {
+    async fn waiting_runs(&self, scope: &Scope, but_for: &[RunId]) -> Result<u64> {
         let tables = self.tables();
-        Ok(tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.waits()).count() as u64)
+        let own = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.waits());
+        Ok(own.filter(|run| !but_for.contains(&run.spec.id)).count() as u64)
     }
 
     async fn parent_of(&self, scope: &Scope, child: RunId) -> Result<Option<UnfinishedRun>> {

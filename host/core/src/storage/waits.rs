@@ -41,8 +41,8 @@ pub trait Waits: Send + Sync {
     /// One run that has not ended; none if there is none, or it is another user's.
     async fn unfinished(&self, scope: &Scope, run: RunId) -> Result<Option<UnfinishedRun>>;
 
-    /// How many of the user's runs wait.
-    async fn waiting_runs(&self, scope: &Scope) -> Result<u64>;
+    /// How many of the user's runs wait, but for these.
+    async fn waiting_runs(&self, scope: &Scope, but_for: &[RunId]) -> Result<u64>;
 
     /// The run that waits for this child, if one does.
     async fn parent_of(&self, scope: &Scope, child: RunId) -> Result<Option<UnfinishedRun>>;

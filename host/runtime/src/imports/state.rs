@@ -106,7 +106,7 @@ impl Guest {
         Result<T, StateError>: bincode::Encode + bincode::Decode<Format>,
     {
         let number = match self.asking(asked)? {
-            Asking::Answered(answer) => return Ok(ControlFlow::Break(answer)),
+            Asking::AtOnce(answer) | Asking::Answered(answer) => return Ok(ControlFlow::Break(answer)),
             Asking::New => return Ok(ControlFlow::Continue(None)),
             Asking::Begun(number) => number,
         };

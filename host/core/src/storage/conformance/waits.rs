@@ -63,8 +63,9 @@ pub(super) async fn check(storage: &dyn Storage) {
     let waiting = RunQuery { status: Some(RunStatus::Waiting), ..query() };
     let listed = storage.runs(&wanda, &waiting).await.expect("lists");
     assert_eq!(listed.iter().map(|run| run.id).collect::<Vec<_>>(), [parent.id, sleeps.id, asks.id]);
-    assert_eq!(own.waiting_runs(&wanda).await.expect("counts"), 3);
-    assert_eq!(own.waiting_runs(&other).await.expect("counts"), 0);
+    assert_eq!(own.waiting_runs(&wanda, &[]).await.expect("counts"), 3);
+    assert_eq!(own.waiting_runs(&wanda, &[asks.id, child.id, RunId::generate()]).await.expect("counts"), 2);
+    assert_eq!(own.waiting_runs(&other, &[]).await.expect("counts"), 0);
     // What waits is nothing that a starting host has to end or take up.
     let unfinished = storage.unfinished_runs(operator).await.expect("lists");
     assert!(unfinished.iter().all(|run| ![asks.id, sleeps.id, parent.id].contains(&run.id)));

@@ -3,6 +3,7 @@
 use super::{SqliteError, SqliteStorage, rows::unfinished_columns, while_doing, writes::Row};
 use async_trait::async_trait;
 use cofferdam_core::{
+    Json,
     identity::{Operator, Scope},
     ids::RunId,
     run::Children,
@@ -105,12 +106,13 @@ impl Waits for SqliteStorage {
         self.readers.first(query, |columns| columns.unfinished_run()).await.map_err(while_doing(READING))
     }
 
-    async fn waiting_runs(&self, scope: &Scope) -> Result<u64> {
+    async fn waiting_runs(&self, scope: &Scope, but_for: &[RunId]) -> Result<u64> {
         let query = sqlx::query(
             "SELECT count(*) FROM waits JOIN runs ON runs.number = waits.run
-            WHERE waits.user = ?1 AND status = 'waiting'",
+            WHERE waits.user = ?1 AND status = 'waiting' AND runs.id NOT IN (SELECT value FROM json_each(?2))",
         );
-        let query = query.bind(scope.user().as_str().to_owned());
+        let but_for: Vec<_> = but_for.iter().map(ToString::to_string).collect();
+        let query = query.bind(scope.user().as_str().to_owned()).bind(Json::of(&but_for).as_str().to_owned());
         let count = self.readers.first(query, |columns| columns.unsigned()).await;
         Ok(count.map_err(while_doing(READING))?.unwrap_or(0))
     }
