@@ -303,6 +303,39 @@ fn a_wait_is_an_event_of_the_runs_own() {
 }
 
 #[test]
+fn what_is_executed_again_is_paid_for_and_is_not_the_runs_time() {
+    run(async {
+        const WAITS: u64 = 8;
+        let server = shared().await;
+        let ann = asker(server).await;
+        // The work is before the waits, so that it is done again after each.
+        let work = json!({"do": "echo", "value": (0..200_000).collect::<Vec<_>>()});
+        let with = |waits: u64| {
+            let waits = (0..waits).map(|_| asks_itself("?"));
+            steps(&std::iter::once(work.clone()).chain(waits).collect::<Vec<_>>())
+        };
+        let once = ann.finish(&with(0)).await["usage"]["fuel"].as_u64().expect("fuel");
+        // As long as all that follows takes, not as much comes back as one execution burns.
+        set(server, &ann, &json!({"fuel_per_minute": once * 20})).await;
+        let begun = Instant::now();
+        let done = ann.finish(&with(WAITS)).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let usage = ann.get("/v1/usage").await.is(StatusCode::OK);
+        let took = begun.elapsed();
+        let left = usage["now"]["fuel_left_of_minute"].as_u64().expect("fuel");
+        let came_back = once * 20 * u64::try_from(took.as_millis()).expect("short") / 60_000;
+        // It was executed once, and again for each wait, but for what it does behind the waits.
+        assert!(left <= once * (20 - WAITS / 2) + came_back, "{left} of {} are left, one takes {once}", once * 20);
+        // Its own bill has one.
+        let fuel = done["usage"]["fuel"].as_u64().expect("fuel");
+        assert!(fuel < once * 3 / 2, "{fuel} {once}");
+        // Its time has one, too.
+        let wall = Duration::from_millis(done["usage"]["wall_ms"].as_u64().expect("a number"));
+        assert!(wall * 2 < took, "{took:?} {done:#}");
+    });
+}
+
+#[test]
 fn never_more_runs_wait_than_may_however_many_begin_to_at_once() {
     run(async {
         const MAY_WAIT: usize = 2;

@@ -312,7 +312,8 @@ impl RunTask {
         let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none().into(), Err(e)), |p| (p, Ok(())));
         let quota = slot.quota().clone();
         let ctx = UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone());
-        let ctx = Arc::new(ctx.at_attempt(attempt).began_before(Duration::from_millis(before.wall_ms)));
+        let known = back.as_ref().and_then(|back| back.known.clone());
+        let ctx = Arc::new(ctx.at_attempt(attempt).going_on(Duration::from_millis(before.wall_ms), known));
         let journal = match &back {
             None => self.runtime.journal().open(&ctx, started_at, self.context.throttled()),
             Some(back) => self.runtime.journal().go_on(&ctx, &back.run, &back.continued),
@@ -323,8 +324,8 @@ impl RunTask {
             Ok(()) => invoke(services, about, &ctx, &self.context, &journal, memory, back).await,
             Err(error) => (Err(host_error(&error).into()), Spent::default()),
         };
-        // What was executed again was paid for when it was executed first.
-        slot.used(spent.fuel.saturating_sub(before.fuel), spent.active);
+        // What was executed again took a processor again.
+        slot.used(spent.burnt(), spent.active);
         let now = Instant::now();
         self.runtime.0.recent.ended(&spec.user, spent.active, now.saturating_duration_since(begun), now);
         let mut taken = waiting::taken_by(&ctx, before, spent.fuel, spent.active, memory.byte_seconds());
@@ -346,7 +347,7 @@ impl RunTask {
             return Executed::Left;
         }
         let ending = Ending {
-            executed: Some(ctx.began().elapsed()),
+            executed: Some(ctx.used()),
             started_at: Some(started_at),
             spent,
             taken: before,

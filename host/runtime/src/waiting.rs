@@ -413,7 +413,7 @@ pub fn taken_by(
 ) -> TakenBefore {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     TakenBefore {
-        wall_ms: ms(ctx.began().elapsed()),
+        wall_ms: ms(ctx.used()),
         active_ms: before.active_ms.saturating_add(ms(active)),
         fuel: before.fuel.max(fuel),
         memory_byte_seconds: before.memory_byte_seconds.saturating_add(memory_byte_seconds),

@@ -184,6 +184,7 @@ async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: St
         Some(Again::Refused(refused)) => return Ok(dispatch::refused_before(guest, refused.result)),
         Some(Again::Answered { answer, .. }) => {
             dispatch::called_before(guest, &name, &arguments);
+            guest.fuel_known = guest.fuel_known.saturating_add(answer.spent);
             store.set_fuel(fuel.saturating_sub(answer.spent))?;
             return Ok(answer.result);
         }
@@ -238,6 +239,7 @@ async fn start(
         }
         Some(Again::Answered { number, answer }) => {
             dispatch::called_before(guest, &name, &arguments);
+            guest.fuel_known = guest.fuel_known.saturating_add(answer.spent);
             guest.fuel_unused.fetch_add(answer.lent.saturating_sub(answer.spent), Ordering::Relaxed);
             Pending { fuel_lent: answer.lent, call: PendingCall::Answered(answer), number }
         }
