@@ -12,6 +12,7 @@ use crate::{
     quota::{LiveQuota, Quota, RunLimits, take_one},
     replay::Known,
     run::{CancelRequest, Durability, Priority, RunSpec, StopReason},
+    storage::MadeBy,
 };
 use std::{
     future::Future,
@@ -496,6 +497,12 @@ impl UserExecutionContext {
         self.tool_call.map(|call| if attempt > 1 { format!("{run}:{attempt}:{call}") } else { format!("{run}:{call}") })
     }
 
+    /// By which call of the run a change of state is made.
+    #[must_use]
+    pub fn made_by(&self, call: u64) -> MadeBy {
+        MadeBy { run: self.spec.id, attempt: self.attempt, call }
+    }
+
     /// The run that a call of this one starts: the same when the call is made again in this attempt, and another in any other.
     #[must_use]
     pub fn child(&self, call: u64) -> RunId {
@@ -894,6 +901,7 @@ mod tests {
         let tool = again.tool("units".parse().expect("a name"), Permissions::none(), 7);
         assert_eq!(tool.idempotency_key(), Some(format!("{}:3:7", again.spec().id)));
         assert_eq!(again.child(7), RunId::of_child(again.spec().id, 3, 7));
+        assert_eq!(again.made_by(7), MadeBy { run: again.spec().id, attempt: 3, call: 7 });
         let first = ctx.at_attempt(1);
         let tool = first.tool("units".parse().expect("a name"), Permissions::none(), 7);
         assert_eq!((tool.idempotency_key(), first.child(7)), (Some(format!("{id}:7")), RunId::of_child(id, 1, 7)));

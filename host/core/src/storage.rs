@@ -174,6 +174,17 @@ pub enum Expected {
     Absent,
 }
 
+/// The call of a durable run by which a change of state is made. Calls of two attempts can have the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MadeBy {
+    /// The run.
+    pub run: RunId,
+    /// Which attempt at it, from 1.
+    pub attempt: u32,
+    /// Number of the call in its record.
+    pub call: u64,
+}
+
 /// A state key to be set.
 #[derive(Debug, Clone)]
 pub struct StateWrite {
@@ -189,7 +200,7 @@ pub struct StateWrite {
     /// [`STATE_KEY_OVERHEAD_BYTES`](crate::quota::STATE_KEY_OVERHEAD_BYTES) for each key.
     pub user_bytes_max: u64,
     /// By which call of a durable run, for which [`Waits::state_change`] keeps what came of it.
-    pub by: Option<(RunId, u64)>,
+    pub by: Option<MadeBy>,
 }
 
 /// Why a state key was not set. Nothing was changed.
@@ -389,7 +400,7 @@ pub trait Storage: Send + Sync + 'static {
     async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused>;
 
     /// Removes a key. Says whether it was there. Of a durable run, also by which call.
-    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Result<bool>;
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<MadeBy>) -> Result<bool>;
 
     /// Keys that start with `prefix`, in byte order, after `after`, at most `limit`.
     async fn state_keys(

@@ -124,7 +124,7 @@ struct Run {
     record: Vec<RecordChunk>,
     waiting: Option<Box<Waiting>>,
     /// Its last change of state, if it is durable.
-    state_change: Option<(u64, u64)>,
+    state_change: Option<(MadeBy, u64)>,
 }
 
 /// The wait that a run came to last, and whether it waits still.
@@ -334,11 +334,11 @@ impl Tables {
         gone.expires_at.is_none_or(|at| at > Timestamp::now())
     }
 
-    fn keep_state_change(&mut self, by: Option<(RunId, u64)>, outcome: u64) {
-        if let Some((run, call)) = by
-            && let Some(run) = self.runs.get_mut(run)
+    fn keep_state_change(&mut self, by: Option<MadeBy>, outcome: u64) {
+        if let Some(by) = by
+            && let Some(run) = self.runs.get_mut(by.run)
         {
-            run.state_change = Some((call, outcome));
+            run.state_change = Some((by, outcome));
         }
     }
 
@@ -619,7 +619,7 @@ impl Storage for MemoryStorage {
         Ok(version)
     }
 
-    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Result<bool> {
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<MadeBy>) -> Result<bool> {
         let mut tables = self.tables();
         let was_there = tables.remove_state(&state_key(space, key));
         tables.keep_state_change(by, was_there.into());
@@ -820,9 +820,9 @@ impl Waits for MemoryStorage {
         Ok(children)
     }
 
-    async fn state_change(&self, scope: &Scope, run: RunId, call: u64) -> Result<Option<u64>> {
+    async fn state_change(&self, scope: &Scope, by: MadeBy) -> Result<Option<u64>> {
         let tables = self.tables();
-        let change = tables.run(scope, run).and_then(|run| run.state_change);
-        Ok(change.filter(|(by, _)| *by == call).map(|(_, outcome)| outcome))
+        let change = tables.run(scope, by.run).and_then(|run| run.state_change);
+        Ok(change.filter(|(made_by, _)| *made_by == by).map(|(_, outcome)| outcome))
     }
 }

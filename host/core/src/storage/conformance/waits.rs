@@ -244,7 +244,8 @@ async fn a_change_of_state_is_known_by_its_call(storage: &dyn Storage) {
     let run = insert(storage, RunSpec { durability: Durability::Durable, ..spec("wanda") }).await;
     let space = space("wanda", "notes", None);
     let own = storage.waits();
-    let change = async |call| own.state_change(&wanda, run.id, call).await.expect("reads");
+    let by = |call| MadeBy { run: run.id, attempt: 1, call };
+    let change = async |call| own.state_change(&wanda, by(call)).await.expect("reads");
     assert_eq!(change(1).await, None);
     let write = StateWrite {
         key: "k".into(),
@@ -252,19 +253,26 @@ async fn a_change_of_state_is_known_by_its_call(storage: &dyn Storage) {
         expires_at: None,
         expected: Expected::Any,
         user_bytes_max: u64::MAX,
-        by: Some((run.id, 1)),
+        by: Some(by(1)),
     };
     let version = storage.state_set(&space, write.clone()).await.expect("sets");
     assert_eq!((change(1).await, change(2).await), (Some(version), None));
     // What was refused has changed nothing.
-    let refused = StateWrite { expected: Expected::Absent, by: Some((run.id, 2)), ..write };
+    let refused = StateWrite { expected: Expected::Absent, by: Some(by(2)), ..write.clone() };
     storage.state_set(&space, refused).await.expect_err("it is there");
     assert_eq!(change(2).await, None);
-    assert!(storage.state_delete(&space, "k", Some((run.id, 3))).await.expect("deletes"));
+    assert!(storage.state_delete(&space, "k", Some(by(3))).await.expect("deletes"));
     assert_eq!((change(3).await, change(1).await), (Some(1), None));
-    assert!(!storage.state_delete(&space, "k", Some((run.id, 4))).await.expect("deletes"));
+    assert!(!storage.state_delete(&space, "k", Some(by(4))).await.expect("deletes"));
     assert_eq!(change(4).await, Some(0));
-    assert_eq!(own.state_change(&scope("other"), run.id, 4).await.expect("reads"), None);
-    storage.finish(&wanda, batch(run.id, [ended(run.id, 1)]), completed("1")).await.expect("finishes");
+    assert_eq!(own.state_change(&scope("other"), by(4)).await.expect("reads"), None);
+    // The same call of another attempt has not made it, and then is the only one that has.
+    let later = MadeBy { attempt: 2, ..by(4) };
+    assert_eq!(own.state_change(&wanda, later).await.expect("reads"), None);
+    let again = StateWrite { by: Some(later), ..write };
+    let version = storage.state_set(&space, again).await.expect("sets");
+    assert_eq!(own.state_change(&wanda, later).await.expect("reads"), Some(version));
     assert_eq!(change(4).await, None);
+    storage.finish(&wanda, batch(run.id, [ended(run.id, 1)]), completed("1")).await.expect("finishes");
+    assert_eq!((change(4).await, own.state_change(&wanda, later).await.expect("reads")), (None, None));
 }

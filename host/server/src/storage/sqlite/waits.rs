@@ -7,7 +7,7 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::RunId,
     run::Children,
-    storage::{Result, UnfinishedRun, Waits},
+    storage::{MadeBy, Result, UnfinishedRun, Waits},
     wait::{Answer, Answered, StoredWait},
 };
 use jiff::Timestamp;
@@ -146,15 +146,17 @@ impl Waits for SqliteStorage {
         Ok(counted.map_err(while_doing("count the children of a run"))?.unwrap_or_default())
     }
 
-    async fn state_change(&self, scope: &Scope, run: RunId, call: u64) -> Result<Option<u64>> {
+    async fn state_change(&self, scope: &Scope, by: MadeBy) -> Result<Option<u64>> {
         let query = sqlx::query(
             "SELECT outcome FROM state_changes
-            WHERE run = (SELECT number FROM runs WHERE user = ?1 AND id = ?2) AND call = ?3",
+            WHERE run = (SELECT number FROM runs WHERE user = ?1 AND id = ?2) AND call = ?3
+                AND coalesce(attempt, ?4) = ?4",
         );
         let query = query
             .bind(scope.user().as_str().to_owned())
-            .bind(run.to_string())
-            .bind(i64::try_from(call).unwrap_or(i64::MAX));
+            .bind(by.run.to_string())
+            .bind(i64::try_from(by.call).unwrap_or(i64::MAX))
+            .bind(by.attempt);
         self.readers.first(query, |columns| columns.unsigned()).await.map_err(while_doing("read of a change of state"))
     }
 }

@@ -15,7 +15,7 @@ use cofferdam_core::{
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
     run::{CancelRequest, Children, Durability, Priority, RunEnd, RunSpec, RunStatus, Usage},
-    storage::{ApiKey, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
+    storage::{ApiKey, History, MadeBy, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
     usage::{Day, USAGE_DAYS_PRUNED_AT_ONCE_MAX},
     wait::{Wait, WaitFor},
 };
@@ -132,9 +132,10 @@ impl Row {
         Self(vec![kind, user, run.to_string().into(), call.into(), answer.into()])
     }
 
-    pub(super) fn state_change(user: &UserId, (run, call): (RunId, u64), outcome: u64) -> Self {
+    pub(super) fn state_change(user: &UserId, by: MadeBy, outcome: u64) -> Self {
         let (kind, user) = (Value::Word("state_change"), user.as_str().into());
-        Self(vec![kind, user, run.to_string().into(), call.into(), outcome.into()])
+        let (run, attempt) = (by.run.to_string().into(), Value::Number(by.attempt.into()));
+        Self(vec![kind, user, run, by.call.into(), outcome.into(), attempt])
     }
 
     /// The last event of a batch makes the batch known in the user's feed.
