@@ -232,8 +232,8 @@ async fn many_wait(server: &Server) {
                 let wait = Wait { call: 1, waits_for, since: clock::now(), until: Some(far), taken };
                 let (events, chunks) = (Vec::new(), Vec::new());
                 let started_at = Some(clock::now());
-                let (effects, attempt) = (false, None);
-                let batch = RunBatch { run: spec.id, started_at, attempt, effects, events, chunks, wait: Some(wait) };
+                let (effects, attempt, start, wait) = (false, None, None, Some(wait));
+                let batch = RunBatch { run: spec.id, started_at, attempt, effects, events, chunks, wait, start };
                 storage.append(&scope, batch).await.expect("kept");
             }
         });

@@ -57,6 +57,17 @@ pub struct RunBatch {
     pub chunks: Vec<RecordChunk>,
     /// Set where the run is put away: it is `waiting` from here on.
     pub wait: Option<Wait>,
+    /// Set where it is executed from here on, by a host that did not accept it, or is left by it.
+    pub start: Option<Start>,
+}
+
+/// What a host does with a run that an earlier one accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It is executed from this moment on, which no other start of it has.
+    At(Timestamp),
+    /// It is left to the next host in good order.
+    Left,
 }
 
 /// A place in the feed of all of a user's runs. Places only grow, and none ever means two events.
@@ -130,6 +141,8 @@ pub struct UnfinishedRun {
     pub last_seq: u64,
     /// When it was admitted, if it was.
     pub started_at: Option<Timestamp>,
+    /// How often it was [started](Start) since anything was added to its log or its record, and not left in good order.
+    pub starts: u32,
 }
 
 /// What a user's finished runs take.
@@ -474,6 +487,7 @@ impl UnfinishedRun {
             effects: false,
             last_seq: 0,
             started_at: None,
+            starts: 0,
         }
     }
 
@@ -527,6 +541,7 @@ impl RunBatch {
             events,
             chunks: self.chunks.clone(),
             wait: self.wait.clone(),
+            start: self.start,
         }
     }
 

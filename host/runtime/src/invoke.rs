@@ -206,6 +206,11 @@ impl RunTask {
         self.before.as_ref().is_some_and(|run| run.started_at.is_some())
     }
 
+    /// Whether an earlier host has accepted it, which may have ended with it.
+    fn is_of_an_earlier_host(&self) -> bool {
+        self.before.as_ref().is_some_and(|run| run.created_at < self.runtime.0.started_at)
+    }
+
     /// As storage has it.
     fn unfinished(&self) -> UnfinishedRun {
         self.before.clone().unwrap_or_else(|| UnfinishedRun::queued(&self.view))
@@ -321,7 +326,10 @@ impl RunTask {
         let memory = slot.memory();
         let begun = Instant::now();
         let (result, spent) = match granted {
-            Ok(()) => invoke(services, about, &ctx, &self.context, &journal, memory, back).await,
+            Ok(()) => {
+                let counted = self.is_of_an_earlier_host();
+                invoke(services, about, &ctx, &self.context, &journal, memory, back, counted).await
+            }
             Err(error) => (Err(host_error(&error).into()), Spent::default()),
         };
         // What was executed again took a processor again.
@@ -427,7 +435,8 @@ fn is_the_agents_own(reason: StopReason, ctx: &UserExecutionContext, memory: &Ru
     }
 }
 
-/// Opens a sandbox for the context and runs the agent in it.
+/// Opens a sandbox for the context and runs the agent in it; if that is counted, once it is durable that it begins.
+#[expect(clippy::too_many_arguments, reason = "all that an execution is made of, once")]
 async fn invoke(
     services: &Arc<Services>,
     about: &PluginVersion,
@@ -436,6 +445,7 @@ async fn invoke(
     journal: &RunJournal,
     memory: &Arc<RunMemory>,
     back: Option<Back>,
+    counted: bool,
 ) -> (Result<Json, Ended>, Spent) {
     // A plugin that is not in memory is read, checked, and perhaps compiled: longer than some runs may take.
     let loaded = tokio::select! {
@@ -462,6 +472,15 @@ async fn invoke(
         let why = "there is no memory left for the run's input, of what the user's runs or all runs may hold together; submit it again later";
         return (Err(Stop::new(StopReason::MemoryLimit, why).into()), Spent::default());
     };
+    if counted && let Err(error) = journal.before_start().await {
+        // It is put away until storage works again, as it is when storage fails it later.
+        if back.is_some() || spec.durability == Durability::Durable {
+            tracing::error!(run = %spec.id, %error, "storage failed a run before it was started, which is put away");
+            let waits = Waits { call: 0, waits_for: WaitFor::Storage, until: None };
+            return (Err(Ended::Waits(Box::new(waits))), Spent::default());
+        }
+        return (Err(host_error(&error).into()), Spent::default());
+    }
     let fuel = spec.limits.fuel;
     let (recorder, told) = match back {
         None => (Recorder::new(journal.clone()), None),

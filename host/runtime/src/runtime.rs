@@ -43,6 +43,7 @@ use cofferdam_core::{
     storage::{PluginKind, PluginVersion, Storage, StorageError, UnfinishedRun},
     turns::{Turns, TurnsNow},
 };
+use jiff::Timestamp;
 use std::{
     collections::{HashMap, hash_map::Entry},
     path::PathBuf,
@@ -318,6 +319,8 @@ pub(crate) struct Inner {
     /// Told when a run begins to wait: it may be the next to go on.
     pub waits_changed: Arc<Notify>,
     waking: OnceLock<AbortOnDropHandle<()>>,
+    /// Runs that were accepted earlier were by another host.
+    pub started_at: Timestamp,
     data_dir: PathBuf,
     disk_free_bytes_min: u64,
     taking: InFlight,
@@ -388,6 +391,7 @@ impl Runtime {
             waking: OnceLock::new(),
             data_dir: config.data_dir,
             disk_free_bytes_min: config.disk_free_bytes_min,
+            started_at: clock::now(),
             taking: InFlight::default(),
             tree_turns: TreeTurns::default(),
             live: Mutex::default(),

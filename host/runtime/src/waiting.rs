@@ -53,6 +53,10 @@ const HOST_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 /// How often a run waits for it, one wait after the other, before it ends.
 const HOST_WAITS_MAX: u32 = 30;
 
+/// How often in a row a run is started by a host that did not accept it, and ends while it executes the run, which comes no
+/// further; then the run is not started again. Every other run of the host starts again with it.
+const CRASHED_STARTS_MAX: u32 = 5;
+
 /// What a run goes on with.
 pub struct Back {
     pub run: UnfinishedRun,
@@ -263,6 +267,15 @@ pub(crate) async fn watch_times(runtime: Weak<Inner>, changed: Arc<Notify>) {
 fn stop_of_waiting(run: &UnfinishedRun, agent_is_here: bool) -> Option<Stop> {
     match &run.cancel {
         Some(request) => Some(Stop::cancelled(request, " while it waited")),
+        None if run.starts >= CRASHED_STARTS_MAX => {
+            tracing::error!(run = %run.id, starts = run.starts, "a run is set aside: the host ended each time that it was executed");
+            let look = if run.effects { ", and look first at what it may have changed" } else { "" };
+            let message = format!(
+                "the host ended {} times in a row while it executed this run, which came no further; it is not executed again: please report it{look}",
+                run.starts
+            );
+            Some(Stop::new(StopReason::HostError, message))
+        }
         None if agent_is_here => None,
         None => Some(Stop::new(StopReason::HostError, "the agent of this run is not on this host any more")),
     }

@@ -123,6 +123,8 @@ struct Run {
     events: Vec<Envelope>,
     record: Vec<RecordChunk>,
     waiting: Option<Box<Waiting>>,
+    /// When it was started last, where its log and its record ended then, and how often it was since they did.
+    start: Option<(Timestamp, u64, u32)>,
     /// Its last change of state, if it is durable.
     state_change: Option<(MadeBy, u64)>,
 }
@@ -189,7 +191,18 @@ impl Run {
             effects: self.effects,
             last_seq: self.events.last().map_or(0, |envelope| envelope.seq),
             started_at: self.started_at,
+            starts: self.starts(),
         }
+    }
+
+    /// How far it has come: grows with its log and its record.
+    fn progress(&self) -> u64 {
+        let last_seq = self.events.last().map_or(0, |envelope| envelope.seq);
+        last_seq + self.record.last().map_or(0, |chunk| chunk.number)
+    }
+
+    fn starts(&self) -> u32 {
+        self.start.filter(|(_, progress, _)| *progress == self.progress()).map_or(0, |(.., starts)| starts)
     }
 
     fn bytes(&self) -> u64 {
@@ -278,6 +291,13 @@ impl Tables {
             run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
         }
         run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last_chunk));
+        match batch.start {
+            // Written again.
+            Some(Start::At(at)) if run.start.is_some_and(|(last, ..)| last == at) => {}
+            Some(Start::At(at)) => run.start = Some((at, run.progress(), run.starts().saturating_add(1))),
+            Some(Start::Left) => run.start = None,
+            None => {}
+        }
         let log = match self.logs.get_mut(scope.user()) {
             Some(log) => log,
             None => self.logs.entry(scope.user().clone()).or_default(),
@@ -384,6 +404,7 @@ impl Storage for MemoryStorage {
                     events,
                     record,
                     waiting: None,
+                    start: None,
                     state_change: None,
                 });
             }

@@ -284,6 +284,8 @@ fn batch_rows(scope: &Scope, batch: &mut RunBatch) -> Result<Vec<Row>, SqliteErr
     if let Some(wait) = &batch.wait {
         rows.push(Row::wait(scope, &run, wait)?);
     }
+    // Behind all that it counts as having come to.
+    rows.extend(batch.start.map(|start| Row::start(scope, &run, start)));
     Ok(rows)
 }
 

@@ -144,6 +144,7 @@ pub(super) async fn check(storage: &dyn Storage) {
 
     a_change_of_state_is_known_by_its_call(storage).await;
     a_child_that_has_outlived_its_parent_is_found(storage).await;
+    starts_are_counted_until_the_run_comes_further(storage).await;
     another_attempt_is_counted_when_it_begins(storage).await;
     children_are_counted_by_how_they_ended(storage).await;
 }
@@ -221,6 +222,52 @@ async fn another_attempt_is_counted_when_it_begins(storage: &dyn Storage) {
     assert_run(storage, &wanda, &ended).await;
     storage.append(&wanda, RunBatch { attempt: Some(4), ..batch(run.id, []) }).await.expect("does nothing");
     assert_run(storage, &wanda, &ended).await;
+}
+
+async fn starts_are_counted_until_the_run_comes_further(storage: &dyn Storage) {
+    let wanda = scope("wanda");
+    let run = insert(storage, RunSpec { durability: Durability::Durable, ..spec("wanda") }).await;
+    let starts = async || {
+        let unfinished = storage.waits().unfinished(&wanda, run.id).await.expect("reads").expect("it has not ended");
+        let listed = storage.unfinished_runs(Operator::host()).await.expect("lists");
+        assert!(listed.iter().filter(|it| it.id == run.id).all(|it| it.starts == unfinished.starts));
+        unfinished.starts
+    };
+    let started = |at_second, events: Vec<Envelope>| RunBatch {
+        started_at: Some(at(5)),
+        start: Some(Start::At(at(at_second))),
+        ..batch(run.id, events)
+    };
+    assert_eq!(starts().await, 0);
+    // What is in the same commit was there before the start.
+    storage.append(&wanda, started(1, vec![thinking(run.id, 1, "begins")])).await.expect("appends");
+    assert_eq!(starts().await, 1);
+    for second in [2, 3, 3, 3] {
+        // Written again, because an answer was lost, it is the same start.
+        storage.append(&wanda, started(second, Vec::new())).await.expect("appends");
+    }
+    assert_eq!(starts().await, 3);
+    storage.append(&scope("other"), started(4, Vec::new())).await.expect("is ignored");
+    assert_eq!(starts().await, 3);
+    // Anything new in the log or the record is progress.
+    storage.append(&wanda, batch(run.id, [thinking(run.id, 2, "goes on")])).await.expect("appends");
+    assert_eq!(starts().await, 0);
+    storage.append(&wanda, started(5, Vec::new())).await.expect("appends");
+    storage.append(&wanda, started(6, Vec::new())).await.expect("appends");
+    assert_eq!(starts().await, 2);
+    let recorded = RunBatch { chunks: vec![RecordChunk { number: 1, bytes: vec![1, 2] }], ..batch(run.id, []) };
+    storage.append(&wanda, recorded).await.expect("appends");
+    assert_eq!(starts().await, 0);
+    // One that was left in good order counts from the beginning.
+    storage.append(&wanda, started(7, Vec::new())).await.expect("appends");
+    let left = RunBatch { start: Some(Start::Left), ..batch(run.id, []) };
+    storage.append(&scope("other"), left.clone()).await.expect("is ignored");
+    assert_eq!(starts().await, 1);
+    storage.append(&wanda, left).await.expect("appends");
+    assert_eq!(starts().await, 0);
+    storage.append(&wanda, started(8, Vec::new())).await.expect("appends");
+    assert_eq!(starts().await, 1);
+    storage.finish(&wanda, batch(run.id, [ended(run.id, 3)]), completed("1")).await.expect("finishes");
 }
 
 async fn a_child_that_has_outlived_its_parent_is_found(storage: &dyn Storage) {

@@ -15,7 +15,7 @@ use cofferdam_core::{
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
     run::{CancelRequest, Children, Durability, Priority, RunEnd, RunSpec, RunStatus, Usage},
-    storage::{ApiKey, History, MadeBy, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
+    storage::{ApiKey, History, MadeBy, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch, Start},
     usage::{Day, USAGE_DAYS_PRUNED_AT_ONCE_MAX},
     wait::{Wait, WaitFor},
 };
@@ -115,6 +115,14 @@ impl Row {
     pub(super) fn attempt(scope: &Scope, run: &str, attempt: u32) -> Self {
         let (kind, attempt) = (Value::Word("attempt"), Value::Number(attempt.into()));
         Self(vec![kind, scope.user().as_str().into(), run.into(), attempt])
+    }
+
+    pub(super) fn start(scope: &Scope, run: &str, start: Start) -> Self {
+        let (user, run) = (scope.user().as_str().into(), run.into());
+        match start {
+            Start::At(at) => Self(vec![Value::Word("start"), user, run, at.into()]),
+            Start::Left => Self(vec![Value::Word("left"), user, run]),
+        }
     }
 
     pub(super) fn wait(scope: &Scope, run: &str, wait: &Wait) -> Result<Self, SqliteError> {
