@@ -319,6 +319,7 @@ impl RunTask {
         let ctx = UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone());
         let known = back.as_ref().and_then(|back| back.known.clone());
         let ctx = Arc::new(ctx.at_attempt(attempt).going_on(Duration::from_millis(before.wall_ms), known));
+        let told = back.as_ref().and_then(|back| back.told.clone());
         let journal = match &back {
             None => self.runtime.journal().open(&ctx, started_at, self.context.throttled()),
             Some(back) => self.runtime.journal().go_on(&ctx, &back.run, &back.continued),
@@ -342,7 +343,7 @@ impl RunTask {
             Err(Ended::Waits(mut waits)) => {
                 let Some(stop) = waiting::host_wait(&mut waits, &mut taken) else {
                     services.scratch.gone(spec.id).await;
-                    waiting::put_away(&journal, *waits, taken).await;
+                    waiting::put_away(&journal, *waits, taken, told).await;
                     return Executed::PutAway;
                 };
                 Err(stop)

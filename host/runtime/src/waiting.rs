@@ -305,6 +305,7 @@ impl RunTask {
             told = storage.waits().waiting(&self.scope, run.id).await?;
         }
         let taken = told.as_ref().map(|stored| stored.wait.taken).unwrap_or_default();
+        let told = told.and_then(StoredWait::into_told);
         continued.at_attempt(taken.earlier.attempts.saturating_add(1));
         if let Some(why) = continued.incomplete() {
             return Err(NotBack::Incomplete(why.to_owned()));
@@ -345,7 +346,7 @@ impl Runtime {
             message: stop.message.clone(),
         };
         let waits = Waits { call: 0, waits_for, until: Some(in_time(pause)) };
-        put_away(journal, waits, TakenBefore { earlier, ..TakenBefore::default() }).await;
+        put_away(journal, waits, TakenBefore { earlier, ..TakenBefore::default() }, None).await;
         places.give_back(scope.user(), run.id);
         true
     }
@@ -375,8 +376,9 @@ fn in_time(pause: Duration) -> Timestamp {
     clock::now().checked_add(ms.milliseconds()).unwrap_or(Timestamp::MAX)
 }
 
-/// Puts a run away. It may be brought back as soon as this is durable.
-pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore) {
+/// Puts a run away, with what its guest was to be told and may not have been yet. It may be brought back as soon as this is
+/// durable.
+pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore, told: Option<StoredWait>) {
     let Waits { call, waits_for, until } = waits;
     let about = waits_for.about();
     let event = Event::RunWaiting {
@@ -385,7 +387,8 @@ pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore) {
         about,
         until: until.map(|until| until.to_string()),
     };
-    journal.put_away(event, Wait { call, waits_for, since: clock::now(), until, taken }).await;
+    let told = told.filter(|_| waits_for.is_for_host()).map(Box::new);
+    journal.put_away(event, Wait { call, waits_for, since: clock::now(), until, taken, told }).await;
 }
 
 /// Of a run that waits for the host: until when, and how often it has. How it ends if that was often enough.

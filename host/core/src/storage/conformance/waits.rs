@@ -14,7 +14,7 @@ fn wait(call: u64, waits_for: WaitFor, until: Option<i64>) -> Wait {
     let earlier = Earlier { attempts: 1, usage: Usage { fuel: u64::MAX, events: 3, ..Usage::default() } };
     let taken =
         TakenBefore { wall_ms: 1, active_ms: 2, fuel: u64::MAX, memory_byte_seconds: 4, host_waits: 5, earlier };
-    Wait { call, waits_for, since: at(7), until: until.map(at), taken }
+    Wait { call, waits_for, since: at(7), until: until.map(at), taken, told: None }
 }
 
 fn answer(value: &str, by: &str) -> Answer {
