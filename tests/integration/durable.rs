@@ -330,3 +330,28 @@ fn a_run_with_which_the_host_ends_each_time_is_set_aside_and_the_others_go_on() 
         assert_eq!(ann.ended(&waits).await["output"][1], json!({"ok": 7}));
     });
 }
+
+#[test]
+fn a_child_that_was_removed_is_told_to_the_parent_that_waits_for_it() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let sleeps = json!({"do": "sleep_until", "in_ms": 3_600_000});
+        let child = json!({"do": "spawn", "agent": "probe", "input": sleeps});
+        let id = ann.submit(&durable(&[child, json!({"do": "thinking", "text": "goes on"})])).await;
+        runs_when(&ann, |runs| runs.len() == 2 && runs.iter().all(|run| run["status"] == "waiting")).await;
+        server.kill().await;
+        // Retention leaves it there. What may remove it all the same is an operator, or a backup that is older.
+        assert_eq!(change_database(dir.path(), &["DELETE FROM runs WHERE parent_id IS NOT NULL"]).await, 1);
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let done = ann.ended(&id).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let error = &done["output"][0]["answer"]["error"]["wait"];
+        assert_eq!(error["kind"], "unavailable", "{done:#}");
+        assert!(error["text"].as_str().is_some_and(|text| text.contains("not on this host any more")), "{done:#}");
+        // It is told the same when it is looked at again.
+        let found = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!((&found["same"], &found["reached"]), (&json!(true), &json!("end")), "{found:#}");
+    });
+}

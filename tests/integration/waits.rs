@@ -385,3 +385,116 @@ fn never_more_runs_wait_than_may_however_many_begin_to_at_once() {
         assert_eq!(settled(&ann, &next).await.len(), MAY_WAIT - 1);
     });
 }
+
+#[test]
+fn an_answer_at_the_moment_its_question_expires_is_what_the_run_gets_or_is_refused() {
+    run(async {
+        const QUESTIONS: i64 = 60;
+        let quota = Quota { runs_at_once: 16, ..Quota::default() };
+        let server = Server::start_with(quota).await;
+        let ann = asker(&server).await;
+        let mut asked = tokio::task::JoinSet::new();
+        for n in 0..QUESTIONS {
+            let ann = ann.clone();
+            asked.spawn(async move {
+                let question = json!({"do": "ask", "prompt": "?", "expires_ms": 3_000});
+                let id = ann.submit(&steps(&[question])).await;
+                let run = waiting(&ann, &id).await;
+                let until: jiff::Timestamp = run["wait"]["until"].as_str().expect("a time").parse().expect("a time");
+                // From well before it expires to well after.
+                let at = until.as_millisecond() + n * 4 - 180;
+                let left = at - jiff::Timestamp::now().as_millisecond();
+                tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
+                let answered = answer(&ann, &id, &json!(n)).await;
+                let done = ann.ended(&id).await;
+                let taken = answered.status == StatusCode::OK;
+                if taken {
+                    assert_eq!(done["output"], json!([{"ok": n}]), "{done:#}");
+                } else {
+                    answered.problem(409, "not_waiting");
+                    assert_eq!(done["output"][0]["error"]["kind"], "expired", "{done:#}");
+                }
+                taken
+            });
+        }
+        let taken = asked.join_all().await.into_iter().filter(|taken| *taken).count();
+        assert!(taken > 0 && taken < 60, "{taken} of {QUESTIONS} answers were taken");
+    });
+}
+
+#[test]
+fn hostile_schemas_of_questions_are_refused_with_why_and_hold_up_nobody() {
+    run(async {
+        let server = shared().await;
+        let (ann, bob) = (asker(server).await, server.trusted().await);
+        let defs = |links: usize, link: &dyn Fn(usize) -> Value| {
+            let defs: serde_json::Map<_, _> = (0..links).map(|n| (format!("a{n}"), link(n))).collect();
+            json!({"$defs": defs, "$ref": "#/$defs/a0"})
+        };
+        let next = |n: usize| json!({"$ref": format!("#/$defs/a{}", n + 1)});
+        let twice = |n: usize| if n < 23 { json!({"anyOf": [next(n), next(n)]}) } else { json!(true) };
+        let deep = |n: usize| if n < 400 { next(n) } else { json!({"items": {"$ref": "#/$defs/a0"}}) };
+        let nested = (0..60).fold(json!({}), |inner, _| json!({"not": inner}));
+        let schemas = [
+            (defs(401, &deep), "levels"),
+            (defs(24, &twice), "values"),
+            (json!({"properties": {"left": {"$ref": "#"}}}), "refers to itself"),
+            (nested, "levels deep"),
+            (json!({"anyOf": vec![json!({"pattern": "a"}); 2_000]}), "pattern"),
+            (json!({"pattern": "^([\\w-]{600}){600}$"}), "schema"),
+            (json!({"enum": vec![1; 20_000]}), "values"),
+            (json!({"title": "x".repeat(100_000)}), "bytes"),
+            (json!({"$dynamicRef": "#x"}), "schema"),
+        ];
+        let large = json!({"anyOf": vec![json!({"items": {"const": 1}}); 500]});
+        let asks = |schema: &Value, default: Option<Value>| {
+            let mut ask = json!({"do": "ask", "prompt": "?", "schema": schema});
+            if let Some(default) = default {
+                ask["default"] = default;
+            }
+            steps(&[ask])
+        };
+        let hostile = async {
+            for (schema, why) in &schemas {
+                let done = ann.finish(&asks(schema, None)).await;
+                let error = &done["output"][0]["error"];
+                assert_eq!(error["kind"], "invalid", "{why}: {}", done["output"]);
+                let text = error["text"].as_str().expect("a text");
+                assert!(text.contains(why) && text.len() < 1_000, "{why}: {text}");
+            }
+            // One that is fine by itself, and too much together with what it is given.
+            let done = ann.finish(&asks(&large, Some(json!(vec![2; 9_000])))).await;
+            let text = done["output"][0]["error"]["text"].as_str().expect("a text");
+            assert!(text.contains("as large as this"), "{text}");
+            let id = ann.submit(&asks(&large, None)).await;
+            waiting(&ann, &id).await;
+            for count in [9_000, 200_000] {
+                answer(&ann, &id, &json!(vec![2; count])).await.problem(422, "answer_misfit");
+            }
+            // It waits on, and takes an answer that fits; and patterns take no longer than the text is long.
+            answer(&ann, &id, &json!([1, 1])).await.is(StatusCode::OK);
+            assert_eq!(ann.ended(&id).await["output"], json!([{"ok": [1, 1]}]));
+            let id = ann.submit(&asks(&json!({"pattern": "^(a+)+$"}), None)).await;
+            waiting(&ann, &id).await;
+            answer(&ann, &id, &json!(format!("{}!", "a".repeat(50_000)))).await.problem(422, "answer_misfit");
+            answer(&ann, &id, &json!("aaa")).await.is(StatusCode::OK);
+            ann.ended(&id).await;
+        };
+        let others = async {
+            let mut longest = Duration::ZERO;
+            loop {
+                let begun = Instant::now();
+                let done = bob.finish(&json!({"agent": "echo", "input": 1})).await;
+                assert_eq!(done["stop_reason"], "completed", "{done:#}");
+                longest = longest.max(begun.elapsed());
+                assert!(longest < Duration::from_secs(3), "another user waited {longest:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            done = tokio::time::timeout(Duration::from_secs(60), hostile) => done.expect("in time"),
+            () = others => unreachable!("it does not end"),
+        }
+        assert_eq!(server.app.runtime().host_panics(), 0);
+    });
+}
