@@ -229,11 +229,11 @@ async fn many_wait(server: &Server) {
                 let schema = Json::parse("true").expect("JSON");
                 let waits_for = WaitFor::Human { prompt: format!("go on, {part} {n}?"), schema, default: None };
                 let taken = TakenBefore::default();
-                let wait = Wait { call: 1, waits_for, since: clock::now(), until: Some(far), taken };
+                let wait = Wait { call: 1, waits_for, since: clock::now(), until: Some(far), taken, told: None };
                 let (events, chunks) = (Vec::new(), Vec::new());
                 let started_at = Some(clock::now());
-                let (effects, attempt) = (false, None);
-                let batch = RunBatch { run: spec.id, started_at, attempt, effects, events, chunks, wait: Some(wait) };
+                let (effects, attempt, start, wait) = (false, None, None, Some(wait));
+                let batch = RunBatch { run: spec.id, started_at, attempt, effects, events, chunks, wait, start };
                 storage.append(&scope, batch).await.expect("kept");
             }
         });

@@ -1,6 +1,7 @@
 //! Agents that start agents: each in a run of its own, out of their parent's budget, and gone with it.
 
 use crate::server::{Server, User, run, shared};
+use cofferdam_core::quota::Quota;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -290,5 +291,33 @@ fn a_family_takes_no_more_than_its_first_run_was_given() {
         let child = runs.iter().find(|run| run["parent_run_id"] == done["id"]).expect("a child");
         assert_eq!(child["stop_reason"], "deadline", "{child:#}");
         assert!(child["usage"]["wall_ms"].as_u64() < Some(1_000), "{child:#}");
+    });
+}
+
+#[test]
+fn never_more_runs_are_below_one_than_may_however_many_start_some_at_once() {
+    run(async {
+        const MAY_BE: usize = 9;
+        let quota = Quota { runs_at_once: 16, descendants_per_run: 9, ..Quota::default() };
+        let server = Server::start_with(quota).await;
+        let ann = parent(&server).await;
+        let few = json!({"do": "children", "specs": vec![json!({"agent": "echo", "input": 1}); 4]});
+        let family = json!({"do": "children", "specs": vec![json!({"agent": "probe", "input": few}); 5]});
+        for _ in 0..4 {
+            let done = ann.finish(&with(std::slice::from_ref(&family))).await;
+            assert_eq!(done["stop_reason"], "completed", "{done:#}");
+            let runs = ann.get("/v1/runs?limit=100").await.is(StatusCode::OK);
+            let runs = runs["runs"].as_array().expect("runs");
+            let below = |id: &Value| runs.iter().filter(|run| run["parent_run_id"] == *id).collect::<Vec<_>>();
+            let children = below(&done["id"]);
+            let grandchildren: usize = children.iter().map(|child| below(&child["id"]).len()).sum();
+            assert_eq!(children.len() + grandchildren, MAY_BE, "{done:#}");
+            // Those that found no room were told so, and nothing else went wrong.
+            let text = done["output"].to_string();
+            let tried = 5 + 4 * children.len();
+            assert_eq!(text.matches("too_many").count(), tried - MAY_BE, "{done:#}");
+            assert_eq!(text.matches(r#""error""#).count(), tried - MAY_BE, "{done:#}");
+        }
+        assert_eq!(server.app.runtime().host_panics(), 0);
     });
 }

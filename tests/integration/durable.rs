@@ -261,3 +261,97 @@ fn a_child_whose_parent_has_ended_ends_with_the_next_start_if_the_host_was_kille
         assert_eq!((&ended["stop_reason"], &ended["cancelled_by"]), (&json!("cancelled"), &json!(id)), "{ended:#}");
     });
 }
+
+/// Waits until a run has a sandbox, or has ended, and gives it.
+async fn executes(user: &User, id: &str) -> Value {
+    let executes = async {
+        loop {
+            let run = user.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK);
+            if run["context_status"] == "executing" || !run["finished_at"].is_null() {
+                break run;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), executes).await.expect("it is executed")
+}
+
+#[test]
+fn a_run_with_which_the_host_ends_each_time_is_set_aside_and_the_others_go_on() {
+    run(async {
+        const STARTS_MAX: usize = 5;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (server, ann) = started(dir.path()).await;
+        let again = |server: &Process| User::new(&ann.name, server.text("url"), &ann.key);
+        // As far as anybody can see, the host ends because of it: it is executed each time, and comes no further.
+        let think = json!({"do": "thinking", "text": "x"});
+        let guilty = ann.submit(&durable(&[think.clone(), json!({"do": "sleep", "ms": 50_000})])).await;
+        // One that waits is not executed, and one that comes further is not the cause.
+        let waits = ann.submit(&durable(&[think.clone(), json!({"do": "ask", "prompt": "?"})])).await;
+        executes(&ann, &guilty).await;
+        let mut server = server;
+        // A host that stops in good order has not ended because of anybody.
+        for _ in 0..=STARTS_MAX {
+            server.end_by("TERM").await;
+            server = Process::serve_with(dir.path(), &["--drain-wait", "100ms"]).await;
+            executes(&again(&server), &guilty).await;
+        }
+        let steps: Vec<_> = (0..150).flat_map(|_| [think.clone(), json!({"do": "sleep", "ms": 60})]).collect();
+        let innocent = again(&server).submit(&durable(&steps)).await;
+        let mut kills = 0;
+        let done = loop {
+            let ann = again(&server);
+            let run = executes(&ann, &guilty).await;
+            if !run["finished_at"].is_null() {
+                break run;
+            }
+            assert!(kills < STARTS_MAX, "it is started again and again: {run:#}");
+            let said = async || {
+                let page = ann.get(&format!("/v1/runs/{innocent}/events?limit=1000")).await.is(StatusCode::OK);
+                page["events"].as_array().map_or(0, Vec::len)
+            };
+            let before = said().await;
+            while said().await == before
+                && ann.get(&format!("/v1/runs/{innocent}")).await.json()["finished_at"].is_null()
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            server.kill().await;
+            kills += 1;
+            server = Process::serve(dir.path()).await;
+        };
+        assert_eq!(kills, STARTS_MAX, "{done:#}");
+        assert_eq!((&done["status"], &done["error"]["code"]), (&json!("failed"), &json!("host_error")), "{done:#}");
+        let message = done["error"]["message"].as_str().expect("a message");
+        assert!(message.contains("5 times in a row") && message.contains("not executed again"), "{message}");
+        let ann = again(&server);
+        assert_eq!(ann.ended(&innocent).await["stop_reason"], "completed");
+        ann.post(&format!("/v1/runs/{waits}/input"), &json!({"answer": 7})).await.is(StatusCode::OK);
+        assert_eq!(ann.ended(&waits).await["output"][1], json!({"ok": 7}));
+    });
+}
+
+#[test]
+fn a_child_that_was_removed_is_told_to_the_parent_that_waits_for_it() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let sleeps = json!({"do": "sleep_until", "in_ms": 3_600_000});
+        let child = json!({"do": "spawn", "agent": "probe", "input": sleeps});
+        let id = ann.submit(&durable(&[child, json!({"do": "thinking", "text": "goes on"})])).await;
+        runs_when(&ann, |runs| runs.len() == 2 && runs.iter().all(|run| run["status"] == "waiting")).await;
+        server.kill().await;
+        // Retention leaves it there. What may remove it all the same is an operator, or a backup that is older.
+        assert_eq!(change_database(dir.path(), &["DELETE FROM runs WHERE parent_id IS NOT NULL"]).await, 1);
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let done = ann.ended(&id).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let error = &done["output"][0]["answer"]["error"]["wait"];
+        assert_eq!(error["kind"], "unavailable", "{done:#}");
+        assert!(error["text"].as_str().is_some_and(|text| text.contains("not on this host any more")), "{done:#}");
+        // It is told the same when it is looked at again.
+        let found = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!((&found["same"], &found["reached"]), (&json!(true), &json!("end")), "{found:#}");
+    });
+}

@@ -332,6 +332,7 @@ async fn ended_days_ago(server: &Server, user: &User, days: i64) {
         events: Vec::new(),
         chunks: Vec::new(),
         wait: None,
+        start: None,
     };
     let end = RunEnd {
         stop_reason: StopReason::Completed,

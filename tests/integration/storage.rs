@@ -12,7 +12,7 @@ use cofferdam_core::{
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
-        ApiKey, FeedEntry, FeedPlace, History, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry,
+        ApiKey, FeedEntry, FeedPlace, History, MadeBy, MemoryStorage, PluginVersion, RunBatch, RunQuery, StateEntry,
         StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun, Waits,
     },
     usage::{Day, UsageSum},
@@ -161,7 +161,7 @@ impl Storage for Odd {
     async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused> {
         self.inner.state_set(space, write).await
     }
-    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Kept<bool> {
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<MadeBy>) -> Kept<bool> {
         self.inner.state_delete(space, key, by).await
     }
     fn waits(&self) -> &dyn Waits {

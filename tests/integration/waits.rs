@@ -253,3 +253,248 @@ fn a_run_that_waits_can_be_cancelled_and_outlives_a_restart() {
         assert_eq!(listed["runs"], json!([]));
     });
 }
+
+/// A question that answers itself at once, and for which its run is put away all the same.
+fn asks_itself(prompt: &str) -> Value {
+    json!({"do": "ask", "prompt": prompt, "expires_ms": 50, "default": 1})
+}
+
+async fn set(server: &Server, user: &User, quota: &Value) {
+    let path = format!("/v1/users/{}/quota", user.name);
+    server.operator.send(Method::PUT, &path, Some(quota)).await.is(StatusCode::OK);
+}
+
+#[test]
+fn a_wait_is_an_event_of_the_runs_own() {
+    run(async {
+        let server = shared().await;
+        let ann = asker(server).await;
+        let think = json!({"do": "thinking", "text": "x"});
+        set(server, &ann, &json!({"events_per_run": 4})).await;
+        let ask = asks_itself("?");
+        let family = json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": 1_000}});
+        let sleeps = json!({"do": "sleep_until", "in_ms": 2_000});
+        let call = json!({"do": "budget"});
+        let all = [&think, &ask, &ask, &call, &ask, &ask, &think, &sleeps, &family, &call].map(Clone::clone);
+        let done = ann.finish(&steps(&all)).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let output = &done["output"];
+        // What it said and waited for is counted also when it is executed again.
+        assert_eq!((&output[3]["events"], &output[9]["events"]), (&json!(1), &json!(0)), "{output:#}");
+        assert_eq!((&output[4]["ok"], &output[6]["error"]["kind"]), (&json!(1), &json!("too_many")), "{output:#}");
+        for error in [&output[5]["error"], &output[7]["error"], &output[8]["answer"]["error"]["wait"]] {
+            assert_eq!(error["kind"], "exhausted", "{error} of {output:#}");
+            assert!(error["text"].as_str().is_some_and(|text| text.contains("4 events")), "{error} of {output:#}");
+        }
+        let events = ann.events(done["id"].as_str().expect("an id")).await;
+        let waits = events.iter().filter(|event| event["type"] == "run_waiting").count();
+        assert_eq!(waits, 3, "{events:#?}");
+        // Who asks on is ended.
+        let on = vec![ask; 4 + 110];
+        let done = ann.finish(&steps(&on)).await;
+        assert_eq!(done["stop_reason"], "quota", "{done:#}");
+        // Their texts count as well.
+        set(server, &ann, &json!({"event_bytes_per_run": 1_024})).await;
+        let done = ann.finish(&steps(&[asks_itself(&"x".repeat(500)), asks_itself(&"y".repeat(500))])).await;
+        let output = &done["output"];
+        assert_eq!((&output[0]["ok"], &output[1]["error"]["kind"]), (&json!(1), &json!("exhausted")), "{done:#}");
+        assert!(output[1]["error"]["text"].as_str().is_some_and(|text| text.contains("1024 bytes")), "{done:#}");
+    });
+}
+
+#[test]
+fn what_is_executed_again_is_paid_for_and_is_not_the_runs_time() {
+    run(async {
+        const WAITS: u64 = 8;
+        let server = shared().await;
+        let ann = asker(server).await;
+        // The work is before the waits, so that it is done again after each.
+        let work = json!({"do": "echo", "value": (0..200_000).collect::<Vec<_>>()});
+        let with = |waits: u64| {
+            let waits = (0..waits).map(|_| asks_itself("?"));
+            steps(&std::iter::once(work.clone()).chain(waits).collect::<Vec<_>>())
+        };
+        let once = ann.finish(&with(0)).await["usage"]["fuel"].as_u64().expect("fuel");
+        // As long as all that follows takes, not as much comes back as one execution burns.
+        set(server, &ann, &json!({"fuel_per_minute": once * 20})).await;
+        let begun = Instant::now();
+        let done = ann.finish(&with(WAITS)).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let usage = ann.get("/v1/usage").await.is(StatusCode::OK);
+        let took = begun.elapsed();
+        let left = usage["now"]["fuel_left_of_minute"].as_u64().expect("fuel");
+        let came_back = once * 20 * u64::try_from(took.as_millis()).expect("short") / 60_000;
+        // It was executed once, and again for each wait, but for what it does behind the waits.
+        assert!(left <= once * (20 - WAITS / 2) + came_back, "{left} of {} are left, one takes {once}", once * 20);
+        // Its own bill has one.
+        let fuel = done["usage"]["fuel"].as_u64().expect("fuel");
+        assert!(fuel < once * 3 / 2, "{fuel} {once}");
+        // Its time has one, too.
+        let wall = Duration::from_millis(done["usage"]["wall_ms"].as_u64().expect("a number"));
+        assert!(wall * 2 < took, "{took:?} {done:#}");
+    });
+}
+
+#[test]
+fn never_more_runs_wait_than_may_however_many_begin_to_at_once() {
+    run(async {
+        const MAY_WAIT: usize = 2;
+        const RUNS: usize = 16;
+        let quota = Quota { runs_at_once: 16, ..Quota::default() };
+        let server = Server::start_with(quota).await;
+        let ann = asker(&server).await;
+        set(&server, &ann, &json!({"runs_waiting": MAY_WAIT})).await;
+        let mut ids = Vec::new();
+        for _ in 0..RUNS {
+            ids.push(ann.submit(&steps(&[ask()])).await);
+        }
+        let settled = async |user: &User, ids: &[String]| {
+            let mut waiting = Vec::new();
+            for id in ids {
+                let settled = async {
+                    loop {
+                        let run = user.get(&format!("/v1/runs/{id}")).await.is(StatusCode::OK);
+                        if run["status"] == "waiting" || !run["finished_at"].is_null() {
+                            break run;
+                        }
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                let run = tokio::time::timeout(Duration::from_secs(20), settled).await.expect("it waits or ends");
+                if run["status"] == "waiting" {
+                    waiting.push(id.clone());
+                } else {
+                    assert_eq!(run["output"][0]["error"]["kind"], "exhausted", "{run:#}");
+                }
+            }
+            waiting
+        };
+        let waiting = settled(&ann, &ids).await;
+        assert_eq!(waiting.len(), MAY_WAIT, "as many as may, and no more");
+        // The next host knows of them, and a place that becomes free is taken once.
+        let server = server.restart().await;
+        let ann = User::new(&ann.name, &server.app.url(), &ann.key);
+        let more = [ann.submit(&steps(&[ask()])).await, ann.submit(&steps(&[ask()])).await];
+        assert_eq!(settled(&ann, &more).await, Vec::<String>::new());
+        answer(&ann, &waiting[0], &json!({"room": "red"})).await.is(StatusCode::OK);
+        ann.ended(&waiting[0]).await;
+        let mut next = Vec::new();
+        for _ in 0..RUNS {
+            next.push(ann.submit(&steps(&[ask()])).await);
+        }
+        assert_eq!(settled(&ann, &next).await.len(), MAY_WAIT - 1);
+    });
+}
+
+#[test]
+fn an_answer_at_the_moment_its_question_expires_is_what_the_run_gets_or_is_refused() {
+    run(async {
+        const QUESTIONS: i64 = 60;
+        let quota = Quota { runs_at_once: 16, ..Quota::default() };
+        let server = Server::start_with(quota).await;
+        let ann = asker(&server).await;
+        let mut asked = tokio::task::JoinSet::new();
+        for n in 0..QUESTIONS {
+            let ann = ann.clone();
+            asked.spawn(async move {
+                let question = json!({"do": "ask", "prompt": "?", "expires_ms": 3_000});
+                let id = ann.submit(&steps(&[question])).await;
+                let run = waiting(&ann, &id).await;
+                let until: jiff::Timestamp = run["wait"]["until"].as_str().expect("a time").parse().expect("a time");
+                // From well before it expires to well after.
+                let at = until.as_millisecond() + n * 4 - 180;
+                let left = at - jiff::Timestamp::now().as_millisecond();
+                tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
+                let answered = answer(&ann, &id, &json!(n)).await;
+                let done = ann.ended(&id).await;
+                let taken = answered.status == StatusCode::OK;
+                if taken {
+                    assert_eq!(done["output"], json!([{"ok": n}]), "{done:#}");
+                } else {
+                    answered.problem(409, "not_waiting");
+                    assert_eq!(done["output"][0]["error"]["kind"], "expired", "{done:#}");
+                }
+                taken
+            });
+        }
+        let taken = asked.join_all().await.into_iter().filter(|taken| *taken).count();
+        assert!(taken > 0 && taken < 60, "{taken} of {QUESTIONS} answers were taken");
+    });
+}
+
+#[test]
+fn hostile_schemas_of_questions_are_refused_with_why_and_hold_up_nobody() {
+    run(async {
+        let server = shared().await;
+        let (ann, bob) = (asker(server).await, server.trusted().await);
+        let defs = |links: usize, link: &dyn Fn(usize) -> Value| {
+            let defs: serde_json::Map<_, _> = (0..links).map(|n| (format!("a{n}"), link(n))).collect();
+            json!({"$defs": defs, "$ref": "#/$defs/a0"})
+        };
+        let next = |n: usize| json!({"$ref": format!("#/$defs/a{}", n + 1)});
+        let twice = |n: usize| if n < 23 { json!({"anyOf": [next(n), next(n)]}) } else { json!(true) };
+        let deep = |n: usize| if n < 400 { next(n) } else { json!({"items": {"$ref": "#/$defs/a0"}}) };
+        let nested = (0..60).fold(json!({}), |inner, _| json!({"not": inner}));
+        let schemas = [
+            (defs(401, &deep), "levels"),
+            (defs(24, &twice), "values"),
+            (json!({"properties": {"left": {"$ref": "#"}}}), "refers to itself"),
+            (nested, "levels deep"),
+            (json!({"anyOf": vec![json!({"pattern": "a"}); 2_000]}), "pattern"),
+            (json!({"pattern": "^([\\w-]{600}){600}$"}), "schema"),
+            (json!({"enum": vec![1; 20_000]}), "values"),
+            (json!({"title": "x".repeat(100_000)}), "bytes"),
+            (json!({"$dynamicRef": "#x"}), "schema"),
+        ];
+        let large = json!({"anyOf": vec![json!({"items": {"const": 1}}); 500]});
+        let asks = |schema: &Value, default: Option<Value>| {
+            let mut ask = json!({"do": "ask", "prompt": "?", "schema": schema});
+            if let Some(default) = default {
+                ask["default"] = default;
+            }
+            steps(&[ask])
+        };
+        let hostile = async {
+            for (schema, why) in &schemas {
+                let done = ann.finish(&asks(schema, None)).await;
+                let error = &done["output"][0]["error"];
+                assert_eq!(error["kind"], "invalid", "{why}: {}", done["output"]);
+                let text = error["text"].as_str().expect("a text");
+                assert!(text.contains(why) && text.len() < 1_000, "{why}: {text}");
+            }
+            // One that is fine by itself, and too much together with what it is given.
+            let done = ann.finish(&asks(&large, Some(json!(vec![2; 9_000])))).await;
+            let text = done["output"][0]["error"]["text"].as_str().expect("a text");
+            assert!(text.contains("as large as this"), "{text}");
+            let id = ann.submit(&asks(&large, None)).await;
+            waiting(&ann, &id).await;
+            for count in [9_000, 200_000] {
+                answer(&ann, &id, &json!(vec![2; count])).await.problem(422, "answer_misfit");
+            }
+            // It waits on, and takes an answer that fits; and patterns take no longer than the text is long.
+            answer(&ann, &id, &json!([1, 1])).await.is(StatusCode::OK);
+            assert_eq!(ann.ended(&id).await["output"], json!([{"ok": [1, 1]}]));
+            let id = ann.submit(&asks(&json!({"pattern": "^(a+)+$"}), None)).await;
+            waiting(&ann, &id).await;
+            answer(&ann, &id, &json!(format!("{}!", "a".repeat(50_000)))).await.problem(422, "answer_misfit");
+            answer(&ann, &id, &json!("aaa")).await.is(StatusCode::OK);
+            ann.ended(&id).await;
+        };
+        let others = async {
+            let mut longest = Duration::ZERO;
+            loop {
+                let begun = Instant::now();
+                let done = bob.finish(&json!({"agent": "echo", "input": 1})).await;
+                assert_eq!(done["stop_reason"], "completed", "{done:#}");
+                longest = longest.max(begun.elapsed());
+                assert!(longest < Duration::from_secs(3), "another user waited {longest:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            done = tokio::time::timeout(Duration::from_secs(60), hostile) => done.expect("in time"),
+            () = others => unreachable!("it does not end"),
+        }
+        assert_eq!(server.app.runtime().host_panics(), 0);
+    });
+}

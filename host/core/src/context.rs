@@ -10,7 +10,9 @@ use crate::{
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
     quota::{LiveQuota, Quota, RunLimits, take_one},
+    replay::Known,
     run::{CancelRequest, Durability, Priority, RunSpec, StopReason},
+    storage::MadeBy,
 };
 use std::{
     future::Future,
@@ -129,7 +131,11 @@ pub struct UserExecutionContext {
     attempt: u32,
     permissions: Effective,
     quota: LiveQuota,
-    began: Instant,
+    /// When this execution began, and how much of the run's time was used before.
+    entered: Instant,
+    used: Duration,
+    /// What it does again first, if it goes on.
+    known: Option<Arc<Known>>,
     stop: StopSignal,
     spent: Arc<Spent>,
 }
@@ -406,7 +412,9 @@ impl UserExecutionContext {
             attempt: self.attempt,
             permissions,
             quota: self.quota.clone(),
-            began: self.began,
+            entered: self.entered,
+            used: self.used,
+            known: self.known.clone(),
             stop: self.stop.clone(),
             spent: self.spent.clone(),
         }
@@ -419,18 +427,20 @@ impl UserExecutionContext {
             attempt: 1,
             permissions,
             quota,
-            began: Instant::now(),
+            entered: Instant::now(),
+            used: Duration::ZERO,
+            known: None,
             stop,
             spec,
             spent: Arc::default(),
         }
     }
 
-    /// As if it had begun so long ago: that much of its time was used before.
+    /// The same for a run of whose time so much was used before, and that first does again what is known, if anything is. That
+    /// is not its time: until all of it is given, none of it is used.
     #[must_use]
-    pub fn began_before(self, used: Duration) -> Self {
-        let began = self.began.checked_sub(used).unwrap_or(self.began);
-        Self { began, ..self }
+    pub fn going_on(self, used: Duration, known: Option<Arc<Known>>) -> Self {
+        Self { used, known, ..self }
     }
 
     /// The same at another attempt than the first.
@@ -439,16 +449,32 @@ impl UserExecutionContext {
         Self { attempt, ..self }
     }
 
-    /// When it began, with the time that was used before and without the time that it waited.
+    /// How much of its time is used: without what it waited, and without what it did again.
     #[must_use]
-    pub const fn began(&self) -> Instant {
-        self.began
+    pub fn used(&self) -> Duration {
+        let new_since = match &self.known {
+            None => Some(self.entered),
+            Some(known) => known.given_at(),
+        };
+        self.used.saturating_add(new_since.map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+
+    /// Whether it still does again what it did before.
+    #[must_use]
+    pub fn is_on_its_way_back(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.given_at().is_none())
     }
 
     /// What was asked: the ids, the input, the limits.
     #[must_use]
     pub fn spec(&self) -> &RunSpec {
         &self.spec
+    }
+
+    /// Which attempt at the run this is, from 1.
+    #[must_use]
+    pub const fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// The plugin that executes in this context.
@@ -469,6 +495,12 @@ impl UserExecutionContext {
     pub fn idempotency_key(&self) -> Option<String> {
         let (run, attempt) = (self.spec.id, self.attempt);
         self.tool_call.map(|call| if attempt > 1 { format!("{run}:{attempt}:{call}") } else { format!("{run}:{call}") })
+    }
+
+    /// By which call of the run a change of state is made.
+    #[must_use]
+    pub fn made_by(&self, call: u64) -> MadeBy {
+        MadeBy { run: self.spec.id, attempt: self.attempt, call }
     }
 
     /// The run that a call of this one starts: the same when the call is made again in this attempt, and another in any other.
@@ -495,20 +527,39 @@ impl UserExecutionContext {
         self.quota.now()
     }
 
-    /// When the time is up: by what was asked for, or by the user's quota if that allows less by now.
+    /// When the time is up: by what was asked for, or by the user's quota if that allows less by now. As much again is there
+    /// for doing again what it did before, each time that it goes on.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         let allowed_ms = self.quota.get(|quota| quota.deadline_ms);
-        self.began + Duration::from_millis(self.spec.limits.deadline_ms.min(allowed_ms))
+        let limit = Duration::from_millis(self.spec.limits.deadline_ms.min(allowed_ms));
+        match self.known.as_ref().map(|known| known.given_at()) {
+            Some(None) => self.entered + limit,
+            Some(Some(given_at)) => given_at + limit.saturating_sub(self.used),
+            None => self.entered + limit.saturating_sub(self.used),
+        }
     }
 
-    /// Waits until the time is up, also if the user's quota is cut meanwhile.
+    /// Waits until the time is up, also if the user's quota is cut meanwhile, or its own time begins.
     pub async fn late(&self) {
         let mut quota = self.quota.clone();
         loop {
+            let again = self.known.as_ref().filter(|known| known.given_at().is_none());
+            let own_time = async {
+                match again {
+                    Some(known) => known.all_given().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep_until(self.deadline().into()) => return,
+                // Its own time may have begun at the last moment.
+                () = tokio::time::sleep_until(self.deadline().into()) => {
+                    if Instant::now() >= self.deadline() {
+                        return;
+                    }
+                }
                 () = quota.changed() => {}
+                () = own_time => {}
             }
         }
     }
@@ -850,9 +901,42 @@ mod tests {
         let tool = again.tool("units".parse().expect("a name"), Permissions::none(), 7);
         assert_eq!(tool.idempotency_key(), Some(format!("{}:3:7", again.spec().id)));
         assert_eq!(again.child(7), RunId::of_child(again.spec().id, 3, 7));
+        assert_eq!(again.made_by(7), MadeBy { run: again.spec().id, attempt: 3, call: 7 });
         let first = ctx.at_attempt(1);
         let tool = first.tool("units".parse().expect("a name"), Permissions::none(), 7);
         assert_eq!((tool.idempotency_key(), first.child(7)), (Some(format!("{id}:7")), RunId::of_child(id, 1, 7)));
+    }
+
+    #[tokio::test]
+    async fn what_is_done_again_is_not_the_runs_time_and_has_a_bound_of_its_own() {
+        use crate::{
+            record::{Asked, Record},
+            replay::{Beyond, Said},
+        };
+        const USED: Duration = Duration::from_secs(50);
+        let quota = Quota { deadline_ms: 60_000, ..Quota::default() };
+        let fresh = context(Permissions::none(), &quota);
+        let limit = Duration::from_millis(fresh.spec().limits.deadline_ms);
+        assert!(limit < USED, "a plugin that is described has less");
+        let record = Record::Started { call: 1, asked: "a".into() };
+        let known = Arc::new(Known::new(vec![record], Said::Before(0), Beyond::Live));
+        let ctx = context(Permissions::none(), &quota).going_on(USED, Some(known.clone()));
+        let tool = ctx.tool("units".parse().expect("a name"), Permissions::none(), 7);
+        assert!(ctx.is_on_its_way_back() && tool.is_on_its_way_back());
+        assert_eq!(ctx.used(), USED);
+        assert_eq!(ctx.deadline(), ctx.entered + limit);
+        let late = async { tokio::time::timeout(Duration::from_secs(4), ctx.late()).await };
+        let given = async {
+            tokio::task::yield_now().await;
+            known.again::<u64>(Asked::of("a")).expect("known");
+        };
+        // From then on its own time counts, of which there is none left here.
+        let (late, ()) = tokio::join!(late, given);
+        late.expect("it is late as soon as its own time begins");
+        assert!(ctx.is_over() && tool.is_over() && !ctx.is_on_its_way_back());
+        assert!(ctx.used() >= USED && tool.deadline() == ctx.deadline());
+        let without = context(Permissions::none(), &quota).going_on(Duration::from_millis(1), None);
+        assert_eq!(without.deadline(), without.entered + limit - Duration::from_millis(1));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     latency::{Latencies, LatencyCounts},
     record::RecordChunk,
     run::RunEnd,
-    storage::{RunBatch, Storage, StorageError, UnfinishedRun},
+    storage::{RunBatch, Start, Storage, StorageError, UnfinishedRun},
     unwind::unpanicked,
     wait::Wait,
 };
@@ -107,6 +107,8 @@ struct Unsaved {
     chunks: Vec<RecordChunk>,
     /// The run is put away behind all of this.
     wait: Option<Wait>,
+    /// What this host does with a run of an earlier one.
+    start: Option<Start>,
 }
 
 /// How far the log of a run is durable.
@@ -359,6 +361,16 @@ impl RunJournal {
         self.commit().await
     }
 
+    /// Makes it durable that the run is executed from here on, of one that an earlier host accepted: should this host end with
+    /// it, the next one knows that it was at it.
+    ///
+    /// # Errors
+    /// When storage fails. Then it must not be executed.
+    pub async fn before_start(&self) -> Result<(), StorageError> {
+        self.log().unsaved.start = Some(Start::At(clock::now()));
+        self.commit().await
+    }
+
     /// Whether the run may have changed something outside itself.
     #[must_use]
     pub fn had_effects(&self) -> bool {
@@ -401,7 +413,7 @@ impl RunJournal {
         let taken = self.take();
         let batch = &taken.batch;
         let nothing = batch.events.is_empty() && batch.chunks.is_empty() && batch.wait.is_none();
-        if nothing && batch.started_at.is_none() && !batch.effects {
+        if nothing && batch.started_at.is_none() && batch.start.is_none() && !batch.effects {
             return Ok(());
         }
         self.0.shared.storage.append(&self.0.scope, batch.clone()).await?;
@@ -429,7 +441,11 @@ impl RunJournal {
 
     /// Leaves the run as it stands, for a host that goes on with it. Nothing is recorded after it.
     pub async fn leave(&self) {
-        self.log().sealed = true;
+        {
+            let mut log = self.log();
+            log.sealed = true;
+            log.unsaved.start = Some(Start::Left);
+        }
         // What is not saved is done again: nobody has seen it.
         let _ = self.commit_here().await;
     }
@@ -478,6 +494,7 @@ impl RunJournal {
             events: unsaved.events,
             chunks: unsaved.chunks,
             wait: unsaved.wait,
+            start: unsaved.start,
         };
         Taken { journal: self, batch, begun: log.calls.begun, saved: false }
     }
@@ -493,6 +510,7 @@ impl RunJournal {
         // A batch takes the chunks that were left over before, so there are no others now.
         log.unsaved.chunks = batch.chunks;
         log.unsaved.wait = batch.wait.or(log.unsaved.wait.take());
+        log.unsaved.start = log.unsaved.start.or(batch.start);
         let events: usize = log.unsaved.events.iter().map(|envelope| envelope.event.bytes()).sum();
         let chunks: usize = log.unsaved.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
         log.unsaved.bytes = events + chunks + log.calls.chunk.bytes.len();
@@ -548,6 +566,7 @@ impl Drop for Taken<'_> {
                 events: Vec::new(),
                 chunks: Vec::new(),
                 wait: None,
+                start: None,
             };
             self.journal.put_back(std::mem::replace(&mut self.batch, none));
         }

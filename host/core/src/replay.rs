@@ -15,9 +15,10 @@ use serde::Serialize;
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 
 /// The longest text shown of either side of a difference, in bytes.
 pub const SIDE_BYTES_MAX: usize = 1 << 10;
@@ -149,6 +150,9 @@ pub enum Said {
 pub struct Known {
     beyond: Beyond,
     state: Mutex<State>,
+    /// When the last of it was given.
+    given_at: OnceLock<Instant>,
+    all_given: Notify,
 }
 
 #[derive(Debug)]
@@ -186,7 +190,33 @@ impl Known {
                 Record::Incomplete { .. } | Record::Said { .. } | Record::Attempt { .. } => {}
             }
         }
-        Self { beyond, state: Mutex::new(state) }
+        let known = Self { beyond, state: Mutex::new(state), given_at: OnceLock::new(), all_given: Notify::new() };
+        known.note_if_given(&known.state());
+        known
+    }
+
+    /// When the last of it was given: from then on, what the guest does is new. None: it still does what it did.
+    #[must_use]
+    pub fn given_at(&self) -> Option<Instant> {
+        self.given_at.get().copied()
+    }
+
+    /// Waits until all of it is given.
+    pub async fn all_given(&self) {
+        loop {
+            // Before the look, so that what happens after it is heard.
+            let given = self.all_given.notified();
+            if self.given_at().is_some() {
+                return;
+            }
+            given.await;
+        }
+    }
+
+    fn note_if_given(&self, state: &State) {
+        if state.calls.is_empty() && self.given_at.set(Instant::now()).is_ok() {
+            self.all_given.notify_waiters();
+        }
     }
 
     /// Why nothing more is answered, if so.
@@ -246,6 +276,7 @@ impl Known {
             return None;
         }
         let Some(Record::Call { call, answer, .. }) = state.calls.pop_front() else { return None };
+        self.note_if_given(&state);
         state.read(call, &answer).ok()
     }
 
@@ -364,6 +395,7 @@ impl Known {
                 Beyond::Ends => Err(state.end(Over::RecordEnds { asked: asked.as_str().to_owned() })),
             };
         };
+        self.note_if_given(state);
         let same = match &record {
             Record::Call { asked: recorded, .. } | Record::Started { asked: recorded, .. } => {
                 recorded == asked.as_str()
@@ -472,6 +504,28 @@ mod tests {
         assert_eq!(known.recall::<u64>(asked("clock")), Ok(None));
         assert_eq!(known.observe(2), Ok(false));
         assert_eq!(known.over(), None);
+    }
+
+    #[tokio::test]
+    async fn when_the_last_of_it_was_given_is_known() {
+        let known = Known::new(records(), silent(), Beyond::Live);
+        known.recall::<u64>(asked("clock")).expect("known");
+        known.again::<String>(asked("tool a")).expect("known");
+        known.again::<String>(asked("tool b")).expect("known");
+        assert_eq!(known.given_at(), None);
+        let (at, ()) = tokio::join!(
+            async {
+                known.all_given().await;
+                known.given_at()
+            },
+            async {
+                known.observe(3).expect("known");
+            }
+        );
+        assert!(at.is_some_and(|at| at <= Instant::now()));
+        known.recall::<u64>(asked("clock")).expect("it goes on");
+        assert_eq!(known.given_at(), at, "it stands");
+        assert!(Known::new(Vec::new(), silent(), Beyond::Live).given_at().is_some());
     }
 
     #[test]

@@ -57,6 +57,17 @@ pub struct RunBatch {
     pub chunks: Vec<RecordChunk>,
     /// Set where the run is put away: it is `waiting` from here on.
     pub wait: Option<Wait>,
+    /// Set where it is executed from here on, by a host that did not accept it, or is left by it.
+    pub start: Option<Start>,
+}
+
+/// What a host does with a run that an earlier one accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It is executed from this moment on, which no other start of it has.
+    At(Timestamp),
+    /// It is left to the next host in good order.
+    Left,
 }
 
 /// A place in the feed of all of a user's runs. Places only grow, and none ever means two events.
@@ -130,6 +141,8 @@ pub struct UnfinishedRun {
     pub last_seq: u64,
     /// When it was admitted, if it was.
     pub started_at: Option<Timestamp>,
+    /// How often it was [started](Start) since anything was added to its log or its record, and not left in good order.
+    pub starts: u32,
 }
 
 /// What a user's finished runs take.
@@ -174,6 +187,17 @@ pub enum Expected {
     Absent,
 }
 
+/// The call of a durable run by which a change of state is made. Calls of two attempts can have the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MadeBy {
+    /// The run.
+    pub run: RunId,
+    /// Which attempt at it, from 1.
+    pub attempt: u32,
+    /// Number of the call in its record.
+    pub call: u64,
+}
+
 /// A state key to be set.
 #[derive(Debug, Clone)]
 pub struct StateWrite {
@@ -189,7 +213,7 @@ pub struct StateWrite {
     /// [`STATE_KEY_OVERHEAD_BYTES`](crate::quota::STATE_KEY_OVERHEAD_BYTES) for each key.
     pub user_bytes_max: u64,
     /// By which call of a durable run, for which [`Waits::state_change`] keeps what came of it.
-    pub by: Option<(RunId, u64)>,
+    pub by: Option<MadeBy>,
 }
 
 /// Why a state key was not set. Nothing was changed.
@@ -389,7 +413,7 @@ pub trait Storage: Send + Sync + 'static {
     async fn state_set(&self, space: &StateSpace, write: StateWrite) -> Result<u64, StateRefused>;
 
     /// Removes a key. Says whether it was there. Of a durable run, also by which call.
-    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Result<bool>;
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<MadeBy>) -> Result<bool>;
 
     /// Keys that start with `prefix`, in byte order, after `after`, at most `limit`.
     async fn state_keys(
@@ -463,6 +487,7 @@ impl UnfinishedRun {
             effects: false,
             last_seq: 0,
             started_at: None,
+            starts: 0,
         }
     }
 
@@ -516,6 +541,7 @@ impl RunBatch {
             events,
             chunks: self.chunks.clone(),
             wait: self.wait.clone(),
+            start: self.start,
         }
     }
 

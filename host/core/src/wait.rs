@@ -84,6 +84,12 @@ impl WaitFor {
         about.map_or_else(Json::empty_object, |about| Json::of(&about))
     }
 
+    /// Whether it is for what the host should have, and nothing that the guest asked for.
+    #[must_use]
+    pub const fn is_for_host(&self) -> bool {
+        matches!(self, Self::Memory | Self::Storage)
+    }
+
     /// JSON Schema of the answer that somebody may give, if anybody may.
     #[must_use]
     pub const fn schema(&self) -> Option<&Json> {
@@ -143,6 +149,9 @@ pub struct Wait {
     pub until: Option<Timestamp>,
     /// What it had taken.
     pub taken: TakenBefore,
+    /// Of a run that waits for its host: the wait before this one, with its answer, of which its guest has not been told yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Box<StoredWait>>,
 }
 
 /// What somebody answered.
@@ -157,12 +166,20 @@ pub struct Answer {
 }
 
 /// A wait as it stands in storage.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredWait {
     /// The wait that the run came to last.
     pub wait: Wait,
     /// What was answered, if somebody has.
     pub answer: Option<Answer>,
+}
+
+impl StoredWait {
+    /// What the run's guest is to be told when it goes on. A wait for the host is none of its own; the one before it may be.
+    #[must_use]
+    pub fn into_told(self) -> Option<Self> {
+        if self.wait.waits_for.is_for_host() { self.wait.told.map(|told| *told) } else { Some(self) }
+    }
 }
 
 /// What became of an answer.
@@ -174,4 +191,35 @@ pub enum Answered {
     Already,
     /// The run does not wait for an answer to this call.
     NotWaiting,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn an_answer_is_not_forgotten_while_its_run_waits_for_the_host() {
+        let wait = |call, waits_for, told| Wait {
+            call,
+            waits_for,
+            since: clock::now(),
+            until: None,
+            taken: TakenBefore::default(),
+            told,
+        };
+        let schema = Json::parse("true").expect("JSON");
+        let answer = Answer { by: KeyId::generate(), at: clock::now(), value: schema.clone() };
+        let question = wait(3, WaitFor::Human { prompt: "?".into(), schema, default: None }, None);
+        let answered = StoredWait { wait: question, answer: Some(answer) };
+        let mut stands = answered.clone();
+        for waits_for in [WaitFor::Memory, WaitFor::Storage, WaitFor::Memory] {
+            // One after the other, and each as it is kept.
+            let text = serde_json::to_string(&wait(0, waits_for, stands.into_told().map(Box::new))).expect("written");
+            stands = StoredWait { wait: serde_json::from_str(&text).expect("read"), answer: None };
+        }
+        assert_eq!(stands.into_told(), Some(answered));
+        let nothing = StoredWait { wait: wait(0, WaitFor::Storage, None), answer: None };
+        assert_eq!(nothing.into_told(), None);
+    }
 }

@@ -12,16 +12,50 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::{AgentRef, Digest, KeyId, RequestId, RunId},
     quota::LimitsAsked,
-    run::{CancelRequest, Children, Durability, RunError, RunSpec, RunView},
+    run::{CancelRequest, Children, Durability, RunError, RunSpec, RunStatus, RunView},
     storage::{PluginKind, StorageError, UnfinishedRun},
+    wait::WaitFor,
 };
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 /// How many runs deep a tree is looked through upwards; no quota allows deeper ones.
 const DEPTH_MAX: u32 = 64;
 
 /// The shortest and the longest wait before storage is asked again that failed.
 const LOOK_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Whose turn it is to add a run to a tree, for each tree of which somebody does: never more than there are runs that execute.
+#[derive(Default)]
+pub struct TreeTurns(Mutex<HashMap<RunId, Weak<tokio::sync::Mutex<()>>>>);
+
+impl TreeTurns {
+    /// Waits for the turn in the tree of this root.
+    async fn of(&self, root: RunId) -> OwnedMutexGuard<()> {
+        let turns = {
+            let mut trees = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            trees.retain(|_, turns| turns.strong_count() > 0);
+            match trees.get(&root).and_then(Weak::upgrade) {
+                Some(turns) => turns,
+                None => {
+                    let turns = Arc::<tokio::sync::Mutex<()>>::default();
+                    trees.insert(root, Arc::downgrade(&turns));
+                    turns
+                }
+            }
+        };
+        turns.lock_owned().await
+    }
+}
+
+/// Why a tree takes no more runs.
+pub fn tree_is_full(max: u32) -> String {
+    format!("the tree of this run has {max} children and their children, which is as many as it may")
+}
 
 impl Runtime {
     /// Starts a child of a run, as a call of it. Started again by the same call of the same attempt, it is the same child.
@@ -74,11 +108,58 @@ impl Runtime {
             retries: None,
             created_at: clock::now(),
         };
-        let made = self.storage().insert_run(&scope, &spec, None).await;
-        made.map_err(|error| unavailable(format!("the child could not be stored: {error}")))?;
+        let root = self.root_of(&scope, own).await;
+        let (root, _) = root.map_err(|error| unavailable(format!("the child's tree could not be read: {error}")))?;
+        let (answer, answered) = oneshot::channel();
+        let (runtime, attempt, max) = (self.clone(), parent.attempt(), quota.descendants_per_run);
+        // In a task of its own: a parent that ends in the middle leaves no child that nobody has counted.
+        self.spawn(async move {
+            // Whoever asked may have gone away.
+            let _ = answer.send(runtime.add_to_tree(&scope, root, &spec, attempt, max).await);
+        });
+        match answered.await {
+            Ok(Ok(true)) => Ok(id),
+            Ok(Ok(false)) => Err(SpawnError::TooMany(tree_is_full(max))),
+            Ok(Err(error)) => Err(unavailable(format!("the child could not be stored: {error}"))),
+            Err(_) => Err(unavailable("the host is going away".into())),
+        }
+    }
+
+    /// Makes a child, if its tree has room for one more run: one of a tree at a time, so that it never has more than it may.
+    /// Says whether it has.
+    async fn add_to_tree(
+        &self,
+        scope: &Scope,
+        root: RunId,
+        spec: &RunSpec,
+        attempt: u32,
+        max: u32,
+    ) -> Result<bool, StorageError> {
+        let _turn = self.0.tree_turns.of(root).await;
+        if self.descendants(scope, root, max).await? >= max {
+            return Ok(false);
+        }
+        self.storage().insert_run(scope, spec, None).await?;
         self.0.services.counts.accepted();
-        self.go_on(UnfinishedRun::queued(&RunView::queued(&spec)));
-        Ok(id)
+        self.go_on(UnfinishedRun::queued(&RunView::queued(spec)));
+        // One that has ended meanwhile has asked only those to stop that it found.
+        if let Some(parent) = spec.parent
+            && self.attempt_is_over(scope, parent, attempt).await?
+        {
+            self.cancel_child(scope, parent, spec.id).await?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a run has ended, or this attempt at it has failed.
+    async fn attempt_is_over(&self, scope: &Scope, id: RunId, attempt: u32) -> Result<bool, StorageError> {
+        let waits = self.storage().waits();
+        let Some(run) = waits.unfinished(scope, id).await? else { return Ok(true) };
+        let failed = match waits.waiting(scope, id).await?.map(|stored| stored.wait.waits_for) {
+            Some(WaitFor::Retry { attempt, .. }) if run.status == RunStatus::Waiting => attempt,
+            _ => run.attempt.saturating_sub(1),
+        };
+        Ok(failed >= attempt)
     }
 
     /// A child that nothing executes: it ends at once, with what stands in for its agent.
@@ -157,24 +238,28 @@ impl Runtime {
         }
     }
 
-    /// How deep a run is in its tree, and how many runs are below the root; counted to a little more than a bound.
-    pub(crate) async fn tree_of(&self, ctx: &UserExecutionContext, max: u32) -> Result<(u32, u32), StorageError> {
-        let (scope, mut root, mut depth) = (ctx.scope(), ctx.spec().id, 0);
-        let mut parent = ctx.spec().parent;
+    /// The run at the root of a run's tree, and how deep the run is in it.
+    pub(crate) async fn root_of(&self, scope: &Scope, run: &RunSpec) -> Result<(RunId, u32), StorageError> {
+        let (mut root, mut depth, mut parent) = (run.id, 0, run.parent);
         while let Some(above) = parent.filter(|_| depth < DEPTH_MAX) {
             (root, depth) = (above, depth + 1);
-            parent = self.storage().run(&scope, above).await?.and_then(|run| run.parent_run_id);
+            parent = self.storage().run(scope, above).await?.and_then(|run| run.parent_run_id);
         }
+        Ok((root, depth))
+    }
+
+    /// How many runs are below a run; counted to a little more than a bound.
+    pub(crate) async fn descendants(&self, scope: &Scope, root: RunId, max: u32) -> Result<u32, StorageError> {
         let (mut descendants, mut level) = (0, vec![root]);
         while let Some(run) = level.pop() {
-            let children = self.storage().waits().children(&scope, run).await?;
+            let children = self.storage().waits().children(scope, run).await?;
             descendants += u32::try_from(children.len()).unwrap_or(u32::MAX);
             if descendants >= max {
                 break;
             }
             level.extend(children);
         }
-        Ok((depth, descendants))
+        Ok(descendants)
     }
 
     /// Asks a child to stop, in its parent's name.

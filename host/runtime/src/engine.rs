@@ -122,7 +122,8 @@ impl Engine {
         let mut config = config();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let wasmtime = wasmtime::Engine::new(&config)?;
-        let ticker = Ticker::start(&wasmtime)?;
+        let weak = wasmtime.weak();
+        let ticker = Ticker::start(move || weak.upgrade().inspect(wasmtime::Engine::increment_epoch).is_some())?;
         Ok(Self { wasmtime, ticker: Arc::new(ticker) })
     }
 
@@ -153,9 +154,10 @@ struct TickerState {
 }
 
 impl Ticker {
-    fn start(engine: &wasmtime::Engine) -> wasmtime::Result<Self> {
+    /// Does this at every tick, for as long as it says so.
+    fn start(mut tick: impl FnMut() -> bool + Send + 'static) -> std::io::Result<Self> {
         let state = Arc::<TickerState>::default();
-        let (of_thread, engine) = (state.clone(), engine.weak());
+        let of_thread = state.clone();
         let ticking = std::thread::Builder::new().name("epoch".into()).spawn(move || {
             let mut last = Instant::now();
             while !of_thread.stopped.load(Ordering::Relaxed) {
@@ -165,10 +167,11 @@ impl Ticker {
                     std::thread::park_timeout(left);
                     continue;
                 }
-                let Some(engine) = engine.upgrade() else { return };
                 // Who comes to wait from here on is not sure to be seen by this tick.
                 of_thread.awaited.store(false, Ordering::Release);
-                engine.increment_epoch();
+                if !tick() {
+                    return;
+                }
                 last = Instant::now();
             }
         })?;
@@ -192,38 +195,24 @@ impl Drop for Ticker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wasmtime::{Instance, Module, Store, UpdateDeadline};
-
-    /// How long a guest that spins executes until it was asked so often whether it should stop.
-    fn until_asked(engine: &Engine, times: u32, waited_for: bool) -> Duration {
-        let module =
-            Module::new(engine.wasmtime(), r#"(module (func (export "spin") (loop br 0)))"#).expect("a module");
-        let mut store = Store::new(engine.wasmtime(), 0);
-        store.set_fuel(u64::MAX).expect("fuel is on");
-        store.set_epoch_deadline(1);
-        let ticker = engine.clone();
-        store.epoch_deadline_callback(move |mut asked| {
-            *asked.data_mut() += 1;
-            if *asked.data() == times {
-                return Err(wasmtime::Error::msg("enough"));
-            }
-            if waited_for {
-                ticker.tick_soon();
-            }
-            Ok(UpdateDeadline::Continue(1))
-        });
-        let instance = Instance::new(&mut store, &module, &[]).expect("an instance");
-        let spin = instance.get_typed_func::<(), ()>(&mut store, "spin").expect("a function");
-        let begun = Instant::now();
-        spin.call(&mut store, ()).expect_err("it does not end by itself");
-        begun.elapsed()
-    }
+    use std::sync::mpsc;
 
     #[test]
-    fn who_is_waited_for_is_asked_sooner() {
-        let engine = Engine::new(1).expect("an engine");
-        let times = 100;
-        assert!(until_asked(&engine, times, true) < EPOCH_TICK * times / 2);
-        assert!(until_asked(&engine, 10, false) > EPOCH_TICK * 8);
+    fn who_waits_has_the_next_tick_come_early() {
+        let (ticked, ticks) = mpsc::sync_channel(1);
+        let ticker = Ticker::start(move || ticked.send(()).is_ok()).expect("a thread");
+        let times = 50;
+        let until = |soon: bool| {
+            let begun = Instant::now();
+            for _ in 0..times {
+                if soon {
+                    ticker.soon();
+                }
+                ticks.recv().expect("it goes on");
+            }
+            begun.elapsed()
+        };
+        assert!(until(false) > EPOCH_TICK * (times - 2));
+        assert!(until(true) < EPOCH_TICK * times / 2);
     }
 }

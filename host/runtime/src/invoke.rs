@@ -79,6 +79,8 @@ pub enum Executed {
 
 impl Drop for RunTask {
     fn drop(&mut self) {
+        // Storage knows by now whether it waits. Before somebody brings it back, who may take a place again.
+        self.runtime.0.services.wait_places.give_back(self.scope.user(), self.id);
         self.runtime.live().remove(&self.id);
         self.runtime.0.retention.ended(self.scope.user());
     }
@@ -204,6 +206,11 @@ impl RunTask {
         self.before.as_ref().is_some_and(|run| run.started_at.is_some())
     }
 
+    /// Whether an earlier host has accepted it, which may have ended with it.
+    fn is_of_an_earlier_host(&self) -> bool {
+        self.before.as_ref().is_some_and(|run| run.created_at < self.runtime.0.started_at)
+    }
+
     /// As storage has it.
     fn unfinished(&self) -> UnfinishedRun {
         self.before.clone().unwrap_or_else(|| UnfinishedRun::queued(&self.view))
@@ -310,7 +317,9 @@ impl RunTask {
         let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none().into(), Err(e)), |p| (p, Ok(())));
         let quota = slot.quota().clone();
         let ctx = UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone());
-        let ctx = Arc::new(ctx.at_attempt(attempt).began_before(Duration::from_millis(before.wall_ms)));
+        let known = back.as_ref().and_then(|back| back.known.clone());
+        let ctx = Arc::new(ctx.at_attempt(attempt).going_on(Duration::from_millis(before.wall_ms), known));
+        let told = back.as_ref().and_then(|back| back.told.clone());
         let journal = match &back {
             None => self.runtime.journal().open(&ctx, started_at, self.context.throttled()),
             Some(back) => self.runtime.journal().go_on(&ctx, &back.run, &back.continued),
@@ -318,11 +327,14 @@ impl RunTask {
         let memory = slot.memory();
         let begun = Instant::now();
         let (result, spent) = match granted {
-            Ok(()) => invoke(services, about, &ctx, &self.context, &journal, memory, back).await,
+            Ok(()) => {
+                let counted = self.is_of_an_earlier_host();
+                invoke(services, about, &ctx, &self.context, &journal, memory, back, counted).await
+            }
             Err(error) => (Err(host_error(&error).into()), Spent::default()),
         };
-        // What was executed again was paid for when it was executed first.
-        slot.used(spent.fuel.saturating_sub(before.fuel), spent.active);
+        // What was executed again took a processor again.
+        slot.used(spent.burnt(), spent.active);
         let now = Instant::now();
         self.runtime.0.recent.ended(&spec.user, spent.active, now.saturating_duration_since(begun), now);
         let mut taken = waiting::taken_by(&ctx, before, spent.fuel, spent.active, memory.byte_seconds());
@@ -331,7 +343,7 @@ impl RunTask {
             Err(Ended::Waits(mut waits)) => {
                 let Some(stop) = waiting::host_wait(&mut waits, &mut taken) else {
                     services.scratch.gone(spec.id).await;
-                    waiting::put_away(&journal, *waits, taken).await;
+                    waiting::put_away(&journal, *waits, taken, told).await;
                     return Executed::PutAway;
                 };
                 Err(stop)
@@ -344,7 +356,7 @@ impl RunTask {
             return Executed::Left;
         }
         let ending = Ending {
-            executed: Some(ctx.began().elapsed()),
+            executed: Some(ctx.used()),
             started_at: Some(started_at),
             spent,
             taken: before,
@@ -424,7 +436,8 @@ fn is_the_agents_own(reason: StopReason, ctx: &UserExecutionContext, memory: &Ru
     }
 }
 
-/// Opens a sandbox for the context and runs the agent in it.
+/// Opens a sandbox for the context and runs the agent in it; if that is counted, once it is durable that it begins.
+#[expect(clippy::too_many_arguments, reason = "all that an execution is made of, once")]
 async fn invoke(
     services: &Arc<Services>,
     about: &PluginVersion,
@@ -433,6 +446,7 @@ async fn invoke(
     journal: &RunJournal,
     memory: &Arc<RunMemory>,
     back: Option<Back>,
+    counted: bool,
 ) -> (Result<Json, Ended>, Spent) {
     // A plugin that is not in memory is read, checked, and perhaps compiled: longer than some runs may take.
     let loaded = tokio::select! {
@@ -459,6 +473,15 @@ async fn invoke(
         let why = "there is no memory left for the run's input, of what the user's runs or all runs may hold together; submit it again later";
         return (Err(Stop::new(StopReason::MemoryLimit, why).into()), Spent::default());
     };
+    if counted && let Err(error) = journal.before_start().await {
+        // It is put away until storage works again, as it is when storage fails it later.
+        if back.is_some() || spec.durability == Durability::Durable {
+            tracing::error!(run = %spec.id, %error, "storage failed a run before it was started, which is put away");
+            let waits = Waits { call: 0, waits_for: WaitFor::Storage, until: None };
+            return (Err(Ended::Waits(Box::new(waits))), Spent::default());
+        }
+        return (Err(host_error(&error).into()), Spent::default());
+    }
     let fuel = spec.limits.fuel;
     let (recorder, told) = match back {
         None => (Recorder::new(journal.clone()), None),

@@ -35,6 +35,7 @@ mod services;
 mod stand_ins;
 mod tree;
 mod turn;
+mod wait_places;
 mod waiting;
 mod wasi;
 mod workspace;

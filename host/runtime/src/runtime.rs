@@ -4,6 +4,7 @@ use crate::{
     announced::{Announced, announcement},
     artifact::Artifacts,
     backoff::{BackingOff, Backoff},
+    children::TreeTurns,
     compile::{Compiler, WORKER_BASE_BYTES},
     counts::Counts,
     disk,
@@ -19,6 +20,7 @@ use crate::{
     scratch::Scratches,
     services::{DESCRIPTIONS_MAX, Grants, Seeds, Services, TOOL_SANDBOXES_MAX},
     stand_ins::StandIns,
+    wait_places::WaitPlaces,
     waiting,
     workspace::{Workspace, WorkspaceRoot, Workspaces},
 };
@@ -41,6 +43,7 @@ use cofferdam_core::{
     storage::{PluginKind, PluginVersion, Storage, StorageError, UnfinishedRun},
     turns::{Turns, TurnsNow},
 };
+use jiff::Timestamp;
 use std::{
     collections::{HashMap, hash_map::Entry},
     path::PathBuf,
@@ -316,9 +319,12 @@ pub(crate) struct Inner {
     /// Told when a run begins to wait: it may be the next to go on.
     pub waits_changed: Arc<Notify>,
     waking: OnceLock<AbortOnDropHandle<()>>,
+    /// Runs that were accepted earlier were by another host.
+    pub started_at: Timestamp,
     data_dir: PathBuf,
     disk_free_bytes_min: u64,
     taking: InFlight,
+    pub tree_turns: TreeTurns,
     live: Mutex<HashMap<RunId, Live>>,
     tasks: TaskTracker,
     draining: AtomicBool,
@@ -356,6 +362,7 @@ impl Runtime {
             publishing: tokio::sync::Mutex::new(()),
             editing_quotas: tokio::sync::Mutex::new(()),
             guests: GuestThreads::start().map_err(StartError::Threads)?,
+            wait_places: WaitPlaces::default(),
             turns: Turns::new(u32::try_from(guest_threads::threads()).unwrap_or(u32::MAX)),
             seeds: Seeds::from_system().map_err(StartError::Random)?,
             host_panics: AtomicU64::new(0),
@@ -384,7 +391,9 @@ impl Runtime {
             waking: OnceLock::new(),
             data_dir: config.data_dir,
             disk_free_bytes_min: config.disk_free_bytes_min,
+            started_at: clock::now(),
             taking: InFlight::default(),
+            tree_turns: TreeTurns::default(),
             live: Mutex::default(),
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),

@@ -101,6 +101,8 @@ pub struct Guest {
     pub timers: BTreeSet<u32>,
     /// Fuel that was lent to tools which have ended without using it, and whose answers were not taken.
     pub fuel_unused: Arc<AtomicU64>,
+    /// Fuel that tools have taken in an earlier execution, whose answers are known.
+    pub fuel_known: u64,
     /// Time that its tools' sandboxes took beside it.
     active_beside: Duration,
     /// Counts the sandbox among those of the host.
@@ -343,10 +345,19 @@ impl Ended {
 pub struct Spent {
     /// Fuel.
     pub fuel: u64,
+    /// How much of it was taken in an earlier execution only: by tools whose answers were known.
+    pub fuel_known: u64,
     /// Time in which the guest, or the host on its behalf, was executing.
     pub active: Duration,
     /// Calls from the run's guests to the host, up to here.
     pub host_calls: u64,
+}
+
+impl Spent {
+    /// Fuel that this execution has burnt.
+    pub const fn burnt(self) -> u64 {
+        self.fuel.saturating_sub(self.fuel_known)
+    }
 }
 
 /// One store, opened for one context.
@@ -416,6 +427,7 @@ impl Sandbox {
             listed: None,
             wasi: None,
             fuel_unused: Arc::default(),
+            fuel_known: 0,
             timers: BTreeSet::new(),
             active_beside: Duration::ZERO,
             _open: Open::new(services),
@@ -546,6 +558,7 @@ impl Sandbox {
         }
         let spent = Spent {
             fuel: self.fuel.saturating_sub(fuel_left),
+            fuel_known: guest.fuel_known,
             active: active + guest.active_beside,
             host_calls: ctx.host_calls(),
         };
@@ -666,6 +679,13 @@ pub fn stop_of_interruption(ctx: &UserExecutionContext, journal: Option<&RunJour
                 "the user's fuel_per_run was lowered to {most} units while the run had used more; compute less in one run"
             ),
         ),
+        None if ctx.is_on_its_way_back() => {
+            let ms = ctx.spec().limits.deadline_ms.min(ctx.quota().deadline_ms);
+            let message = format!(
+                "the run went on, and was not back where it had been after {ms} ms, which is as long as that may take; do less before a wait"
+            );
+            Stop::new(StopReason::Deadline, message)
+        }
         None => {
             let ms = ctx.spec().limits.deadline_ms.min(ctx.quota().deadline_ms);
             let next = advice(ms, ctx.quota().deadline_ms, "raise limits.deadline_ms or do less", "do less in one run");

@@ -10,6 +10,7 @@ use crate::{
     sandbox::HostFailure,
     scratch::Scratches,
     stand_ins::StandIns,
+    wait_places::WaitPlaces,
     workspace::Workspaces,
 };
 use chacha20::{
@@ -61,6 +62,8 @@ pub struct Services {
     pub guests: GuestThreads,
     /// Whose guest does.
     pub turns: Arc<Turns>,
+    /// Places among users' runs that wait.
+    pub wait_places: WaitPlaces,
     /// Seeds of guests' random numbers.
     pub seeds: Seeds,
     /// Host functions that panicked. Must stay 0.

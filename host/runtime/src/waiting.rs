@@ -53,6 +53,10 @@ const HOST_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 /// How often a run waits for it, one wait after the other, before it ends.
 const HOST_WAITS_MAX: u32 = 30;
 
+/// How often in a row a run is started by a host that did not accept it, and ends while it executes the run, which comes no
+/// further; then the run is not started again. Every other run of the host starts again with it.
+const CRASHED_STARTS_MAX: u32 = 5;
+
 /// What a run goes on with.
 pub struct Back {
     pub run: UnfinishedRun,
@@ -263,6 +267,15 @@ pub(crate) async fn watch_times(runtime: Weak<Inner>, changed: Arc<Notify>) {
 fn stop_of_waiting(run: &UnfinishedRun, agent_is_here: bool) -> Option<Stop> {
     match &run.cancel {
         Some(request) => Some(Stop::cancelled(request, " while it waited")),
+        None if run.starts >= CRASHED_STARTS_MAX => {
+            tracing::error!(run = %run.id, starts = run.starts, "a run is set aside: the host ended each time that it was executed");
+            let look = if run.effects { ", and look first at what it may have changed" } else { "" };
+            let message = format!(
+                "the host ended {} times in a row while it executed this run, which came no further; it is not executed again: please report it{look}",
+                run.starts
+            );
+            Some(Stop::new(StopReason::HostError, message))
+        }
         None if agent_is_here => None,
         None => Some(Stop::new(StopReason::HostError, "the agent of this run is not on this host any more")),
     }
@@ -292,6 +305,7 @@ impl RunTask {
             told = storage.waits().waiting(&self.scope, run.id).await?;
         }
         let taken = told.as_ref().map(|stored| stored.wait.taken).unwrap_or_default();
+        let told = told.and_then(StoredWait::into_told);
         continued.at_attempt(taken.earlier.attempts.saturating_add(1));
         if let Some(why) = continued.incomplete() {
             return Err(NotBack::Incomplete(why.to_owned()));
@@ -314,13 +328,14 @@ impl Runtime {
     ) -> bool {
         let pause = run.retries.and_then(|retries| retries.pause_after(earlier.attempts));
         let Some(pause) = pause.filter(|_| stop.may_pass()) else { return false };
-        let most = u64::from(self.quotas().now(scope.user()).runs_waiting);
-        match self.storage().waits().waiting_runs(scope).await {
-            Ok(waiting) if waiting >= most => {
+        let most = self.quotas().now(scope.user()).runs_waiting;
+        let places = &self.0.services.wait_places;
+        match places.take(&**self.storage(), scope, run.id, most).await {
+            Ok(false) => {
                 tracing::info!(run = %run.id, most, "a run is not executed again: as many of its user's wait as may");
                 return false;
             }
-            Ok(_) => {}
+            Ok(true) => {}
             // Whether there is room is not known, and its end would take storage, too.
             Err(error) => tracing::error!(run = %run.id, %error, "the runs that wait cannot be counted"),
         }
@@ -331,7 +346,8 @@ impl Runtime {
             message: stop.message.clone(),
         };
         let waits = Waits { call: 0, waits_for, until: Some(in_time(pause)) };
-        put_away(journal, waits, TakenBefore { earlier, ..TakenBefore::default() }).await;
+        put_away(journal, waits, TakenBefore { earlier, ..TakenBefore::default() }, None).await;
+        places.give_back(scope.user(), run.id);
         true
     }
 
@@ -360,8 +376,9 @@ fn in_time(pause: Duration) -> Timestamp {
     clock::now().checked_add(ms.milliseconds()).unwrap_or(Timestamp::MAX)
 }
 
-/// Puts a run away. It may be brought back as soon as this is durable.
-pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore) {
+/// Puts a run away, with what its guest was to be told and may not have been yet. It may be brought back as soon as this is
+/// durable.
+pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore, told: Option<StoredWait>) {
     let Waits { call, waits_for, until } = waits;
     let about = waits_for.about();
     let event = Event::RunWaiting {
@@ -370,7 +387,8 @@ pub async fn put_away(journal: &RunJournal, waits: Waits, taken: TakenBefore) {
         about,
         until: until.map(|until| until.to_string()),
     };
-    journal.put_away(event, Wait { call, waits_for, since: clock::now(), until, taken }).await;
+    let told = told.filter(|_| waits_for.is_for_host()).map(Box::new);
+    journal.put_away(event, Wait { call, waits_for, since: clock::now(), until, taken, told }).await;
 }
 
 /// Of a run that waits for the host: until when, and how often it has. How it ends if that was often enough.
@@ -411,7 +429,7 @@ pub fn taken_by(
 ) -> TakenBefore {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     TakenBefore {
-        wall_ms: ms(ctx.began().elapsed()),
+        wall_ms: ms(ctx.used()),
         active_ms: before.active_ms.saturating_add(ms(active)),
         fuel: before.fuel.max(fuel),
         memory_byte_seconds: before.memory_byte_seconds.saturating_add(memory_byte_seconds),

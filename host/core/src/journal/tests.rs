@@ -138,12 +138,7 @@ impl Storage for Moody {
     ) -> std::result::Result<u64, StateRefused> {
         self.storage.state_set(space, write).await
     }
-    async fn state_delete(
-        &self,
-        space: &crate::context::StateSpace,
-        key: &str,
-        by: Option<(RunId, u64)>,
-    ) -> Kept<bool> {
+    async fn state_delete(&self, space: &crate::context::StateSpace, key: &str, by: Option<MadeBy>) -> Kept<bool> {
         self.storage.state_delete(space, key, by).await
     }
     fn waits(&self) -> &dyn Waits {

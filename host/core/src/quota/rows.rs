@@ -180,7 +180,7 @@ rows! {
     /// Calls of one run from the guest to the host, of every kind, those of its tools included.
     host_calls_per_run: u64 = 1_000_000, 100..=1_000_000_000_000, "", "host calls of one run, of every kind",
         "typed error to the guest";
-    /// Events of one run, log lines included, the host's own (start, tools, end) not.
+    /// Events of one run, log lines and its waits included, the host's own (start, tools, end) not.
     events_per_run: u32 = 10_000, 1..=10_000_000, "", "events of one run", "typed error to the guest";
     /// Events of one run together, those of its tool calls included, in bytes.
     event_bytes_per_run: u64 = 64 * MIB, 1_024..=16 * GIB, "bytes",

@@ -569,6 +569,7 @@ async fn unfinished_runs_are_listed_oldest_first(storage: &dyn Storage) {
         effects,
         last_seq,
         started_at,
+        starts: 0,
     };
     let mut expected = [
         unfinished(&waiting, RunStatus::Queued, false, 0, None),
@@ -787,6 +788,7 @@ fn batch(run: RunId, events: impl IntoIterator<Item = Envelope>) -> RunBatch {
         events: events.into_iter().collect(),
         chunks: Vec::new(),
         wait: None,
+        start: None,
     }
 }
 

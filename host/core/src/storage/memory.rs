@@ -123,8 +123,10 @@ struct Run {
     events: Vec<Envelope>,
     record: Vec<RecordChunk>,
     waiting: Option<Box<Waiting>>,
+    /// When it was started last, where its log and its record ended then, and how often it was since they did.
+    start: Option<(Timestamp, u64, u32)>,
     /// Its last change of state, if it is durable.
-    state_change: Option<(u64, u64)>,
+    state_change: Option<(MadeBy, u64)>,
 }
 
 /// The wait that a run came to last, and whether it waits still.
@@ -189,7 +191,18 @@ impl Run {
             effects: self.effects,
             last_seq: self.events.last().map_or(0, |envelope| envelope.seq),
             started_at: self.started_at,
+            starts: self.starts(),
         }
+    }
+
+    /// How far it has come: grows with its log and its record.
+    fn progress(&self) -> u64 {
+        let last_seq = self.events.last().map_or(0, |envelope| envelope.seq);
+        last_seq + self.record.last().map_or(0, |chunk| chunk.number)
+    }
+
+    fn starts(&self) -> u32 {
+        self.start.filter(|(_, progress, _)| *progress == self.progress()).map_or(0, |(.., starts)| starts)
     }
 
     fn bytes(&self) -> u64 {
@@ -278,6 +291,13 @@ impl Tables {
             run.events.extend(batch.events.into_iter().filter(|envelope| envelope.seq > last));
         }
         run.record.extend(batch.chunks.into_iter().filter(|chunk| chunk.number > last_chunk));
+        match batch.start {
+            // Written again.
+            Some(Start::At(at)) if run.start.is_some_and(|(last, ..)| last == at) => {}
+            Some(Start::At(at)) => run.start = Some((at, run.progress(), run.starts().saturating_add(1))),
+            Some(Start::Left) => run.start = None,
+            None => {}
+        }
         let log = match self.logs.get_mut(scope.user()) {
             Some(log) => log,
             None => self.logs.entry(scope.user().clone()).or_default(),
@@ -334,11 +354,11 @@ impl Tables {
         gone.expires_at.is_none_or(|at| at > Timestamp::now())
     }
 
-    fn keep_state_change(&mut self, by: Option<(RunId, u64)>, outcome: u64) {
-        if let Some((run, call)) = by
-            && let Some(run) = self.runs.get_mut(run)
+    fn keep_state_change(&mut self, by: Option<MadeBy>, outcome: u64) {
+        if let Some(by) = by
+            && let Some(run) = self.runs.get_mut(by.run)
         {
-            run.state_change = Some((call, outcome));
+            run.state_change = Some((by, outcome));
         }
     }
 
@@ -384,6 +404,7 @@ impl Storage for MemoryStorage {
                     events,
                     record,
                     waiting: None,
+                    start: None,
                     state_change: None,
                 });
             }
@@ -619,7 +640,7 @@ impl Storage for MemoryStorage {
         Ok(version)
     }
 
-    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Result<bool> {
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<MadeBy>) -> Result<bool> {
         let mut tables = self.tables();
         let was_there = tables.remove_state(&state_key(space, key));
         tables.keep_state_change(by, was_there.into());
@@ -790,9 +811,10 @@ impl Waits for MemoryStorage {
         Ok(tables.run(scope, run).filter(|run| run.end.is_none()).map(Run::unfinished))
     }
 
-    async fn waiting_runs(&self, scope: &Scope) -> Result<u64> {
+    async fn waiting_runs(&self, scope: &Scope, but_for: &[RunId]) -> Result<u64> {
         let tables = self.tables();
-        Ok(tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.waits()).count() as u64)
+        let own = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.waits());
+        Ok(own.filter(|run| !but_for.contains(&run.spec.id)).count() as u64)
     }
 
     async fn parent_of(&self, scope: &Scope, child: RunId) -> Result<Option<UnfinishedRun>> {
@@ -819,9 +841,9 @@ impl Waits for MemoryStorage {
         Ok(children)
     }
 
-    async fn state_change(&self, scope: &Scope, run: RunId, call: u64) -> Result<Option<u64>> {
+    async fn state_change(&self, scope: &Scope, by: MadeBy) -> Result<Option<u64>> {
         let tables = self.tables();
-        let change = tables.run(scope, run).and_then(|run| run.state_change);
-        Ok(change.filter(|(by, _)| *by == call).map(|(_, outcome)| outcome))
+        let change = tables.run(scope, by.run).and_then(|run| run.state_change);
+        Ok(change.filter(|(made_by, _)| *made_by == by).map(|(_, outcome)| outcome))
     }
 }

@@ -1,6 +1,6 @@
 //! The part of storage that is about runs that wait. However many there are, none of them is in memory.
 
-use super::{Result, UnfinishedRun};
+use super::{MadeBy, Result, UnfinishedRun};
 use crate::{
     identity::{Operator, Scope},
     ids::RunId,
@@ -41,8 +41,8 @@ pub trait Waits: Send + Sync {
     /// One run that has not ended; none if there is none, or it is another user's.
     async fn unfinished(&self, scope: &Scope, run: RunId) -> Result<Option<UnfinishedRun>>;
 
-    /// How many of the user's runs wait.
-    async fn waiting_runs(&self, scope: &Scope) -> Result<u64>;
+    /// How many of the user's runs wait, but for these.
+    async fn waiting_runs(&self, scope: &Scope, but_for: &[RunId]) -> Result<u64>;
 
     /// The run that waits for this child, if one does.
     async fn parent_of(&self, scope: &Scope, child: RunId) -> Result<Option<UnfinishedRun>>;
@@ -53,7 +53,7 @@ pub trait Waits: Send + Sync {
     /// What became of the runs that this one started, if it ended now.
     async fn children_ended(&self, scope: &Scope, parent: RunId) -> Result<Children>;
 
-    /// What a change of state by this call of this run came to, if it was made: the key's new version, or whether it was
-    /// there. Kept for runs that are durable, until their next change.
-    async fn state_change(&self, scope: &Scope, run: RunId, call: u64) -> Result<Option<u64>>;
+    /// What a change of state by this call came to, if it was made: the key's new version, or whether it was there. Kept for
+    /// runs that are durable, until their next change.
+    async fn state_change(&self, scope: &Scope, by: MadeBy) -> Result<Option<u64>>;
 }

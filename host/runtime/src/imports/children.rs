@@ -6,6 +6,7 @@ use crate::{
         agents::{ChildError, ChildFailure, ChildLimits, SpawnError},
         types::WaitError,
     },
+    children::tree_is_full,
     sandbox::{Guest, HostFailure},
 };
 use cofferdam_core::{
@@ -93,7 +94,7 @@ async fn spawn(
         asked.value(format_args!("{fuel:?} {memory_bytes:?} {deadline_ms:?}"))
     };
     let (call, answer) = match guest.asking::<Result<Spawned, SpawnError>>(asked)? {
-        Asking::Answered(answer) => {
+        Asking::AtOnce(answer) | Asking::Answered(answer) => {
             if answer.is_ok() {
                 let _ = guest.ctx.take_child();
             }
@@ -203,15 +204,19 @@ async fn within_tree(guest: &mut Guest, before: Option<u64>) -> wasmtime::Result
     }
     let quota = ctx.quota();
     let (own, depth_max, tree_max) = (ctx.clone(), quota.child_depth, quota.descendants_per_run);
-    let tree = guest.beside(async move { runtime.tree_of(&own, tree_max).await }).await?;
-    let (depth, descendants) = tree.map_err(HostFailure::storage)?;
+    let tree = guest.beside(async move {
+        let scope = own.scope();
+        let (root, depth) = runtime.root_of(&scope, own.spec()).await?;
+        Ok::<_, StorageError>((depth, runtime.descendants(&scope, root, tree_max).await?))
+    });
+    let (depth, descendants) = tree.await?.map_err(HostFailure::storage)?;
     if depth >= depth_max {
         return Ok(Err(SpawnError::TooMany(format!("this run is {depth} deep, and runs may be {depth_max} deep"))));
     }
+    // Others may add to the tree at the same time, so it is counted again when the child is made. What is refused here
+    // leaves no trace outside.
     if descendants >= tree_max {
-        let why =
-            format!("the tree of this run has {descendants} children and their children, which is as many as it may");
-        return Ok(Err(SpawnError::TooMany(why)));
+        return Ok(Err(SpawnError::TooMany(tree_is_full(tree_max))));
     }
     Ok(ctx.take_child().map(drop).map_err(|spent| SpawnError::TooMany(spent.to_string())))
 }
@@ -237,8 +242,8 @@ async fn wait(
 
 async fn end_of(guest: &mut Guest, run: RunId) -> wasmtime::Result<ChildEnd> {
     let asked = || Asked::of("child.wait").value(run);
-    let before = match guest.asking(asked)? {
-        Asking::Answered(answer) => return Ok(answer),
+    let before = match guest.asking_to_wait(asked, 0)? {
+        Asking::AtOnce(answer) | Asking::Answered(answer) => return Ok(answer),
         Asking::Begun(number) => Some(number),
         Asking::New => None,
     };
@@ -278,14 +283,15 @@ async fn end_of(guest: &mut Guest, run: RunId) -> wasmtime::Result<ChildEnd> {
         let why = "the child has not ended in the longest time that a run may wait; cancel it, or wait again";
         return Ok(guest.changed(before, not(WaitError::Exhausted(why.into()))));
     }
-    if before.is_none() {
-        if let Some(why) = guest.cannot_wait() {
-            return Ok(guest.answered(asked, not(WaitError::Unavailable(why.into()))).await);
-        }
-        if let Err(max) = guest.waits_left().await? {
-            let why = format!("{max} runs of this user wait, which is as many as may");
-            return Ok(guest.answered(asked, not(WaitError::Exhausted(why))).await);
-        }
+    if before.is_none()
+        && let Some(why) = guest.cannot_wait()
+    {
+        return Ok(guest.answered(asked, not(WaitError::Unavailable(why.into()))).await);
+    }
+    if stored.is_none()
+        && let Err(error) = guest.may_wait(before, 0).await?
+    {
+        return Ok(guest.refused(before, asked(), not(WaitError::Exhausted(error.to_string()))).await);
     }
     guest.relieved().await;
     let call = before.or_else(|| guest.recorder.as_ref().map(|recorder| recorder.started(asked(), None)));

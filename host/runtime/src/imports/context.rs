@@ -38,8 +38,8 @@ const SHORT_WAIT: Duration = Duration::from_secs(1);
 
 async fn sleep_until(guest: &mut Guest, unix_ms: u64) -> wasmtime::Result<Result<(), WaitError>> {
     let asked = || Asked::of("context.sleep-until").value(unix_ms);
-    let before = match guest.asking(asked)? {
-        Asking::Answered(answer) => return Ok(answer),
+    let before = match guest.asking_to_wait(asked, 0)? {
+        Asking::AtOnce(answer) | Asking::Answered(answer) => return Ok(answer),
         Asking::Begun(number) => Some(number),
         Asking::New => None,
     };
@@ -64,10 +64,12 @@ async fn sleep_until(guest: &mut Guest, unix_ms: u64) -> wasmtime::Result<Result
             tokio::time::sleep(left).await;
             return Ok(guest.answered(asked, Ok(())).await);
         }
-        if let Err(max) = guest.waits_left().await? {
-            let why = format!("{max} runs of this user wait, which is as many as may");
-            return Ok(guest.answered(asked, Err(WaitError::Exhausted(why))).await);
-        }
+    }
+    // One that waited before, and not for what it was told, waits on.
+    if before.is_none_or(|call| guest.told_of(call).is_none())
+        && let Err(error) = guest.may_wait(before, 0).await?
+    {
+        return Ok(guest.refused(before, asked(), Err(WaitError::Exhausted(error.to_string()))).await);
     }
     guest.relieved().await;
     let begun = before.or_else(|| guest.recorder.as_ref().map(|recorder| recorder.started(asked(), None)));

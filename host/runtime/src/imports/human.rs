@@ -69,8 +69,11 @@ impl Host for Guest {
             let asked = asked.value(format_args!("{:?}", question.expires_ms));
             question.default.as_ref().map_or_else(|| asked.clone(), |default| asked.clone().text(default))
         };
-        let before = match self.asking(asked)? {
-            Asking::Answered(answer) => return Ok(answer),
+        let bytes = Json::of(&question.prompt).as_str().len()
+            + question.schema.len()
+            + question.default.as_ref().map_or(0, String::len);
+        let before = match self.asking_to_wait(asked, bytes)? {
+            Asking::AtOnce(answer) | Asking::Answered(answer) => return Ok(answer),
             Asking::Begun(number) => Some(number),
             Asking::New => None,
         };
@@ -84,11 +87,10 @@ impl Host for Guest {
         }
         let asked = asked();
         let checked = match self.checked(question).await {
-            Ok(checked) => self.waits_left().await?.map(|()| checked).map_err(|max| {
-                AskError::Exhausted(format!(
-                    "{max} runs of this user wait, which is as many as may; answer or cancel some (GET /v1/runs?status=waiting)"
-                ))
-            }),
+            Ok(checked) => {
+                let may_wait = self.may_wait(before, bytes).await?;
+                may_wait.map(|()| checked).map_err(|error| AskError::Exhausted(error.to_string()))
+            }
             Err(error) => Err(error),
         };
         let Checked { waits_for, until } = match (checked, before) {

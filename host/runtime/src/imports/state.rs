@@ -9,11 +9,10 @@ use cofferdam_core::{
     clock,
     codec::Format,
     context::{Effect, StateSpace},
-    ids::RunId,
     quota::HOST_CALL_BYTES_MAX,
     record::Asked,
     run::Durability,
-    storage::{Expected, StateRefused, StateWrite, StorageError},
+    storage::{Expected, MadeBy, StateRefused, StateWrite, StorageError},
 };
 use jiff::{Timestamp, ToSpan as _};
 use std::ops::ControlFlow;
@@ -106,12 +105,12 @@ impl Guest {
         Result<T, StateError>: bincode::Encode + bincode::Decode<Format>,
     {
         let number = match self.asking(asked)? {
-            Asking::Answered(answer) => return Ok(ControlFlow::Break(answer)),
+            Asking::AtOnce(answer) | Asking::Answered(answer) => return Ok(ControlFlow::Break(answer)),
             Asking::New => return Ok(ControlFlow::Continue(None)),
             Asking::Begun(number) => number,
         };
-        let (storage, scope, run) = (self.services.storage.clone(), self.ctx.scope(), self.ctx.spec().id);
-        let made = self.beside(async move { storage.waits().state_change(&scope, run, number).await }).await?;
+        let (storage, scope, by) = (self.services.storage.clone(), self.ctx.scope(), self.ctx.made_by(number));
+        let made = self.beside(async move { storage.waits().state_change(&scope, by).await }).await?;
         Ok(match made.map_err(HostFailure::storage)? {
             Some(outcome) => ControlFlow::Break(self.changed(Some(number), Ok(came_to(outcome)))),
             None => ControlFlow::Continue(Some(number)),
@@ -127,9 +126,9 @@ impl Guest {
     }
 
     /// By which call a change is made, for a run that may have to know it later.
-    fn made_by(&self, call: Option<u64>) -> Option<(RunId, u64)> {
-        let spec = self.ctx.spec();
-        call.filter(|_| spec.durability == Durability::Durable).map(|call| (spec.id, call))
+    fn made_by(&self, call: Option<u64>) -> Option<MadeBy> {
+        let is_durable = self.ctx.spec().durability == Durability::Durable;
+        call.filter(|_| is_durable).map(|call| self.ctx.made_by(call))
     }
 
     /// A call that has begun was refused after all, or one that has not was refused.

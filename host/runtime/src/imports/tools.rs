@@ -118,8 +118,9 @@ async fn allowed(guest: &mut Guest, name: &str, arguments: String) -> wasmtime::
     if !known.unwrap_or_else(|| guest.ctx.permissions().needs_approval(name)) {
         return Ok(Ok(arguments));
     }
-    let before = match guest.asking::<Called>(asked)? {
-        Asking::Answered(answer) => return Ok(answer),
+    let bytes = name.len() + arguments.len();
+    let before = match guest.asking_to_wait::<Called>(asked, bytes)? {
+        Asking::AtOnce(answer) | Asking::Answered(answer) => return Ok(answer),
         Asking::Begun(number) => Some(number),
         Asking::New => None,
     };
@@ -133,14 +134,13 @@ async fn allowed(guest: &mut Guest, name: &str, arguments: String) -> wasmtime::
     let Some(shown) = shown.filter(|_| before.is_some() || guest.ctx.permissions().allow_tool(name)) else {
         return Ok(Ok(arguments));
     };
-    let refused = match (guest.cannot_wait(), before) {
-        (Some(why), _) => Some(ToolError::Denied(format!("a person has to allow {name}, and {why}"))),
-        (None, None) => guest.waits_left().await?.err().map(|max| {
-            ToolError::Exhausted(format!(
-                "a person has to allow {name}, and {max} runs of this user wait, as many as may"
-            ))
-        }),
-        (None, Some(_)) => None,
+    let refused = match guest.cannot_wait() {
+        Some(why) => Some(ToolError::Denied(format!("a person has to allow {name}, and {why}"))),
+        None => guest
+            .may_wait(before, bytes)
+            .await?
+            .err()
+            .map(|error| ToolError::Exhausted(format!("a person has to allow {name}, and {error}"))),
     };
     if let Some(refused) = refused {
         let asked = asked();
@@ -184,6 +184,7 @@ async fn call(mut store: StoreContextMut<'_, Guest>, name: String, arguments: St
         Some(Again::Refused(refused)) => return Ok(dispatch::refused_before(guest, refused.result)),
         Some(Again::Answered { answer, .. }) => {
             dispatch::called_before(guest, &name, &arguments);
+            guest.fuel_known = guest.fuel_known.saturating_add(answer.spent);
             store.set_fuel(fuel.saturating_sub(answer.spent))?;
             return Ok(answer.result);
         }
@@ -238,6 +239,7 @@ async fn start(
         }
         Some(Again::Answered { number, answer }) => {
             dispatch::called_before(guest, &name, &arguments);
+            guest.fuel_known = guest.fuel_known.saturating_add(answer.spent);
             guest.fuel_unused.fetch_add(answer.lent.saturating_sub(answer.spent), Ordering::Relaxed);
             Pending { fuel_lent: answer.lent, call: PendingCall::Answered(answer), number }
         }

@@ -4,15 +4,22 @@ use crate::sandbox::{Guest, HostFailure, Waits};
 use cofferdam_core::{
     clock,
     codec::Format,
+    context::BudgetSpent,
     record::Asked,
     replay::Again,
     wait::{StoredWait, WaitFor},
 };
 use jiff::{Timestamp, ToSpan as _};
 
+/// What the event of a wait counts beside the texts in it, in bytes: its own, and those of the row that says that the run
+/// waits.
+const WAIT_BYTES: usize = 256;
+
 /// How far a call that waits has come.
 pub enum Asking<T> {
-    /// It has its answer.
+    /// It was answered without having begun.
+    AtOnce(T),
+    /// It had begun, and has its answer.
     Answered(T),
     /// It was not made before.
     New,
@@ -20,12 +27,24 @@ pub enum Asking<T> {
     Begun(u64),
 }
 
+/// Why a run is not put away.
+#[derive(Debug, thiserror::Error)]
+pub enum NoWait {
+    /// As many of its user's wait as may.
+    #[error("{0} runs of this user wait, which is as many as may; answer or cancel some (GET /v1/runs?status=waiting)")]
+    Place(u32),
+    /// The event that tells of it is more than the run has left.
+    #[error(transparent)]
+    Event(BudgetSpent),
+}
+
 impl Guest {
     /// What became before of a call that waits.
     pub fn asking<T: bincode::Decode<Format>>(&self, asked: impl FnOnce() -> Asked) -> wasmtime::Result<Asking<T>> {
         Ok(match self.again(asked)? {
             None => Asking::New,
-            Some(Again::Refused(answer) | Again::Answered { answer, .. }) => Asking::Answered(answer),
+            Some(Again::Refused(answer)) => Asking::AtOnce(answer),
+            Some(Again::Answered { answer, .. }) => Asking::Answered(answer),
             Some(Again::Open { number }) if self.is_looked_at() => return Err(self.open_call(number)),
             Some(Again::Open { number }) => Asking::Begun(number),
         })
@@ -52,13 +71,36 @@ impl Guest {
         }
     }
 
-    /// Whether the user has room for one more run that waits; the number of those that may.
-    pub async fn waits_left(&mut self) -> wasmtime::Result<Result<(), u32>> {
-        let (storage, scope) = (self.services.storage.clone(), self.ctx.scope());
+    /// What became before of a call that waits, whose event has so many bytes of text. One that has begun counts among the
+    /// run's events as it did then, whatever is left of them.
+    pub fn asking_to_wait<T: bincode::Decode<Format>>(
+        &self,
+        asked: impl FnOnce() -> Asked,
+        bytes: usize,
+    ) -> wasmtime::Result<Asking<T>> {
+        let before = self.asking(asked)?;
+        if matches!(before, Asking::Answered(_) | Asking::Begun(_)) {
+            let _ = self.ctx.take_event(WAIT_BYTES.saturating_add(bytes));
+        }
+        Ok(before)
+    }
+
+    /// Takes a place among the user's runs that wait, and an event with so many bytes of text for telling it. One that has
+    /// begun has its event. The place is the run's until it waits, or ends.
+    pub async fn may_wait(&mut self, before: Option<u64>, bytes: usize) -> wasmtime::Result<Result<(), NoWait>> {
+        let (services, scope, run) = (self.services.clone(), self.ctx.scope(), self.ctx.spec().id);
         let max = self.ctx.quota().runs_waiting;
-        let waiting = self.beside(async move { storage.waits().waiting_runs(&scope).await }).await?;
-        let waiting = waiting.map_err(HostFailure::storage)?;
-        Ok(if waiting < u64::from(max) { Ok(()) } else { Err(max) })
+        let place = self.beside(async move { services.wait_places.take(&*services.storage, &scope, run, max).await });
+        if !place.await?.map_err(HostFailure::storage)? {
+            return Ok(Err(NoWait::Place(max)));
+        }
+        if before.is_none()
+            && let Err(spent) = self.ctx.take_event(WAIT_BYTES.saturating_add(bytes))
+        {
+            self.services.wait_places.give_back(&self.ctx.spec().user, run);
+            return Ok(Err(NoWait::Event(spent)));
+        }
+        Ok(Ok(()))
     }
 
     /// So many milliseconds from now, within the user's quota for one wait.

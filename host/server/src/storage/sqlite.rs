@@ -26,8 +26,8 @@ use cofferdam_core::{
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
-        ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, PluginVersion, Result, RunBatch, RunQuery,
-        StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun, Waits,
+        ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, MadeBy, PluginVersion, Result, RunBatch,
+        RunQuery, StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun, Waits,
     },
     usage::{Day, UsageSum},
 };
@@ -281,6 +281,8 @@ fn batch_rows(scope: &Scope, batch: &mut RunBatch) -> Result<Vec<Row>, SqliteErr
     if let Some(wait) = &batch.wait {
         rows.push(Row::wait(scope, &run, wait)?);
     }
+    // Behind all that it counts as having come to.
+    rows.extend(batch.start.map(|start| Row::start(scope, &run, start)));
     Ok(rows)
 }
 
@@ -563,7 +565,7 @@ impl Storage for SqliteStorage {
         self.writer.set_state(set).await.map_err(while_doing("set a state key"))?
     }
 
-    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<(RunId, u64)>) -> Result<bool> {
+    async fn state_delete(&self, space: &StateSpace, key: &str, by: Option<MadeBy>) -> Result<bool> {
         let delete = DeleteState { key: StateKey::new(space, key.to_owned()), by };
         self.writer.delete_state(delete).await.map_err(while_doing("remove a state key"))
     }

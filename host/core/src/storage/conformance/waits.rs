@@ -14,7 +14,7 @@ fn wait(call: u64, waits_for: WaitFor, until: Option<i64>) -> Wait {
     let earlier = Earlier { attempts: 1, usage: Usage { fuel: u64::MAX, events: 3, ..Usage::default() } };
     let taken =
         TakenBefore { wall_ms: 1, active_ms: 2, fuel: u64::MAX, memory_byte_seconds: 4, host_waits: 5, earlier };
-    Wait { call, waits_for, since: at(7), until: until.map(at), taken }
+    Wait { call, waits_for, since: at(7), until: until.map(at), taken, told: None }
 }
 
 fn answer(value: &str, by: &str) -> Answer {
@@ -63,8 +63,9 @@ pub(super) async fn check(storage: &dyn Storage) {
     let waiting = RunQuery { status: Some(RunStatus::Waiting), ..query() };
     let listed = storage.runs(&wanda, &waiting).await.expect("lists");
     assert_eq!(listed.iter().map(|run| run.id).collect::<Vec<_>>(), [parent.id, sleeps.id, asks.id]);
-    assert_eq!(own.waiting_runs(&wanda).await.expect("counts"), 3);
-    assert_eq!(own.waiting_runs(&other).await.expect("counts"), 0);
+    assert_eq!(own.waiting_runs(&wanda, &[]).await.expect("counts"), 3);
+    assert_eq!(own.waiting_runs(&wanda, &[asks.id, child.id, RunId::generate()]).await.expect("counts"), 2);
+    assert_eq!(own.waiting_runs(&other, &[]).await.expect("counts"), 0);
     // What waits is nothing that a starting host has to end or take up.
     let unfinished = storage.unfinished_runs(operator).await.expect("lists");
     assert!(unfinished.iter().all(|run| ![asks.id, sleeps.id, parent.id].contains(&run.id)));
@@ -143,6 +144,7 @@ pub(super) async fn check(storage: &dyn Storage) {
 
     a_change_of_state_is_known_by_its_call(storage).await;
     a_child_that_has_outlived_its_parent_is_found(storage).await;
+    starts_are_counted_until_the_run_comes_further(storage).await;
     another_attempt_is_counted_when_it_begins(storage).await;
     children_are_counted_by_how_they_ended(storage).await;
 }
@@ -222,6 +224,52 @@ async fn another_attempt_is_counted_when_it_begins(storage: &dyn Storage) {
     assert_run(storage, &wanda, &ended).await;
 }
 
+async fn starts_are_counted_until_the_run_comes_further(storage: &dyn Storage) {
+    let wanda = scope("wanda");
+    let run = insert(storage, RunSpec { durability: Durability::Durable, ..spec("wanda") }).await;
+    let starts = async || {
+        let unfinished = storage.waits().unfinished(&wanda, run.id).await.expect("reads").expect("it has not ended");
+        let listed = storage.unfinished_runs(Operator::host()).await.expect("lists");
+        assert!(listed.iter().filter(|it| it.id == run.id).all(|it| it.starts == unfinished.starts));
+        unfinished.starts
+    };
+    let started = |at_second, events: Vec<Envelope>| RunBatch {
+        started_at: Some(at(5)),
+        start: Some(Start::At(at(at_second))),
+        ..batch(run.id, events)
+    };
+    assert_eq!(starts().await, 0);
+    // What is in the same commit was there before the start.
+    storage.append(&wanda, started(1, vec![thinking(run.id, 1, "begins")])).await.expect("appends");
+    assert_eq!(starts().await, 1);
+    for second in [2, 3, 3, 3] {
+        // Written again, because an answer was lost, it is the same start.
+        storage.append(&wanda, started(second, Vec::new())).await.expect("appends");
+    }
+    assert_eq!(starts().await, 3);
+    storage.append(&scope("other"), started(4, Vec::new())).await.expect("is ignored");
+    assert_eq!(starts().await, 3);
+    // Anything new in the log or the record is progress.
+    storage.append(&wanda, batch(run.id, [thinking(run.id, 2, "goes on")])).await.expect("appends");
+    assert_eq!(starts().await, 0);
+    storage.append(&wanda, started(5, Vec::new())).await.expect("appends");
+    storage.append(&wanda, started(6, Vec::new())).await.expect("appends");
+    assert_eq!(starts().await, 2);
+    let recorded = RunBatch { chunks: vec![RecordChunk { number: 1, bytes: vec![1, 2] }], ..batch(run.id, []) };
+    storage.append(&wanda, recorded).await.expect("appends");
+    assert_eq!(starts().await, 0);
+    // One that was left in good order counts from the beginning.
+    storage.append(&wanda, started(7, Vec::new())).await.expect("appends");
+    let left = RunBatch { start: Some(Start::Left), ..batch(run.id, []) };
+    storage.append(&scope("other"), left.clone()).await.expect("is ignored");
+    assert_eq!(starts().await, 1);
+    storage.append(&wanda, left).await.expect("appends");
+    assert_eq!(starts().await, 0);
+    storage.append(&wanda, started(8, Vec::new())).await.expect("appends");
+    assert_eq!(starts().await, 1);
+    storage.finish(&wanda, batch(run.id, [ended(run.id, 3)]), completed("1")).await.expect("finishes");
+}
+
 async fn a_child_that_has_outlived_its_parent_is_found(storage: &dyn Storage) {
     let wanda = scope("wanda");
     let parent = insert(storage, spec("wanda")).await;
@@ -243,7 +291,8 @@ async fn a_change_of_state_is_known_by_its_call(storage: &dyn Storage) {
     let run = insert(storage, RunSpec { durability: Durability::Durable, ..spec("wanda") }).await;
     let space = space("wanda", "notes", None);
     let own = storage.waits();
-    let change = async |call| own.state_change(&wanda, run.id, call).await.expect("reads");
+    let by = |call| MadeBy { run: run.id, attempt: 1, call };
+    let change = async |call| own.state_change(&wanda, by(call)).await.expect("reads");
     assert_eq!(change(1).await, None);
     let write = StateWrite {
         key: "k".into(),
@@ -251,19 +300,26 @@ async fn a_change_of_state_is_known_by_its_call(storage: &dyn Storage) {
         expires_at: None,
         expected: Expected::Any,
         user_bytes_max: u64::MAX,
-        by: Some((run.id, 1)),
+        by: Some(by(1)),
     };
     let version = storage.state_set(&space, write.clone()).await.expect("sets");
     assert_eq!((change(1).await, change(2).await), (Some(version), None));
     // What was refused has changed nothing.
-    let refused = StateWrite { expected: Expected::Absent, by: Some((run.id, 2)), ..write };
+    let refused = StateWrite { expected: Expected::Absent, by: Some(by(2)), ..write.clone() };
     storage.state_set(&space, refused).await.expect_err("it is there");
     assert_eq!(change(2).await, None);
-    assert!(storage.state_delete(&space, "k", Some((run.id, 3))).await.expect("deletes"));
+    assert!(storage.state_delete(&space, "k", Some(by(3))).await.expect("deletes"));
     assert_eq!((change(3).await, change(1).await), (Some(1), None));
-    assert!(!storage.state_delete(&space, "k", Some((run.id, 4))).await.expect("deletes"));
+    assert!(!storage.state_delete(&space, "k", Some(by(4))).await.expect("deletes"));
     assert_eq!(change(4).await, Some(0));
-    assert_eq!(own.state_change(&scope("other"), run.id, 4).await.expect("reads"), None);
-    storage.finish(&wanda, batch(run.id, [ended(run.id, 1)]), completed("1")).await.expect("finishes");
+    assert_eq!(own.state_change(&scope("other"), by(4)).await.expect("reads"), None);
+    // The same call of another attempt has not made it, and then is the only one that has.
+    let later = MadeBy { attempt: 2, ..by(4) };
+    assert_eq!(own.state_change(&wanda, later).await.expect("reads"), None);
+    let again = StateWrite { by: Some(later), ..write };
+    let version = storage.state_set(&space, again).await.expect("sets");
+    assert_eq!(own.state_change(&wanda, later).await.expect("reads"), Some(version));
     assert_eq!(change(4).await, None);
+    storage.finish(&wanda, batch(run.id, [ended(run.id, 1)]), completed("1")).await.expect("finishes");
+    assert_eq!((change(4).await, own.state_change(&wanda, later).await.expect("reads")), (None, None));
 }

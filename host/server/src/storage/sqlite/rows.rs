@@ -42,7 +42,11 @@ macro_rules! unfinished_columns {
         "runs.id, runs.user, runs.agent, runs.digest, runs.thread_id, runs.priority, runs.durable,
         (SELECT json_array(attempts, backoff_ms, attempt) FROM retries WHERE retries.run = runs.number), runs.parent_id,
         runs.created_at, runs.status, runs.effects, runs.started_at,
-        coalesce((SELECT max(seq) FROM events WHERE events.run = runs.number), 0), asked_by, asked_at"
+        coalesce((SELECT max(seq) FROM events WHERE events.run = runs.number), 0), asked_by, asked_at,
+        coalesce((
+            SELECT starts.count FROM starts, run_progress
+            WHERE starts.run = runs.number AND run_progress.run = runs.number AND starts.progress = run_progress.progress
+        ), 0)"
     };
 }
 pub(super) use unfinished_columns;
@@ -222,6 +226,7 @@ impl<'r> Columns<'r> {
             started_at: self.time_if_there()?,
             last_seq: self.unsigned()?,
             cancel: self.cancel_if_there()?,
+            starts: self.take()?,
         })
     }
 

@@ -5,9 +5,9 @@
 use super::{SqliteError, rows::Columns, writes::Row};
 use cofferdam_core::{
     context::StateSpace,
-    ids::{PluginName, RunId, UserId},
+    ids::{PluginName, UserId},
     quota::STATE_KEY_OVERHEAD_BYTES,
-    storage::{Expected, StateRefused},
+    storage::{Expected, MadeBy, StateRefused},
 };
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteConnection;
@@ -69,13 +69,13 @@ pub(super) struct SetState {
     pub(super) expires_at: Option<Timestamp>,
     pub(super) expected: Expected,
     pub(super) user_bytes_max: u64,
-    pub(super) by: Option<(RunId, u64)>,
+    pub(super) by: Option<MadeBy>,
 }
 
 /// A state key to remove.
 pub(super) struct DeleteState {
     pub(super) key: StateKey,
-    pub(super) by: Option<(RunId, u64)>,
+    pub(super) by: Option<MadeBy>,
 }
 
 impl SetState {

@@ -66,6 +66,7 @@ fn batch(run: RunId, events: u64) -> RunBatch {
         events: (1..=events).map(event).collect(),
         chunks: Vec::new(),
         wait: None,
+        start: None,
     }
 }
 

@@ -3,10 +3,11 @@
 use super::{SqliteError, SqliteStorage, rows::unfinished_columns, while_doing, writes::Row};
 use async_trait::async_trait;
 use cofferdam_core::{
+    Json,
     identity::{Operator, Scope},
     ids::RunId,
     run::Children,
-    storage::{Result, UnfinishedRun, Waits},
+    storage::{MadeBy, Result, UnfinishedRun, Waits},
     wait::{Answer, Answered, StoredWait},
 };
 use jiff::Timestamp;
@@ -105,12 +106,13 @@ impl Waits for SqliteStorage {
         self.readers.first(query, |columns| columns.unfinished_run()).await.map_err(while_doing(READING))
     }
 
-    async fn waiting_runs(&self, scope: &Scope) -> Result<u64> {
+    async fn waiting_runs(&self, scope: &Scope, but_for: &[RunId]) -> Result<u64> {
         let query = sqlx::query(
             "SELECT count(*) FROM waits JOIN runs ON runs.number = waits.run
-            WHERE waits.user = ?1 AND status = 'waiting'",
+            WHERE waits.user = ?1 AND status = 'waiting' AND runs.id NOT IN (SELECT value FROM json_each(?2))",
         );
-        let query = query.bind(scope.user().as_str().to_owned());
+        let but_for: Vec<_> = but_for.iter().map(ToString::to_string).collect();
+        let query = query.bind(scope.user().as_str().to_owned()).bind(Json::of(&but_for).as_str().to_owned());
         let count = self.readers.first(query, |columns| columns.unsigned()).await;
         Ok(count.map_err(while_doing(READING))?.unwrap_or(0))
     }
@@ -144,15 +146,17 @@ impl Waits for SqliteStorage {
         Ok(counted.map_err(while_doing("count the children of a run"))?.unwrap_or_default())
     }
 
-    async fn state_change(&self, scope: &Scope, run: RunId, call: u64) -> Result<Option<u64>> {
+    async fn state_change(&self, scope: &Scope, by: MadeBy) -> Result<Option<u64>> {
         let query = sqlx::query(
             "SELECT outcome FROM state_changes
-            WHERE run = (SELECT number FROM runs WHERE user = ?1 AND id = ?2) AND call = ?3",
+            WHERE run = (SELECT number FROM runs WHERE user = ?1 AND id = ?2) AND call = ?3
+                AND coalesce(attempt, ?4) = ?4",
         );
         let query = query
             .bind(scope.user().as_str().to_owned())
-            .bind(run.to_string())
-            .bind(i64::try_from(call).unwrap_or(i64::MAX));
+            .bind(by.run.to_string())
+            .bind(i64::try_from(by.call).unwrap_or(i64::MAX))
+            .bind(by.attempt);
         self.readers.first(query, |columns| columns.unsigned()).await.map_err(while_doing("read of a change of state"))
     }
 }

@@ -15,7 +15,7 @@ use cofferdam_core::{
     quota::{QuotaEdit, UserQuota},
     record::RecordChunk,
     run::{CancelRequest, Children, Durability, Priority, RunEnd, RunSpec, RunStatus, Usage},
-    storage::{ApiKey, EVENT_OVERHEAD_BYTES, History, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch},
+    storage::{ApiKey, EVENT_OVERHEAD_BYTES, History, MadeBy, PRUNED_AT_ONCE_MAX, PluginVersion, RunBatch, Start},
     usage::{Day, USAGE_DAYS_PRUNED_AT_ONCE_MAX},
     wait::{Wait, WaitFor},
 };
@@ -117,6 +117,14 @@ impl Row {
         Self(vec![kind, scope.user().as_str().into(), run.into(), attempt])
     }
 
+    pub(super) fn start(scope: &Scope, run: &str, start: Start) -> Self {
+        let (user, run) = (scope.user().as_str().into(), run.into());
+        match start {
+            Start::At(at) => Self(vec![Value::Word("start"), user, run, at.into()]),
+            Start::Left => Self(vec![Value::Word("left"), user, run]),
+        }
+    }
+
     pub(super) fn wait(scope: &Scope, run: &str, wait: &Wait) -> Result<Self, SqliteError> {
         let child = match wait.waits_for {
             WaitFor::Child { run_id } => Some(run_id.to_string()),
@@ -132,9 +140,10 @@ impl Row {
         Self(vec![kind, user, run.to_string().into(), call.into(), answer.into()])
     }
 
-    pub(super) fn state_change(user: &UserId, (run, call): (RunId, u64), outcome: u64) -> Self {
+    pub(super) fn state_change(user: &UserId, by: MadeBy, outcome: u64) -> Self {
         let (kind, user) = (Value::Word("state_change"), user.as_str().into());
-        Self(vec![kind, user, run.to_string().into(), call.into(), outcome.into()])
+        let (run, attempt) = (by.run.to_string().into(), Value::Number(by.attempt.into()));
+        Self(vec![kind, user, run, by.call.into(), outcome.into(), attempt])
     }
 
     /// The last event of a batch makes the batch known in the user's feed, and says what it takes in the history.
