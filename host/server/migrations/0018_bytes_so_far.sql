@@ -30,7 +30,7 @@ CREATE TRIGGER writes_feed INSTEAD OF INSERT ON writes WHEN NEW.kind = 'event' A
         AND NEW.v1 > coalesce((SELECT max(seq_to) FROM feed WHERE run = runs.number), 0);
 END;
 
-DROP TRIGGER writes_record;
+DROP TRIGGER IF EXISTS writes_record;
 CREATE TRIGGER writes_record INSTEAD OF INSERT ON writes WHEN NEW.kind = 'record' BEGIN
     INSERT INTO records (run, chunk, payload, bytes_so_far)
     SELECT
@@ -42,7 +42,7 @@ CREATE TRIGGER writes_record INSTEAD OF INSERT ON writes WHEN NEW.kind = 'record
     ON CONFLICT (run, chunk) DO NOTHING;
 END;
 
-DROP TRIGGER runs_finished;
+DROP TRIGGER IF EXISTS runs_finished;
 CREATE TRIGGER runs_finished AFTER UPDATE OF finished_at ON runs
 WHEN OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL BEGIN
     INSERT INTO history (user, run, finished_at, bytes)

@@ -368,7 +368,10 @@ async fn what_an_earlier_host_wrote_is_in_the_feed_of_its_user() {
         "DROP TRIGGER writes_feed",
         "DROP TABLE feed",
         "DROP TABLE feed_removed",
-        "DELETE FROM _sqlx_migrations WHERE version = 3",
+        "DROP TRIGGER writes_record",
+        "DROP TRIGGER runs_finished",
+        "ALTER TABLE records DROP COLUMN bytes_so_far",
+        "DELETE FROM _sqlx_migrations WHERE version IN (3, 18)",
     ] {
         sqlx::query(undo).execute(&mut connection).await.expect(undo);
     }
@@ -382,6 +385,15 @@ async fn what_an_earlier_host_wrote_is_in_the_feed_of_its_user() {
     let (a, b) = (one.id, two.id);
     assert_eq!(told, [(a, 1, 1), (a, 1, 2), (b, 2, 1), (b, 2, 2), (b, 2, 3), (a, 3, 3)]);
     assert_eq!(storage.feed_end(&bob).await.expect("reads"), FeedPlace { position: 1, seq: 1 });
+    // What was there before counts in the history as what came after.
+    let before = storage.history(&ann).await.expect("reads").bytes;
+    storage.finish(&ann, batch(two.id, 0), end()).await.expect("finishes");
+    let of_events = storage.history(&ann).await.expect("reads").bytes - before;
+    let again = spec("ann", 0);
+    storage.insert_run(&ann, &again, None).await.expect("inserts");
+    storage.append(&ann, batch(again.id, 3)).await.expect("appends");
+    storage.finish(&ann, batch(again.id, 0), end()).await.expect("finishes");
+    assert_eq!(storage.history(&ann).await.expect("reads").bytes - before, 2 * of_events);
 }
 
 #[tokio::test]
