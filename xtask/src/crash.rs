@@ -8,7 +8,7 @@ use crate::workspace::{Profile, Workspace};
 /// How often the server is killed within `cargo xtask test`.
 const KILLS: u32 = 50;
 /// The same with a power cut at each kill.
-const POWER_CUTS: u32 = 20;
+const POWER_CUTS: u32 = 30;
 /// How many runs the database has before the first kill: a start must not take longer for what is long over.
 const STORED_RUNS: u64 = 100_000;
 

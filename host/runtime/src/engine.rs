@@ -127,9 +127,9 @@ impl Engine {
         Ok(Self { wasmtime, ticker: Arc::new(ticker) })
     }
 
-    /// Lets the next tick come as soon as it may, for a guest that waits for its turn.
-    pub fn tick_soon(&self) {
-        self.ticker.soon();
+    /// What advances its clock.
+    pub(crate) const fn ticker(&self) -> &Arc<Ticker> {
+        &self.ticker
     }
 
     /// Wasmtime's own engine.
@@ -141,7 +141,7 @@ impl Engine {
 
 /// The thread that advances the epoch. A thread of its own, because guests that spin can keep every thread of an async
 /// runtime, and with it the runtime's timers, busy.
-struct Ticker {
+pub(crate) struct Ticker {
     thread: Thread,
     state: Arc<TickerState>,
 }
@@ -178,7 +178,8 @@ impl Ticker {
         Ok(Self { thread: ticking.thread().clone(), state })
     }
 
-    fn soon(&self) {
+    /// Lets the next tick come as soon as it may, for a guest that waits for its turn.
+    pub fn soon(&self) {
         if !self.state.awaited.swap(true, Ordering::AcqRel) {
             self.thread.unpark();
         }

@@ -1,6 +1,6 @@
 //! A guest's turns on a processor: taken before it runs, given back while it waits for the host.
 
-use crate::{engine::Engine, guest_threads::wake_next, services::Services};
+use crate::{engine::Ticker, guest_threads::wake_next, services::Services};
 use cofferdam_core::{UserExecutionContext, turns::Turn};
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use std::{
 /// for one that its caller has.
 pub struct InTurns {
     turn: Turn,
-    engine: Engine,
+    ticker: Arc<Ticker>,
     relay: Arc<Relay>,
     /// The relay as a waker.
     waker: Waker,
@@ -27,7 +27,7 @@ impl InTurns {
         let spec = ctx.spec();
         let turn = services.turns.enter(&spec.user, ctx.live_quota().get(|quota| quota.cpu_weight), spec.priority);
         let relay = Arc::new(Relay { state: AtomicU8::new(IDLE), task: Mutex::new(Waker::noop().clone()) });
-        Self { turn, engine: services.engine.clone(), waker: relay.clone().into(), relay }
+        Self { turn, ticker: services.engine.ticker().clone(), waker: relay.clone().into(), relay }
     }
 
     /// Lets the guest execute if it is its turn, and says for how long it has. A guest that yields goes on if nobody has
@@ -37,10 +37,10 @@ impl InTurns {
         cx: &mut Context<'_>,
         execute: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> (Poll<T>, Duration) {
-        let Self { turn, engine, relay, waker } = self;
+        let Self { turn, ticker, relay, waker } = self;
         if turn.poll(cx.waker()).is_pending() {
             if turn.is_next() {
-                engine.tick_soon();
+                ticker.soon();
             }
             return (Poll::Pending, Duration::ZERO);
         }
