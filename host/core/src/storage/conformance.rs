@@ -20,6 +20,8 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
+mod deployment;
+mod log;
 mod once;
 mod state;
 mod usage;
@@ -45,13 +47,9 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     a_run_is_kept_and_lived_through(storage).await;
     a_run_may_end_without_having_begun(storage).await;
     a_run_is_its_users_only(storage).await;
-    a_record_is_kept_once_and_comes_in_pages(storage).await;
-    events_are_kept_once_and_as_they_were(storage).await;
+    log::check(storage).await;
     the_oldest_finished_runs_are_pruned_and_no_live_one(storage).await;
-    quotas_are_kept_as_they_were_set_last(storage).await;
-    events_come_in_pages(storage).await;
-    a_feed_has_all_runs_of_its_user_in_the_order_of_commits(storage).await;
-    a_feed_comes_in_pages(storage).await;
+    deployment::check(storage).await;
     runs_are_listed_newest_first(storage).await;
     unfinished_runs_are_listed_oldest_first(storage).await;
     state::state_is_set_under_conditions(storage).await;
@@ -60,9 +58,6 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     state::state_that_has_expired_is_absent(storage).await;
     state::state_is_bounded_by_its_users_quota(storage).await;
     state::state_is_set_by_one_of_two(storage).await;
-    plugins_are_listed_in_order_of_their_last_push(storage).await;
-    grants_replace_each_other(storage).await;
-    keys_are_found_by_their_secret(storage).await;
     once::check(storage).await;
     usage::check(storage).await;
     waits::check(storage).await;
@@ -208,25 +203,6 @@ async fn a_run_is_its_users_only(storage: &dyn Storage) {
     storage.finish(&ann, batch(spec.id, []), completed("1")).await.expect("finishes");
 }
 
-async fn a_record_is_kept_once_and_comes_in_pages(storage: &dyn Storage) {
-    let ann = scope("rita");
-    let spec = insert(storage, spec("rita")).await;
-    let chunk = |number: u64| RecordChunk { number, bytes: vec![u8::try_from(number).unwrap_or(0); 400 << 10] };
-    let with = |chunks: Vec<RecordChunk>| RunBatch { chunks, ..batch(spec.id, []) };
-    assert_eq!(storage.record(&ann, spec.id, 0).await.expect("reads"), []);
-    storage.append(&ann, with(vec![chunk(1), chunk(2)])).await.expect("appends");
-    // A chunk whose answer was lost is written again, and what is there stays as it is.
-    let again = RecordChunk { number: 2, bytes: vec![0] };
-    storage.append(&ann, with(vec![again, chunk(3)])).await.expect("appends");
-    storage.finish(&ann, with(vec![chunk(4)]), completed("1")).await.expect("finishes");
-    storage.append(&ann, with(vec![chunk(5)])).await.expect("is ignored");
-    let first = storage.record(&ann, spec.id, 0).await.expect("reads");
-    assert_eq!(first, [chunk(1), chunk(2)], "a page is about 1 MiB");
-    assert_eq!(storage.record(&ann, spec.id, 2).await.expect("reads"), [chunk(3), chunk(4)]);
-    assert_eq!(storage.record(&ann, spec.id, 4).await.expect("reads"), []);
-    assert_eq!(storage.record(&scope("vic"), spec.id, 0).await.expect("reads"), [], "another user's record was read");
-}
-
 async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Storage) {
     let (operator, ida) = (Operator::host(), scope("ida"));
     assert_eq!(storage.history(&ida).await.expect("reads"), History::default());
@@ -290,190 +266,6 @@ async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Stora
     storage.prune_before(operator, ida.user(), crate::clock::now()).await.expect("prunes");
     assert_eq!(left().await, [child.id]);
     storage.finish(&ida, batch(live.id, [ended(live.id, 1)]), completed("1")).await.expect("the live run ends");
-}
-
-async fn quotas_are_kept_as_they_were_set_last(storage: &dyn Storage) {
-    let operator = Operator::host();
-    let (pro, ann): (TierName, UserId) = ("pro".parse().expect("a tier"), "ann".parse().expect("a user id"));
-    assert_eq!(storage.quotas(operator).await.expect("reads"), (vec![], vec![]));
-    let edit = |runs| QuotaEdit { runs_at_once: Some(runs), ..QuotaEdit::default() };
-    let quota = |runs| UserQuota { tier: Some(pro.clone()), edit: edit(runs) };
-    for runs in [3, 2] {
-        storage.put_tier(operator, &pro, &edit(runs)).await.expect("keeps");
-        storage.put_user_quota(operator, &ann, &quota(runs)).await.expect("keeps");
-        let kept = storage.quotas(operator).await.expect("reads");
-        assert_eq!(kept, (vec![(pro.clone(), edit(runs))], vec![(ann.clone(), quota(runs))]));
-    }
-    storage.put_user_quota(operator, &ann, &UserQuota::default()).await.expect("keeps");
-    assert_eq!(storage.quotas(operator).await.expect("reads").1, []);
-}
-
-async fn events_are_kept_once_and_as_they_were(storage: &dyn Storage) {
-    let ann = scope("rita");
-    let spec = insert(storage, spec("rita")).await;
-    let RunEnd { usage, children, .. } = completed("1");
-    let failure = ToolFailure { code: "denied".into(), message: "no".into() };
-    let written: Vec<_> = [
-        Event::started(&spec.agent, &spec.digest, Duration::ZERO),
-        Event::AgentThinking { text: "a\0b 𝄞".into() },
-        Event::ToolExecuting {
-            call: 1,
-            tool: "file.read".into(),
-            arguments: Some(json("[1,  2]")),
-            arguments_bytes: 7,
-        },
-        Event::ToolExecuting { call: 2, tool: "file.read".into(), arguments: None, arguments_bytes: u64::MAX },
-        Event::ToolCompleted { call: 2, tool: "t".into(), error: Some(failure), result_bytes: 0, elapsed_ms: 9 },
-        Event::ToolCompleted { call: u32::MAX, tool: "t".into(), error: None, result_bytes: 1, elapsed_ms: 0 },
-        Event::Progress { fraction: 0.1, note: String::new() },
-        Event::Log { level: LogLevel::Warn, text: "line\n".into() },
-        Event::Custom { name: "chart".into(), payload: json(r#"{"b": 1e300, "a": 1.0}"#) },
-        Event::AgentError { stop_reason: StopReason::Trap, code: "c".into(), message: "m".into(), usage, children },
-    ]
-    .into_iter()
-    .zip(1..)
-    .map(|(event, seq)| Envelope { seq, run_id: spec.id, at: at(seq.cast_signed()), event })
-    .collect();
-    storage.append(&ann, batch(spec.id, written[..4].iter().cloned())).await.expect("appends");
-    // Two of these are there; one of the two is not the same.
-    let again = [thinking(spec.id, 3, "not what was written first")];
-    let again = again.into_iter().chain(written[3..7].iter().cloned());
-    storage.append(&ann, batch(spec.id, again)).await.expect("appends again");
-    storage.finish(&ann, batch(spec.id, written.iter().cloned()), completed("[]")).await.expect("finishes");
-    assert_eq!(log(storage, &ann, spec.id).await, written);
-
-    // Many events in one step stay in one step.
-    let many = insert(storage, self::spec("rita")).await;
-    let events = (1..=3000).map(|seq| thinking(many.id, seq, "one of many"));
-    storage.finish(&ann, batch(many.id, events), completed("[]")).await.expect("finishes");
-    assert_eq!(seqs(&log(storage, &ann, many.id).await), (1..=3000).collect::<Vec<_>>());
-}
-
-async fn events_come_in_pages(storage: &dyn Storage) {
-    let ann = scope("paul");
-    let spec = insert(storage, spec("paul")).await;
-    let events = (1..=10).map(|seq| thinking(spec.id, seq, "short"));
-    storage.append(&ann, batch(spec.id, events)).await.expect("appends");
-    for (after, limit, expected) in [
-        (0, 0, vec![]),
-        (0, 1, vec![1]),
-        (0, 9, (1..=9).collect()),
-        (0, 10, (1..=10).collect()),
-        (0, 11, (1..=10).collect()),
-        (0, u32::MAX, (1..=10).collect()),
-        (4, 3, vec![5, 6, 7]),
-        (9, 3, vec![10]),
-        (10, 3, vec![]),
-        (11, 3, vec![]),
-        (i64::MAX.cast_unsigned(), 3, vec![]),
-        (i64::MAX.cast_unsigned() + 1, 3, vec![]),
-        (u64::MAX, u32::MAX, vec![]),
-    ] {
-        let page = storage.events(&ann, spec.id, after, limit).await.expect("reads");
-        assert_eq!(seqs(&page), expected, "the page of {limit} after {after}");
-    }
-
-    // A page is bounded in bytes too, and yet goes on over an event that is larger than a page.
-    let large = insert(storage, self::spec("paul")).await;
-    let sizes = [1 << 20, 1 << 20, 1 << 20, 1 << 20, EVENTS_PAGE_BYTES_MAX + 1, 10, 1 << 20];
-    for (size, seq) in sizes.into_iter().zip(1..) {
-        let event = thinking(large.id, seq, &"x".repeat(size));
-        storage.append(&ann, batch(large.id, [event])).await.expect("appends");
-    }
-    let (mut after, mut pages) = (0, 0);
-    loop {
-        let page = storage.events(&ann, large.id, after, u32::MAX).await.expect("reads");
-        let Some(last) = page.last() else { break };
-        let bytes: usize = page.iter().map(|envelope| envelope.event.bytes()).sum();
-        assert!(page.len() == 1 || bytes <= EVENTS_PAGE_BYTES_MAX, "{} events of {bytes} bytes in a page", page.len());
-        assert_eq!(page[0].seq, after + 1, "a page goes on where the last one ended");
-        (after, pages) = (last.seq, pages + 1);
-    }
-    assert_eq!(after, sizes.len() as u64, "all events were read");
-    assert!(pages >= 3, "{pages} pages are too few to be bounded");
-    for id in [spec.id, large.id] {
-        storage.finish(&ann, batch(id, []), completed("1")).await.expect("finishes");
-    }
-}
-
-async fn a_feed_has_all_runs_of_its_user_in_the_order_of_commits(storage: &dyn Storage) {
-    let (ann, bob) = (scope("fay"), scope("gus"));
-    let start = FeedPlace::default();
-    assert_eq!(storage.feed_end(&ann).await.expect("reads"), start, "a feed begins empty");
-    let (one, two) = (insert(storage, spec("fay")).await, insert(storage, spec("fay")).await);
-    let his = insert(storage, spec("gus")).await;
-    let add = async |scope: &Scope, run: RunId, seqs: std::ops::RangeInclusive<u64>| {
-        let events = seqs.map(|seq| thinking(run, seq, "in order"));
-        storage.append(scope, batch(run, events)).await.expect("appends");
-    };
-    add(&ann, two.id, 1..=2).await;
-    add(&ann, one.id, 1..=1).await;
-    let seen = storage.feed_end(&ann).await.expect("reads");
-    add(&bob, his.id, 1..=3).await;
-    add(&ann, two.id, 3..=3).await;
-    // What is written again is not told again; what is new with it is.
-    add(&ann, two.id, 1..=3).await;
-    add(&ann, one.id, 1..=3).await;
-    // Neither a stranger's words nor late ones are told.
-    add(&bob, one.id, 4..=4).await;
-    storage.append(&ann, batch(one.id, [])).await.expect("appends nothing");
-    storage.finish(&ann, batch(two.id, [ended(two.id, 4)]), completed("1")).await.expect("finishes");
-    storage.finish(&ann, batch(two.id, [ended(two.id, 4)]), completed("1")).await.expect("finishes again");
-    add(&ann, two.id, 5..=5).await;
-    storage.finish(&ann, batch(one.id, []), completed("1")).await.expect("finishes without a word");
-
-    let expected = [(two.id, 1), (two.id, 2), (one.id, 1), (two.id, 3), (one.id, 2), (one.id, 3), (two.id, 4)];
-    let told = |feed: &[FeedEntry]| -> Vec<_> { feed.iter().map(|e| (e.envelope.run_id, e.envelope.seq)).collect() };
-    let all = feed(storage, &ann, start, u32::MAX).await;
-    assert_eq!(told(&all), expected);
-    assert!(all.windows(2).all(|pair| pair[0].place < pair[1].place), "places grow");
-    assert!(all.iter().all(|entry| entry.place.seq == entry.envelope.seq));
-    let commits: Vec<_> = all.iter().map(|entry| (entry.place.position, entry.ends_commit)).collect();
-    assert_eq!(
-        commits,
-        [(1, false), (1, true), (2, true), (3, true), (4, false), (4, true), (5, true)],
-        "without holes"
-    );
-    assert_eq!(storage.feed_end(&ann).await.expect("reads"), all[6].place);
-    assert_eq!(told(&feed(storage, &ann, seen, u32::MAX).await), expected[3..], "from where somebody had seen it end");
-    for limit in 1..=8 {
-        assert_eq!(feed(storage, &ann, start, limit).await, all, "in pages of {limit}");
-    }
-    for (entry, n) in all.iter().zip(1..) {
-        assert_eq!(feed(storage, &ann, entry.place, 3).await, all[n..], "after each place, also within a commit");
-    }
-    for (id, end) in [(one.id, 3), (two.id, 4), (his.id, 0), (RunId::generate(), 0)] {
-        assert_eq!(storage.log_end(&ann, id).await.expect("reads"), end);
-    }
-    let mut logs = log(storage, &ann, one.id).await;
-    logs.extend(log(storage, &ann, two.id).await);
-    for entry in &all {
-        assert!(logs.contains(&entry.envelope), "the feed and the logs are one");
-    }
-    let future = FeedPlace { position: i64::MAX.cast_unsigned() + 9, seq: u64::MAX };
-    assert_eq!(storage.feed(&ann, future, 9).await.expect("reads"), []);
-    assert_eq!(told(&feed(storage, &bob, start, 2).await), [(his.id, 1), (his.id, 2), (his.id, 3)]);
-    assert_eq!(storage.feed(&scope("nobody"), start, 9).await.expect("reads"), []);
-    storage.finish(&bob, batch(his.id, []), completed("1")).await.expect("finishes");
-}
-
-async fn a_feed_comes_in_pages(storage: &dyn Storage) {
-    let ann = scope("hal");
-    let large = insert(storage, spec("hal")).await;
-    for (size, seq) in [10, EVENTS_PAGE_BYTES_MAX + 1, 600 << 10, 600 << 10, 10].into_iter().zip(1..) {
-        let event = thinking(large.id, seq, &"x".repeat(size));
-        storage.append(&ann, batch(large.id, [event])).await.expect("appends");
-    }
-    let (mut after, mut pages) = (FeedPlace::default(), Vec::new());
-    loop {
-        let page = storage.feed(&ann, after, u32::MAX).await.expect("reads");
-        let Some(last) = page.last() else { break };
-        after = last.place;
-        pages.push(page.len());
-    }
-    assert_eq!(pages, [1, 1, 1, 2], "a page is bounded in bytes, and yet goes on over an event larger than a page");
-    assert_eq!(storage.feed(&ann, FeedPlace::default(), 0).await.expect("reads"), []);
-    storage.finish(&ann, batch(large.id, []), completed("1")).await.expect("finishes");
 }
 
 async fn runs_are_listed_newest_first(storage: &dyn Storage) {
@@ -585,88 +377,6 @@ async fn unfinished_runs_are_listed_oldest_first(storage: &dyn Storage) {
     storage.request_cancel(&ann, waiting.id, &asked).await.expect("asks");
     expected[0].cancel = Some(asked);
     assert_eq!(storage.unfinished_runs(Operator::host()).await.expect("lists"), expected);
-}
-
-async fn plugins_are_listed_in_order_of_their_last_push(storage: &dyn Storage) {
-    let operator = Operator::host();
-    assert_eq!(storage.plugins(operator).await.expect("lists"), []);
-    let version = |name: &str, bytes: &[u8], version: &str| PluginVersion {
-        name: plugin(name),
-        digest: Digest::of(bytes),
-        kind: PluginKind::Agent,
-        title: "Ünïcode".into(),
-        version: version.into(),
-        description: "line\nline".into(),
-        needs: Permissions::new(["file.*".parse().expect("a tool")], Access::Read),
-        durable: true,
-        input_schema: Some(json(r#"{"b": 1.0, "a": [ ]}"#)),
-        output_schema: None,
-        tools: vec![ToolDescription {
-            name: "t".into(),
-            description: "d".into(),
-            input_schema: json("true"),
-            idempotent: true,
-        }],
-        bytes: u64::MAX,
-        pushed_at: at(7),
-    };
-    let (a1, a2, b1) = (version("aa", b"1", "1"), version("aa", b"2", "2"), version("bb", b"1", "1"));
-    for plugin in [&a1, &a2, &b1] {
-        storage.put_plugin(operator, plugin).await.expect("puts");
-    }
-    assert_eq!(storage.plugins(operator).await.expect("lists"), [a1.clone(), a2.clone(), b1.clone()]);
-    // The same bytes under the same name are the same version, pushed again.
-    let again = PluginVersion { pushed_at: at(8), kind: PluginKind::Tool, description: String::new(), ..a1 };
-    storage.put_plugin(operator, &again).await.expect("puts");
-    assert_eq!(storage.plugins(operator).await.expect("lists"), [a2.clone(), b1.clone(), again.clone()]);
-    storage.put_plugin(operator, &again).await.expect("puts");
-    storage.put_plugin(operator, &b1).await.expect("puts");
-    assert_eq!(storage.plugins(operator).await.expect("lists"), [a2, again, b1]);
-}
-
-async fn grants_replace_each_other(storage: &dyn Storage) {
-    let (operator, user, notes) = (Operator::host(), scope("gil").user().clone(), plugin("notes"));
-    let read = |who: &'static str, plugin: PluginName| async move {
-        storage.grant(&scope(who), &plugin).await.expect("reads")
-    };
-    assert_eq!(read("gil", notes.clone()).await, None);
-    let wide = Permissions::new(["*".parse().expect("a tool")], Access::ReadWrite);
-    let narrow = Permissions::new(["file.read".parse().expect("a tool")], Access::Read);
-    for grant in [&wide, &Permissions::none(), &narrow, &narrow] {
-        storage.put_grant(operator, &user, &notes, grant).await.expect("puts");
-        assert_eq!(read("gil", notes.clone()).await.as_ref(), Some(grant));
-    }
-    assert_eq!(read("hal", notes).await, None, "another user was granted something");
-    assert_eq!(read("gil", plugin("other")).await, None, "another plugin was granted something");
-}
-
-async fn keys_are_found_by_their_secret(storage: &dyn Storage) {
-    let operator = Operator::host();
-    assert_eq!(storage.keys_count(operator).await.expect("counts"), 0);
-    let key = |user: &str, role, secret: &[u8]| ApiKey {
-        id: KeyId::generate(),
-        user: scope(user).user().clone(),
-        role,
-        secret_digest: Digest::of(secret),
-        created_at: at(3),
-    };
-    let keys = [
-        key("kim", Role::User, b"kim's secret"),
-        key("kim", Role::User, b"kim's other secret"),
-        key("admin", Role::Operator, b"the admin's secret"),
-    ];
-    for (key, count) in keys.iter().zip(1..) {
-        storage.insert_key(operator, key, None).await.expect("inserts");
-        storage.insert_key(operator, key, None).await.expect("inserts again, because an answer may be lost");
-        assert_eq!(storage.keys_count(operator).await.expect("counts"), count);
-    }
-    for key in keys {
-        let found = storage.authenticate(key.secret_digest).await.expect("reads");
-        assert_eq!(found, Some(Identity::authenticated(key.user, key.role, key.id)));
-    }
-    for stranger in [&b""[..], b"kim", b"kim's secret "] {
-        assert_eq!(storage.authenticate(Digest::of(stranger)).await.expect("reads"), None);
-    }
 }
 
 async fn the_first_who_asks_for_a_cancel_stands(storage: &dyn Storage) {
