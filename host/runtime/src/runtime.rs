@@ -171,7 +171,9 @@ pub enum AcceptError {
         nearest: Option<String>,
     },
     /// The plugin offers tools, it does not run.
-    #[error("plugin {0:?} is a tool plugin: agents call its tools, it cannot be run by itself")]
+    #[error(
+        "plugin {0:?} is a tool plugin: agents call its tools, it cannot be run by itself; to try one here and now, give `cofferdam run` its name as --tool"
+    )]
     NotAnAgent(PluginName),
     /// The metadata is not what it must be.
     #[error("metadata {0}")]

@@ -604,14 +604,16 @@ fn doctor_says_what_is_there_and_what_is_missing() {
     succeeds(&well);
     let checks = lines(&well);
     assert!(checks.iter().any(|check| check["what"] == "wasm32-wasip2" && check["state"] == "ok"), "{checks:?}");
-    assert!(checks.iter().any(|check| check["what"] == "COFFERDAM_URL" && check["state"] == "missing"), "{checks:?}");
+    assert!(checks.iter().all(|check| check["part"] == "rust"), "a server is not what it needs: {checks:?}");
     // Nothing of it is on this path.
     let mut ill = command(dir.path(), &["doctor", "--lang", "javascript"]);
     let ill = ill.env("PATH", dir.path()).output().expect("run");
     fails(&ill, 1, &["MISSING  javascript  node", "next: install Node.js"]);
     let all = command(dir.path(), &["doctor"]).env("PATH", dir.path()).output().expect("run");
     succeeds(&all);
-    assert!(text(&all.stdout).contains("MISSING  rust        rustc"), "{}", all_of(&all));
+    for missing in ["MISSING  rust        rustc", "MISSING  server      COFFERDAM_URL"] {
+        assert!(text(&all.stdout).contains(missing), "{}", all_of(&all));
+    }
 }
 
 #[test]

@@ -56,7 +56,9 @@ pub(super) async fn run(args: DoctorArgs, json: bool) -> Result<(), Failure> {
             });
         }
     }
-    checks.extend(of_server().await);
+    if args.lang.is_none() {
+        checks.extend(of_server().await);
+    }
     for check in &checks {
         if json {
             let text = serde_json::to_string(check).map_err(|error| Failure::Host(error.to_string()))?;

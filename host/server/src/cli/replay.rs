@@ -82,7 +82,7 @@ fn shown(replay: &Replay) -> String {
         None => {
             let (calls, events) = (replay.calls, replay.events);
             let reached = if replay.reached == "end" { "to its end" } else { "to where it was stopped" };
-            format!("same      {calls} host calls and {events} events, {reached}, {with}")
+            format!("same      {calls} calls of its record and {events} events of its own, {reached}, {with}")
         }
     }
 }
