@@ -226,6 +226,75 @@ fn a_sleep_is_not_the_runs_time_and_ends_when_it_should() {
 }
 
 #[test]
+fn runs_that_are_due_together_lose_nothing_of_what_they_say_while_they_come_to_wait_again() {
+    run(async {
+        let server = Server::start_with(Quota { runs_queued: 1_000, ..Quota::default() }).await;
+        let ann = asker(&server).await;
+        let at = Instant::now() + Duration::from_secs(5);
+        let mut ids = Vec::new();
+        for _ in 0..300 {
+            let in_ms = at.saturating_duration_since(Instant::now()).max(Duration::from_millis(1_100)).as_millis();
+            ids.push(
+                ann.submit(&steps(&[
+                    json!({"do": "sleep_until", "in_ms": u64::try_from(in_ms).expect("a few seconds")}),
+                    json!({"do": "sleep", "ms": 60}),
+                    json!({"do": "thinking", "text": "x"}),
+                    json!({"do": "sleep_until", "in_ms": 1_100}),
+                    json!({"do": "thinking", "text": "y"}),
+                ]))
+                .await,
+            );
+        }
+        for id in ids {
+            assert_eq!(ann.ended(&id).await["stop_reason"], "completed");
+            let events = ann.get(&format!("/v1/runs/{id}/events")).await.is(StatusCode::OK);
+            let types: Vec<_> =
+                events["events"].as_array().expect("events").iter().map(|e| e["type"].clone()).collect();
+            let thought = "agent_thinking";
+            let all = ["agent_started", "run_waiting", thought, "run_waiting", thought, "agent_completed"];
+            assert_eq!(types, all, "{id}");
+        }
+    });
+}
+
+#[test]
+fn a_quota_that_is_cut_while_a_run_waits_takes_nothing_of_what_it_said_away() {
+    run(async {
+        let server = shared().await;
+        let ann = asker(server).await;
+        let log = json!({"do": "log", "level": "info", "text": "x".repeat(300)});
+        let think = |text: &str| json!({"do": "thinking", "text": text});
+        let all =
+            [log.clone(), log.clone(), log.clone(), log.clone(), log, think("before"), ask(), think("a"), think("b")];
+        let again = [&all[..], &[ask(), think("end")]].concat();
+        let id = ann.submit(&steps(&again)).await;
+        waiting(&ann, &id).await;
+        let path = format!("/v1/users/{}/quota", ann.name);
+        let cut = json!({"log_bytes_per_run": 1_024});
+        server.operator.send(Method::PUT, &path, Some(&cut)).await.is(StatusCode::OK);
+        let mut answered = json!(null);
+        for _ in 0..2 {
+            let call = loop {
+                let call = waiting(&ann, &id).await["wait"]["call"].clone();
+                if call != answered {
+                    break call;
+                }
+                tokio::task::yield_now().await;
+            };
+            answered = call;
+            answer(&ann, &id, &json!({"room": "red"})).await.is(StatusCode::OK);
+        }
+        let done = ann.ended(&id).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let events = ann.get(&format!("/v1/runs/{id}/events")).await.is(StatusCode::OK);
+        let of = |kind: &str| events["events"].as_array().expect("events").iter().filter(|e| e["type"] == kind).count();
+        assert_eq!((of("log"), of("agent_thinking"), of("run_waiting")), (5, 4, 2), "{events:#}");
+        let same = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!(same["same"], true, "{same:#}");
+    });
+}
+
+#[test]
 fn a_run_that_waits_can_be_cancelled_and_outlives_a_restart() {
     run(async {
         let server = Server::start_with(Quota::default()).await;

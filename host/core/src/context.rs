@@ -177,6 +177,11 @@ impl Budget {
         }
     }
 
+    /// Counts what was taken before, whatever there is now.
+    fn note(&self, amount: u64) {
+        let _ = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| Some(now.saturating_add(amount)));
+    }
+
     fn left(&self, max: u64) -> u64 {
         max.saturating_sub(self.taken.load(Ordering::Relaxed))
     }
@@ -765,6 +770,15 @@ impl UserExecutionContext {
         let max = self.quota.get(|quota| quota.log_bytes_per_run);
         self.take(&self.spent.log_bytes, bytes as u64, max, BudgetSpent::LogBytes(max))?;
         self.take_event(bytes)
+    }
+
+    /// Counts an event that there was room for before, whatever the quota is now.
+    pub fn note_event(&self, bytes: usize, is_log_line: bool) {
+        if is_log_line {
+            self.spent.log_bytes.note(bytes as u64);
+        }
+        self.spent.event_bytes.note(bytes as u64);
+        self.spent.events.note(1);
     }
 
     fn take(&self, budget: &Budget, amount: u64, max: u64, spent: BudgetSpent) -> Result<u64, BudgetSpent> {

@@ -330,6 +330,15 @@ impl Known {
         }
     }
 
+    /// Whether there are events that it said before and has not said again.
+    #[must_use]
+    pub fn has_events_left(&self) -> bool {
+        match &self.state().said {
+            Said::Before(left) => *left > 0,
+            Said::Log { events, .. } => !events.is_empty(),
+        }
+    }
+
     /// Whether an event of the agent's is in the log already. False: it is new.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //! makes it live.
 
 use crate::{
-    announced::announcement,
+    announced::{Announcer, announcement},
     invoke::{Ending, RunTask},
     runtime::{Inner, Runtime},
     sandbox::{Stop, Waits},
@@ -14,7 +14,7 @@ use crate::{
 };
 use cofferdam_core::{
     Json, UserExecutionContext,
-    admission::Want,
+    admission::{Place, Want},
     clock,
     event::Event,
     fault::Fault,
@@ -156,20 +156,22 @@ impl Runtime {
     /// Brings back a run that waits, if there is what it waits for.
     pub(crate) async fn bring_back(&self, scope: &Scope, id: RunId) -> Result<(), StorageError> {
         let Some(run) = self.storage().waits().unfinished(scope, id).await? else { return Ok(()) };
-        if run.status == RunStatus::Waiting {
-            let Some(stored) = self.storage().waits().waiting(scope, id).await? else { return Ok(()) };
-            let child_ended = match stored.wait.waits_for {
-                WaitFor::Child { run_id } => {
-                    self.storage().run(scope, run_id).await?.is_none_or(|child| child.status.is_terminal())
-                }
-                _ => false,
-            };
-            let due = stored.wait.until.is_some_and(|until| until <= clock::now());
-            if due || child_ended || stored.answer.is_some() || run.cancel.is_some() {
-                self.go_on(run);
-            }
+        if run.status == RunStatus::Waiting && self.has_what_it_waits_for(scope, &run).await? {
+            self.go_on(run);
         }
         Ok(())
+    }
+
+    async fn has_what_it_waits_for(&self, scope: &Scope, run: &UnfinishedRun) -> Result<bool, StorageError> {
+        let Some(stored) = self.storage().waits().waiting(scope, run.id).await? else { return Ok(false) };
+        let child_ended = match stored.wait.waits_for {
+            WaitFor::Child { run_id } => {
+                self.storage().run(scope, run_id).await?.is_none_or(|child| child.status.is_terminal())
+            }
+            _ => false,
+        };
+        let due = stored.wait.until.is_some_and(|until| until <= clock::now());
+        Ok(due || child_ended || stored.answer.is_some() || run.cancel.is_some())
     }
 
     /// Brings a run into the queue, of whatever kind and wherever it was, unless somebody has.
@@ -195,17 +197,12 @@ impl Runtime {
         let scope = Operator::host().on_behalf_of(&run.user);
         let (ending, ended) = announcement();
         let task = self.enter_once(scope, &run, ended)?;
-        let about = self.about(&run);
-        if let Some(stop) = stop_of_waiting(&run, about.is_some()) {
-            return Some(Box::pin(async move { task.never_started(stop, &ending).await }));
-        }
         // How much it asked for is read with its input; no run can ask for more than this.
         let quota = self.0.services.quotas.now(&run.user);
         let want =
             Want { fuel: quota.fuel_per_run, memory_bytes: quota.memory_bytes_per_context, priority: run.priority };
         let place = self.0.admission.enqueue_again(&run.user, want);
-        // The input is read when its turn comes: a long queue must not fill memory.
-        Some(Box::pin(task.queue(place, None, about?, ending)))
+        Some(Box::pin(task.go_on(place, ending)))
     }
 
     pub(crate) fn about(&self, run: &UnfinishedRun) -> Option<Arc<PluginVersion>> {
@@ -281,7 +278,77 @@ fn stop_of_waiting(run: &UnfinishedRun, agent_is_here: bool) -> Option<Stop> {
     }
 }
 
+/// Where a run stands that was found to go on.
+enum Stands {
+    /// It is as it was found, or further, and goes on from there.
+    GoesOn(Box<UnfinishedRun>),
+    /// It went on meanwhile, and waits again.
+    Waits,
+    /// It has ended, or the host is going away.
+    Over,
+}
+
 impl RunTask {
+    /// Goes on with a run, in its place in the queue.
+    async fn go_on(mut self, place: Place, ending: Announcer) {
+        let run = match self.stands().await {
+            Stands::GoesOn(run) => run,
+            Stands::Over => return,
+            Stands::Waits => {
+                let (runtime, scope, id) = (self.runtime.clone(), self.scope.clone(), self.id);
+                drop(place);
+                // What came while it was held here found it live, and left it.
+                drop(self);
+                if let Err(error) = runtime.bring_back(&scope, id).await {
+                    tracing::error!(run = %id, %error, "whether a run has what it waits for cannot be read");
+                }
+                return;
+            }
+        };
+        let about = self.runtime.about(&run);
+        let stop = stop_of_waiting(&run, about.is_some());
+        (self.view, self.before) = (run.view(), Some(*run));
+        match (stop, about) {
+            (None, Some(about)) => {
+                // The input is read when its turn comes: a long queue must not fill memory.
+                self.queue(place, None, about, ending).await;
+            }
+            (stop, _) => {
+                drop(place);
+                if let Some(stop) = stop {
+                    self.never_started(stop, &ending).await;
+                }
+            }
+        }
+    }
+
+    /// Where the run stands, now that nobody else can go on with it. Who found it may have read it long ago: since then it may
+    /// have gone on, said more, and come to wait for something else.
+    async fn stands(&self) -> Stands {
+        loop {
+            let read = async {
+                let Some(run) = self.runtime.storage().waits().unfinished(&self.scope, self.id).await? else {
+                    return Ok(Stands::Over);
+                };
+                let waits = run.status == RunStatus::Waiting;
+                Ok::<_, StorageError>(match waits && !self.runtime.has_what_it_waits_for(&self.scope, &run).await? {
+                    true => Stands::Waits,
+                    false => Stands::GoesOn(Box::new(run)),
+                })
+            };
+            match read.await {
+                Ok(stands) => return stands,
+                Err(error) => {
+                    tracing::error!(run = %self.id, %error, "a run that is to go on cannot be read; trying again");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_INTERVAL_QUEUED) => {}
+                () = self.runtime.0.drained.cancelled() => return Stands::Over,
+            }
+        }
+    }
+
     /// What the journal knows of a run that goes on.
     pub async fn back(&self, run: &UnfinishedRun) -> Result<Back, NotBack> {
         let storage = self.runtime.storage();

@@ -373,6 +373,12 @@ impl Recorder {
         }
     }
 
+    /// Whether the agent has yet to say again what it said before.
+    #[must_use]
+    pub fn says_again(&self) -> bool {
+        self.known().is_some_and(|known| known.has_events_left())
+    }
+
     /// The same without waiting. Says how many bytes wait for storage.
     ///
     /// # Errors

@@ -66,9 +66,16 @@ impl Guest {
             Ok(event) => event,
             Err(error) => return Ok(Err(error)),
         };
-        let taken = self.ctx.may_call_host().and_then(|()| match event {
-            Event::Log { .. } => self.ctx.take_log_line(event.bytes()),
-            _ => self.ctx.take_event(event.bytes()),
+        let is_log_line = matches!(event, Event::Log { .. });
+        // There was room for what it says again, whatever the quota is now. What there was none for is known as refused.
+        let says_again = self.recorder.as_ref().is_some_and(|recorder| recorder.says_again());
+        let taken = self.ctx.may_call_host().and_then(|()| match (says_again, is_log_line) {
+            (true, _) => {
+                self.ctx.note_event(event.bytes(), is_log_line);
+                Ok(())
+            }
+            (false, true) => self.ctx.take_log_line(event.bytes()),
+            (false, false) => self.ctx.take_event(event.bytes()),
         });
         match taken {
             Ok(()) => {}

@@ -80,7 +80,7 @@ impl Guest {
     ) -> wasmtime::Result<Asking<T>> {
         let before = self.asking(asked)?;
         if matches!(before, Asking::Answered(_) | Asking::Begun(_)) {
-            let _ = self.ctx.take_event(WAIT_BYTES.saturating_add(bytes));
+            self.ctx.note_event(WAIT_BYTES.saturating_add(bytes), false);
         }
         Ok(before)
     }

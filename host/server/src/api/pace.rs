@@ -40,6 +40,11 @@ impl Pace {
         begun.elapsed()
     }
 
+    /// Whether nobody is ahead of it any more: then it is as if nothing had come.
+    pub fn is_kept(&self) -> bool {
+        *self.paid.lock().unwrap_or_else(PoisonError::into_inner) <= Instant::now()
+    }
+
     fn take(&self, bytes: usize, now: Instant) -> Instant {
         let rate = self.bytes_per_second.load(Ordering::Relaxed).max(1);
         let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);

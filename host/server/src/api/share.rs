@@ -26,7 +26,14 @@ const IDLE_USERS_MAX: usize = 1_024;
 
 /// The shares of all users.
 #[derive(Debug, Default)]
-pub(crate) struct Shares(Mutex<HashMap<UserId, Weak<Share>>>);
+pub(crate) struct Shares(Mutex<HashMap<UserId, Known>>);
+
+/// What is remembered of a user: the share as long as there is a request, and the pace until it is kept without.
+#[derive(Debug)]
+struct Known {
+    share: Weak<Share>,
+    pace: Arc<Pace>,
+}
 
 #[derive(Debug)]
 struct Share {
@@ -60,20 +67,19 @@ impl Shares {
 
     fn of(&self, user: &UserId, body_bytes_per_second: u64) -> Arc<Share> {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = users.get(user).and_then(Weak::upgrade) {
+        let known = users.get(user);
+        if let Some(share) = known.and_then(|known| known.share.upgrade()) {
             return share;
         }
+        let pace = known.map_or_else(|| Arc::new(Pace::new(body_bytes_per_second)), |known| known.pace.clone());
         if users.len() >= IDLE_USERS_MAX {
-            users.retain(|_, share| share.strong_count() > 0);
+            users.retain(|_, known| known.share.strong_count() > 0 || !known.pace.is_kept());
         }
         let share = Arc::new(Share {
             requests: Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX)),
-            bodies: Part {
-                room: Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)),
-                pace: Arc::new(Pace::new(body_bytes_per_second)),
-            },
+            bodies: Part { room: Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)), pace: pace.clone() },
         });
-        users.insert(user.clone(), Arc::downgrade(&share));
+        users.insert(user.clone(), Known { share: Arc::downgrade(&share), pace });
         share
     }
 }

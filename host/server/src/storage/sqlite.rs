@@ -41,6 +41,7 @@ use sqlx::{
 };
 use state::{DeleteState, SetState, StateKey};
 use std::{error::Error, fs, io, path::Path, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 pub(crate) use writer::Commits;
 use writer::Writer;
 use writes::Row;
@@ -60,6 +61,9 @@ const CACHE_KIB: u32 = 16 << 10;
 /// comes meanwhile waits for it: with four times as many, the p99 of others beside one user's floods was 46 ms instead of 20. With
 /// half as many it was 18, and 16 users had up to a tenth fewer small runs a second than with the most.
 const WAL_PAGES: u32 = 1024;
+
+/// How many pages of runs are read at once. The other readers are for what is found at once.
+const LISTS_AT_ONCE: usize = 2;
 
 /// How many prepared statements each connection keeps. More than there are, so that none is prepared twice.
 const STATEMENTS_KEPT: usize = 64;
@@ -148,6 +152,8 @@ fn while_doing<E: Error + Send + Sync + 'static>(doing: &'static str) -> impl Fn
 pub struct SqliteStorage {
     writer: Writer,
     readers: Readers,
+    /// Pages of runs, each of which may look at all runs of a user.
+    lists: Semaphore,
 }
 
 impl SqliteStorage {
@@ -182,7 +188,7 @@ impl SqliteStorage {
             return Err(error);
         }
         let readers = Readers::open(options.clone().read_only(true)).await?;
-        Ok(Self { writer: Writer::start(options, connection)?, readers })
+        Ok(Self { writer: Writer::start(options, connection)?, readers, lists: Semaphore::new(LISTS_AT_ONCE) })
     }
 
     /// How many commits there were since it was opened, failed ones included.
@@ -350,6 +356,8 @@ impl Storage for SqliteStorage {
     }
 
     async fn runs(&self, scope: &Scope, query: &RunQuery) -> Result<Vec<RunView>> {
+        // It is never closed.
+        let _page = self.lists.acquire().await;
         // Ids have one length and one case, so that the order of their texts is their order in time. `~` is after
         // every id.
         let sql = sqlx::query(concat!(

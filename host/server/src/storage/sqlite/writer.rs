@@ -167,6 +167,8 @@ impl Writer {
 async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>) {
     let mut waiting = VecDeque::new();
     let mut closed = None;
+    // What waited too long goes first in every other commit: much of it may have come together.
+    let mut overdue_first = true;
     loop {
         if waiting.is_empty() {
             match queue.recv().await {
@@ -184,7 +186,7 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>) {
             closed = Some(reply);
         }
         let mut batch = Batch::default();
-        batch.fill(&mut waiting);
+        overdue_first = !batch.fill(&mut waiting, overdue_first);
         if batch.writes.is_empty() {
             continue;
         }
@@ -223,12 +225,10 @@ fn take_close(waiting: &mut VecDeque<Write>) -> Option<oneshot::Sender<()>> {
 impl Batch {
     /// Takes what is to be written next: what has let others go first for too long, and what is small; if there is none of
     /// that, the rest; all in the order in which it came. Writes that wait at the same time are of callers that do not wait for
-    /// one another, so any order of them is one in which they could have come.
-    fn fill(&mut self, waiting: &mut VecDeque<Write>) {
-        let overdue = waiting.iter().position(|write| write.passed_over >= PASSED_OVER_MAX);
-        if let Some(write) = overdue.and_then(|at| waiting.remove(at)) {
-            waiting.extend(self.take(write));
-        }
+    /// one another, so any order of them is one in which they could have come. Says whether something was overdue.
+    fn fill(&mut self, waiting: &mut VecDeque<Write>, overdue_first: bool) -> bool {
+        let overdue = waiting.iter().position(|write| overdue_first && write.passed_over >= PASSED_OVER_MAX);
+        let overdue = overdue.and_then(|at| waiting.remove(at)).map(|write| waiting.extend(self.take(write)));
         self.fill_with(waiting, SMALL_BYTES_MAX);
         if self.writes.is_empty() {
             self.fill_with(waiting, usize::MAX);
@@ -236,6 +236,7 @@ impl Batch {
         for write in waiting {
             write.passed_over += 1;
         }
+        overdue.is_some()
     }
 
     /// Takes writes of at most so many bytes, as far as there is room.
