@@ -323,8 +323,12 @@ impl RunTask {
     }
 
     /// Where the run stands, now that nobody else can go on with it. Who found it may have read it long ago: since then it may
-    /// have gone on, said more, and come to wait for something else.
+    /// have gone on, said more, and come to wait for something else. One that does not wait is found once, by who has made it or
+    /// by the start of the host, and keeps its place in their order.
     async fn stands(&self) -> Stands {
+        if let Some(found) = self.before.as_ref().filter(|run| run.status != RunStatus::Waiting) {
+            return Stands::GoesOn(Box::new(found.clone()));
+        }
         loop {
             let read = async {
                 let Some(run) = self.runtime.storage().waits().unfinished(&self.scope, self.id).await? else {
