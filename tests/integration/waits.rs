@@ -1,6 +1,6 @@
 //! Runs that wait: for a time, and for people. They hold nothing, survive a restart, and go on with what they were told.
 
-use crate::server::{Server, User, run, shared};
+use crate::server::{Server, User, guest, run, shared};
 use cofferdam_core::quota::Quota;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -257,6 +257,79 @@ fn runs_that_are_due_together_lose_nothing_of_what_they_say_while_they_come_to_w
     });
 }
 
+/// Answers a run's questions, each as it comes, and gives the run when it has ended.
+async fn answered(user: &User, id: &str, questions: usize) -> Value {
+    let mut last = json!(null);
+    for _ in 0..questions {
+        last = loop {
+            let call = waiting(user, id).await["wait"]["call"].clone();
+            if call != last {
+                break call;
+            }
+            tokio::task::yield_now().await;
+        };
+        answer(user, id, &json!({"room": "red"})).await.is(StatusCode::OK);
+    }
+    user.ended(id).await
+}
+
+/// How many events of a kind a run has said.
+async fn count(user: &User, id: &str, kind: &str) -> usize {
+    let events = user.get(&format!("/v1/runs/{id}/events")).await.is(StatusCode::OK);
+    events["events"].as_array().expect("events").iter().filter(|event| event["type"] == kind).count()
+}
+
+#[test]
+fn what_tools_took_of_a_runs_budgets_is_not_given_anew_when_it_has_waited() {
+    run(async {
+        let server = Server::start().await;
+        server.operator.push("effects", guest("effects")).await.is(StatusCode::CREATED);
+        let ann = asker(&server).await;
+        server.grant(&ann, "effects", &json!({"workspace": "read_write"})).await;
+        let path = format!("/v1/users/{}/quota", ann.name);
+        server.operator.send(Method::PUT, &path, Some(&json!({"events_per_run": 40}))).await.is(StatusCode::OK);
+        let call = json!({"do": "call", "name": "effects.put", "args": {"prints": 15}});
+        let id = ann.submit(&steps(&[call.clone(), ask(), call.clone(), ask(), call.clone()])).await;
+        let waited = answered(&ann, &id, 2).await;
+        let id = ann.submit(&steps(&[call.clone(), call.clone(), call])).await;
+        let at_once = ann.ended(&id).await;
+        for done in [&waited, &at_once] {
+            assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        }
+        // Two waits are events, too.
+        let lines = async |run: &Value| count(&ann, run["id"].as_str().expect("an id"), "log").await;
+        assert_eq!((lines(&waited).await, lines(&at_once).await), (38, 40));
+        assert_eq!(
+            waited["usage"]["host_calls"].as_u64(),
+            at_once["usage"]["host_calls"].as_u64().map(|calls| calls + 2)
+        );
+    });
+}
+
+#[test]
+fn a_line_that_was_dropped_is_dropped_again_when_there_is_more_room() {
+    run(async {
+        let server = shared().await;
+        let ann = asker(server).await;
+        let path = format!("/v1/users/{}/quota", ann.name);
+        let set = async |quota: &Value| {
+            server.operator.send(Method::PUT, &path, Some(quota)).await.is(StatusCode::OK);
+        };
+        set(&json!({"log_bytes_per_run": 1_024})).await;
+        let print = json!({"do": "print", "stdout": vec!["y".repeat(300); 5]});
+        let think = |text: &str| json!({"do": "thinking", "text": text});
+        let id = ann.submit(&steps(&[print, think("a"), ask(), think("b"), ask(), think("c")])).await;
+        waiting(&ann, &id).await;
+        set(&json!({})).await;
+        let done = answered(&ann, &id, 2).await;
+        assert_eq!(done["stop_reason"], "completed", "{done:#}");
+        let said = (count(&ann, &id, "log").await, count(&ann, &id, "agent_thinking").await);
+        assert_eq!(said, (3, 3), "{done:#}");
+        let same = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!(same["same"], true, "{same:#}");
+    });
+}
+
 #[test]
 fn a_quota_that_is_cut_while_a_run_waits_takes_nothing_of_what_it_said_away() {
     run(async {
@@ -272,23 +345,10 @@ fn a_quota_that_is_cut_while_a_run_waits_takes_nothing_of_what_it_said_away() {
         let path = format!("/v1/users/{}/quota", ann.name);
         let cut = json!({"log_bytes_per_run": 1_024});
         server.operator.send(Method::PUT, &path, Some(&cut)).await.is(StatusCode::OK);
-        let mut answered = json!(null);
-        for _ in 0..2 {
-            let call = loop {
-                let call = waiting(&ann, &id).await["wait"]["call"].clone();
-                if call != answered {
-                    break call;
-                }
-                tokio::task::yield_now().await;
-            };
-            answered = call;
-            answer(&ann, &id, &json!({"room": "red"})).await.is(StatusCode::OK);
-        }
-        let done = ann.ended(&id).await;
+        let done = answered(&ann, &id, 2).await;
         assert_eq!(done["stop_reason"], "completed", "{done:#}");
-        let events = ann.get(&format!("/v1/runs/{id}/events")).await.is(StatusCode::OK);
-        let of = |kind: &str| events["events"].as_array().expect("events").iter().filter(|e| e["type"] == kind).count();
-        assert_eq!((of("log"), of("agent_thinking"), of("run_waiting")), (5, 4, 2), "{events:#}");
+        let of = async |kind| count(&ann, &id, kind).await;
+        assert_eq!((of("log").await, of("agent_thinking").await, of("run_waiting").await), (5, 4, 2), "{done:#}");
         let same = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
         assert_eq!(same["same"], true, "{same:#}");
     });

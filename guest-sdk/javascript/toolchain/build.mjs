@@ -9,7 +9,7 @@
 //   {"errors": [PROBLEM…]}          a PROBLEM is {"file"?, "line"?, "column"?, "text", "next"?}; lines and columns from 1
 
 import { spawn } from "node:child_process";
-import { existsSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { copyFile, cp, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { builtinModules, createRequire } from "node:module";
 import path from "node:path";
@@ -163,12 +163,39 @@ const onlyInside = {
     // All files. A flag would be no regular expression to the bundler.
     onLoad({ filter: /.*/, namespace: "file" }, ({ path: file }) => {
       const real = realpathSync(file);
-      if (isIn(project, real) || isIn(sdk, real)) return undefined;
-      return { errors: [{ text: `the module is outside of the project: ${real}`, detail: OUTSIDE }] };
+      if (!isIn(project, real) && !isIn(sdk, real)) {
+        return { errors: [{ text: `the module is outside of the project: ${real}`, detail: OUTSIDE }] };
+      }
+      const map = mapOutside(real);
+      return map && { errors: [{ text: `its source map is no file in the project: ${map}`, detail: NO_MAP }] };
     });
   },
 };
 
+/** A source map that a module names and that is not one of the project's files. The bundler would read it, whatever it is. */
+function mapOutside(file) {
+  for (const [, url] of readFileSync(file, "utf8").matchAll(/\/[/*][#@]\s*sourceMappingURL=([^\s*]*)/gu)) {
+    if (url.startsWith("data:")) continue;
+    // As the bundler may understand it: as a path, or as an URL.
+    for (const name of [url, decoded(url)]) {
+      const map = path.resolve(path.dirname(file), name);
+      if (/^[a-z]+:/iu.test(name) || !isIn(project, map)) return url;
+      if (existsSync(map) && !(isIn(project, realpathSync(map)) && statSync(map).isFile())) return url;
+    }
+  }
+  return undefined;
+}
+
+/** A text without the escapes of URLs, if it has any that can be read. */
+function decoded(url) {
+  try {
+    return decodeURIComponent(url);
+  } catch {
+    return url;
+  }
+}
+
+const NO_MAP = "remove the comment with `sourceMappingURL`: places in the author's modules are told without it";
 const OUTSIDE = "copy it into the project, or install its package in the project's own node_modules";
 
 /** One ES module of the author's modules and the SDK, whose end tells where each line of it comes from. */
@@ -274,7 +301,7 @@ function numbers(text) {
 
 function fromBundler({ text, location, detail }, main) {
   const at = location === null ? {} : { file: location.file, line: location.line, column: location.column + 1 };
-  if (detail === OUTSIDE) return { ...at, text, next: OUTSIDE };
+  if ([OUTSIDE, NO_MAP].includes(detail)) return { ...at, text, next: detail };
   if (/^No matching export in .* for import "default"$/u.test(text) && at.file === ".cofferdam/build/entry.js") {
     return {
       file: main,

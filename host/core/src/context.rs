@@ -13,11 +13,12 @@ use crate::{
     replay::Known,
     run::{CancelRequest, Durability, Priority, RunSpec, StopReason},
     storage::MadeBy,
+    wait::ToolsTook,
 };
 use std::{
     future::Future,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -152,6 +153,7 @@ struct Spent {
     log_bytes: Budget,
     denials: AtomicU32,
     children: Budget,
+    by_tools: Mutex<ToolsTook>,
 }
 
 /// What was taken of something that there is so much of, and what was refused.
@@ -202,6 +204,7 @@ impl Default for Spent {
             log_bytes: Budget::default(),
             denials: AtomicU32::new(0),
             children: Budget::default(),
+            by_tools: Mutex::default(),
         }
     }
 }
@@ -448,6 +451,35 @@ impl UserExecutionContext {
         Self { used, known, ..self }
     }
 
+    /// The same for a run whose tools had taken so much of its budgets. What it had taken itself it takes again.
+    #[must_use]
+    pub fn after_tools(self, took: ToolsTook) -> Self {
+        self.spent.host_calls.store(took.host_calls, Ordering::Relaxed);
+        let budgets = [&self.spent.events, &self.spent.event_bytes, &self.spent.log_bytes];
+        for (budget, taken) in budgets.into_iter().zip([took.events, took.event_bytes, took.log_bytes]) {
+            budget.note(taken);
+        }
+        *self.by_tools() = took;
+        self
+    }
+
+    /// What the run's tools have taken of its budgets.
+    #[must_use]
+    pub fn tools_took(&self) -> ToolsTook {
+        *self.by_tools()
+    }
+
+    fn by_tools(&self) -> MutexGuard<'_, ToolsTook> {
+        self.spent.by_tools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts what a tool takes, so that it is known when its call is not made again.
+    fn if_tool(&self, count: impl FnOnce(&mut ToolsTook)) {
+        if self.is_tool() {
+            count(&mut self.by_tools());
+        }
+    }
+
     /// The same at another attempt than the first.
     #[must_use]
     pub fn at_attempt(self, attempt: u32) -> Self {
@@ -672,6 +704,7 @@ impl UserExecutionContext {
     pub fn count_host_call(&self) {
         let max = self.quota.get(|quota| quota.host_calls_per_run);
         let made = self.spent.host_calls.fetch_add(1, Ordering::Relaxed) + 1;
+        self.if_tool(|took| took.host_calls = took.host_calls.saturating_add(1));
         if made >= max.saturating_mul(2) {
             self.stop.stop(StopCause::Overdrawn(BudgetSpent::HostCalls(max)));
         }
@@ -749,7 +782,9 @@ impl UserExecutionContext {
     pub fn take_event(&self, bytes: usize) -> Result<(), BudgetSpent> {
         let max = self.quota.get(|quota| quota.events_per_run);
         self.take_event_bytes(bytes)?;
-        self.take(&self.spent.events, 1, max.into(), BudgetSpent::Events(max)).map(drop)
+        self.take(&self.spent.events, 1, max.into(), BudgetSpent::Events(max))?;
+        self.if_tool(|took| took.events = took.events.saturating_add(1));
+        Ok(())
     }
 
     /// Takes so many bytes from the budget for events: for those that the host records on the guest's behalf, which are
@@ -759,7 +794,9 @@ impl UserExecutionContext {
     /// When the run has as many bytes of events as it may.
     pub fn take_event_bytes(&self, bytes: usize) -> Result<(), BudgetSpent> {
         let max = self.quota.get(|quota| quota.event_bytes_per_run);
-        self.take(&self.spent.event_bytes, bytes as u64, max, BudgetSpent::EventBytes(max)).map(drop)
+        self.take(&self.spent.event_bytes, bytes as u64, max, BudgetSpent::EventBytes(max))?;
+        self.if_tool(|took| took.event_bytes = took.event_bytes.saturating_add(bytes as u64));
+        Ok(())
     }
 
     /// Takes a log line of so many bytes from the budgets: its bytes, and one event.
@@ -769,6 +806,7 @@ impl UserExecutionContext {
     pub fn take_log_line(&self, bytes: usize) -> Result<(), BudgetSpent> {
         let max = self.quota.get(|quota| quota.log_bytes_per_run);
         self.take(&self.spent.log_bytes, bytes as u64, max, BudgetSpent::LogBytes(max))?;
+        self.if_tool(|took| took.log_bytes = took.log_bytes.saturating_add(bytes as u64));
         self.take_event(bytes)
     }
 

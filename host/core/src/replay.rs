@@ -145,6 +145,14 @@ pub enum Said {
     },
 }
 
+impl Said {
+    /// Where in the log an event is that may come next. None: nowhere, or the log is not known.
+    fn place_of(&self, event: &Event) -> Option<usize> {
+        let Self::Log { events, tools_too } = self else { return None };
+        events.iter().position(|(_, recorded)| same(recorded, event)).filter(|place| *place == 0 || *tools_too)
+    }
+}
+
 /// The known part of an execution.
 #[derive(Debug)]
 pub struct Known {
@@ -330,12 +338,12 @@ impl Known {
         }
     }
 
-    /// Whether there are events that it said before and has not said again.
+    /// Whether an event that the agent says now is, as far as can be known, one that it said before.
     #[must_use]
-    pub fn has_events_left(&self) -> bool {
+    pub fn is_said_again(&self, event: &Event) -> bool {
         match &self.state().said {
             Said::Before(left) => *left > 0,
-            Said::Log { events, .. } => !events.is_empty(),
+            log @ Said::Log { .. } => log.place_of(event).is_some(),
         }
     }
 
@@ -354,14 +362,12 @@ impl Known {
                 *left = left.saturating_sub(1);
                 return Ok(true);
             }
-            Said::Log { events, tools_too } => {
-                let place = events.iter().position(|(_, recorded)| same(recorded, event));
-                match place {
-                    Some(place) if place == 0 || *tools_too => {
-                        events.drain(..=place);
-                        return Ok(true);
-                    }
-                    _ => {}
+            said @ Said::Log { .. } => {
+                if let Some(place) = said.place_of(event)
+                    && let Said::Log { events, .. } = said
+                {
+                    events.drain(..=place);
+                    return Ok(true);
                 }
             }
         }

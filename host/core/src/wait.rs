@@ -114,9 +114,25 @@ pub struct TakenBefore {
     /// How often it was put away for want of what the host should have had, memory or storage, one after the other.
     #[serde(rename = "memory_waits")]
     pub host_waits: u32,
+    /// What its tools had taken of its budgets: they are not executed again, so nobody would count it.
+    #[serde(default)]
+    pub tools: ToolsTook,
     /// What its attempts before this one had taken, and were charged.
     #[serde(default)]
     pub earlier: Earlier,
+}
+
+/// What tools took of budgets of the run that called them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ToolsTook {
+    /// Calls to the host.
+    pub host_calls: u64,
+    /// Events.
+    pub events: u64,
+    /// Their bytes.
+    pub event_bytes: u64,
+    /// Bytes of log lines.
+    pub log_bytes: u64,
 }
 
 /// The attempts at a run that have failed, before the one that all the rest is about.

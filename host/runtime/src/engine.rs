@@ -18,8 +18,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, OperatorCost, PoolingAllocati
 /// no longer than this; half of it is what a stop costs on average.
 pub const EPOCH_TICK: Duration = Duration::from_millis(5);
 
-/// How often it is asked at most, while guests of others come to wait for a turn. Each time costs a guest that spins about a
-/// microsecond.
+/// The least time between two ticks, while guests come to wait for a turn.
 const EPOCH_TICK_MIN: Duration = Duration::from_micros(500);
 
 /// The stack of a guest, in bytes. Deeper recursion traps. The fiber it runs on has as much again for host functions.

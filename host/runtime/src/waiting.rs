@@ -505,6 +505,7 @@ pub fn taken_by(
         fuel: before.fuel.max(fuel),
         memory_byte_seconds: before.memory_byte_seconds.saturating_add(memory_byte_seconds),
         host_waits: before.host_waits,
+        tools: ctx.tools_took(),
         earlier: before.earlier,
     }
 }

@@ -278,7 +278,7 @@ pub struct Output {
 impl Output {
     /// That goes to the run's journal, or nowhere.
     pub fn new(ctx: &Arc<UserExecutionContext>, journal: Option<&RunJournal>, recorder: Option<&Recorder>) -> Self {
-        let checks = Arc::<AtomicU64>::default();
+        let (checks, said) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let lines = |level| Lines {
             ctx: ctx.clone(),
             journal: journal.cloned(),
@@ -287,6 +287,7 @@ impl Output {
             line: Arc::default(),
             permitted: 0,
             checks: checks.clone(),
+            said: said.clone(),
         };
         Self { out: lines(LogLevel::Info), err: lines(LogLevel::Warn) }
     }
@@ -310,6 +311,8 @@ struct Lines {
     permitted: usize,
     /// How often the guest has asked how much it may write, on both outputs together.
     checks: Arc<AtomicU64>,
+    /// Lines that there was room for, on both outputs together.
+    said: Arc<AtomicU64>,
 }
 
 impl Lines {
@@ -343,14 +346,28 @@ impl Lines {
         }
     }
 
-    /// Over budget, a line is dropped: standard output has no way to say so that guests would understand.
+    /// Over budget, a line is dropped: standard output has no way to say so that guests would understand. That it was is
+    /// recorded, so that it is dropped again, and what was said is said again, whatever the quota is then.
     fn log(&self, line: &mut Vec<u8>) {
         let text = String::from_utf8_lossy(line).into_owned();
         line.clear();
-        if self.ctx.take_log_line(text.len()).is_err() {
+        let bytes = text.len();
+        let event = Event::Log { level: self.level, text };
+        let asked = || Asked::of("printed").value(self.said.load(Ordering::Relaxed));
+        if let Some(known) = self.recorder.as_ref().and_then(Recorder::known)
+            && known.recall_rare::<()>(&asked()).is_some()
+        {
             return;
         }
-        let event = Event::Log { level: self.level, text };
+        if self.recorder.as_ref().is_some_and(|recorder| recorder.says_again(&event)) {
+            self.ctx.note_event(bytes, true);
+        } else if self.ctx.take_log_line(bytes).is_err() {
+            if let Some(recorder) = &self.recorder {
+                recorder.called(asked(), &());
+            }
+            return;
+        }
+        self.said.fetch_add(1, Ordering::Relaxed);
         match (&self.recorder, &self.journal) {
             // What differs ends the guest at its next call, or is told from at its end.
             (Some(recorder), _) => drop(recorder.say_now(event)),

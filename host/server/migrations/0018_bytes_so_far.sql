@@ -54,21 +54,23 @@ WHEN OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL BEGIN
     );
 END;
 
+-- The finished runs that may go. One that was started by another goes after that one, which may ask what became of it, and whose
+-- family's fuel and number are counted.
+CREATE VIEW may_go (user, run, finished_at, bytes) AS
+SELECT user, run, finished_at, bytes FROM history
+WHERE NOT EXISTS (
+    SELECT 1 FROM runs AS child, runs AS parent
+    WHERE child.number = history.run AND child.parent_id IS NOT NULL
+        AND parent.user = history.user AND parent.id = child.parent_id
+);
+
 -- One call removes about 1 MiB, or one run that is larger: whoever writes meanwhile waits for it. The rest is as it was.
 DROP TRIGGER writes_prune;
 CREATE TRIGGER writes_prune INSTEAD OF INSERT ON writes WHEN NEW.kind = 'prune' BEGIN
     DELETE FROM runs WHERE number IN (
         SELECT oldest.run FROM (
             SELECT run, bytes, row_number() OVER (ORDER BY run) AS nth, sum(bytes) OVER (ORDER BY run) AS bytes_to_here
-            FROM (
-                SELECT run, bytes FROM history
-                WHERE user = NEW.user AND NOT EXISTS (
-                    SELECT 1 FROM runs AS child, runs AS parent
-                    WHERE child.number = history.run AND child.parent_id IS NOT NULL
-                        AND parent.user = NEW.user AND parent.id = child.parent_id AND parent.finished_at IS NULL
-                )
-                ORDER BY run LIMIT NEW.v3
-            )
+            FROM (SELECT run, bytes FROM may_go WHERE user = NEW.user ORDER BY run LIMIT NEW.v3)
         ) AS oldest, history_users AS have
         WHERE have.user = NEW.user AND (oldest.nth = 1 OR oldest.bytes_to_here <= 1048576)
             AND (have.runs - oldest.nth + 1 > NEW.v1 OR have.bytes - oldest.bytes_to_here + oldest.bytes > NEW.v2)
@@ -80,15 +82,7 @@ CREATE TRIGGER writes_prune_age INSTEAD OF INSERT ON writes WHEN NEW.kind = 'pru
     DELETE FROM runs WHERE number IN (
         SELECT run FROM (
             SELECT run, finished_at, row_number() OVER (ORDER BY run) AS nth, sum(bytes) OVER (ORDER BY run) AS bytes_to_here
-            FROM (
-                SELECT run, finished_at, bytes FROM history
-                WHERE user = NEW.user AND NOT EXISTS (
-                    SELECT 1 FROM runs AS child, runs AS parent
-                    WHERE child.number = history.run AND child.parent_id IS NOT NULL
-                        AND parent.user = NEW.user AND parent.id = child.parent_id AND parent.finished_at IS NULL
-                )
-                ORDER BY run LIMIT NEW.v2
-            )
+            FROM (SELECT run, finished_at, bytes FROM may_go WHERE user = NEW.user ORDER BY run LIMIT NEW.v2)
         )
         WHERE finished_at < NEW.v1 AND (nth = 1 OR bytes_to_here <= 1048576)
     );

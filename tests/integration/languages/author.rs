@@ -519,6 +519,10 @@ fn a_hostile_project_leads_nowhere_outside_of_itself() {
     let from = json!(precious);
     fs::write(&agent, format!("import x from {from};\n{code}\nglobalThis.x = x;\n")).expect("written");
     fails(&cofferdam(&project, &["build"]), 1, &["src/agent.js:1:", "outside of the project", "next: "]);
+    for map in ["../../precious", "/dev/zero", "file:///dev/zero", "%2e%2e/%2e%2e/precious"] {
+        fs::write(&agent, format!("{code}\n//# sourceMappingURL={map}\n")).expect("written");
+        fails(&cofferdam(&project, &["build"]), 1, &["its source map is no file in the project", map, "next: remove"]);
+    }
     fs::remove_file(&agent).expect("removed");
     symlink(&precious, &agent).expect("linked");
     fails(&cofferdam(&project, &["build"]), 1, &["package.json: ", "src/agent.js", "leads out of the project"]);

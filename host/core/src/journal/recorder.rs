@@ -373,10 +373,10 @@ impl Recorder {
         }
     }
 
-    /// Whether the agent has yet to say again what it said before.
+    /// Whether the agent says this again: there was room for it then, whatever the quota is now.
     #[must_use]
-    pub fn says_again(&self) -> bool {
-        self.known().is_some_and(|known| known.has_events_left())
+    pub fn says_again(&self, event: &Event) -> bool {
+        self.known().is_some_and(|known| known.is_said_again(event))
     }
 
     /// The same without waiting. Says how many bytes wait for storage.

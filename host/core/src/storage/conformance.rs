@@ -258,14 +258,25 @@ async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Stora
     assert_eq!(oldest().await, [(ida.user().clone(), at(1_000_018))]);
     let all = storage.oldest_finishes(operator, None, 100).await.expect("reads");
     assert!(all.is_sorted() && all.iter().any(|(user, _)| user == ida.user()), "{all:?}");
-    // What a live run has started stays with it.
+    // What a live run has started stays with it, and what that has.
     let child = insert(storage, RunSpec { parent: Some(live.id), ..spec("ida") }).await;
-    storage.finish(&ida, batch(child.id, [ended(child.id, 1)]), completed("1")).await.expect("finishes");
+    let grandchild = insert(storage, RunSpec { parent: Some(child.id), ..spec("ida") }).await;
+    for id in [grandchild.id, child.id] {
+        storage.finish(&ida, batch(id, [ended(id, 1)]), completed("1")).await.expect("finishes");
+    }
     let none = History { runs: 0, bytes: 0 };
-    storage.prune(operator, ida.user(), none).await.expect("prunes");
-    storage.prune_before(operator, ida.user(), crate::clock::now()).await.expect("prunes");
-    assert_eq!(left().await, [child.id]);
+    let prune = async || {
+        storage.prune(operator, ida.user(), none).await.expect("prunes");
+        storage.prune_before(operator, ida.user(), crate::clock::now()).await.expect("prunes");
+    };
+    prune().await;
+    assert_eq!(left().await, [child.id, grandchild.id]);
+    // Then a generation after the other.
     storage.finish(&ida, batch(live.id, [ended(live.id, 1)]), completed("1")).await.expect("the live run ends");
+    for _ in 0..3 {
+        prune().await;
+    }
+    assert_eq!(storage.history(&ida).await.expect("reads"), History::default());
 }
 
 async fn runs_are_listed_newest_first(storage: &dyn Storage) {

@@ -241,10 +241,10 @@ impl MemoryStorage {
 }
 
 impl Tables {
-    /// Whether a run has finished, and so has the one that started it, which may ask what became of it.
+    /// Whether a run has finished, and the one that started it is gone: as long as that is there, it may ask what became of
+    /// the run, and its family's fuel and number are counted.
     fn may_go(&self, run: &Run) -> bool {
-        let is_over = |run: &Run| run.finished_at().is_some();
-        is_over(run) && run.spec.parent.and_then(|parent| self.runs.get(parent)).is_none_or(is_over)
+        run.finished_at().is_some() && run.spec.parent.is_none_or(|parent| self.runs.get(parent).is_none())
     }
 
     /// Removes a finished run.

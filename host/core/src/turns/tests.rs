@@ -21,6 +21,19 @@ fn user(name: &str) -> UserId {
     name.parse().expect("a user")
 }
 
+#[test]
+fn who_is_next_is_known_and_only_while_there_is_no_turn() {
+    let turns = Turns::new(1);
+    let mut ann = Spinning::new(&turns, "ann", 1, Priority::Normal);
+    assert!(ann.runs && !ann.turn.is_next());
+    let bob = Spinning::new(&turns, "bob", 1, Priority::Normal);
+    let cid = Spinning::new(&turns, "cid", 1, Priority::Normal);
+    assert!(bob.turn.is_next() && !cid.turn.is_next());
+    // Bob is given the turn, and Cid is the next.
+    assert!(ann.turn.give_back(TICK).is_some());
+    assert!(!bob.turn.is_next() && cid.turn.is_next());
+}
+
 /// A guest that always wants to run.
 struct Spinning {
     turn: Turn,

@@ -67,8 +67,8 @@ impl Guest {
             Err(error) => return Ok(Err(error)),
         };
         let is_log_line = matches!(event, Event::Log { .. });
-        // There was room for what it says again, whatever the quota is now. What there was none for is known as refused.
-        let says_again = self.recorder.as_ref().is_some_and(|recorder| recorder.says_again());
+        // What there was no room for is known as refused.
+        let says_again = self.recorder.as_ref().is_some_and(|recorder| recorder.says_again(&event));
         let taken = self.ctx.may_call_host().and_then(|()| match (says_again, is_log_line) {
             (true, _) => {
                 self.ctx.note_event(event.bytes(), is_log_line);

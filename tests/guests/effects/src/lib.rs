@@ -38,6 +38,9 @@ struct Put {
     /// A file, in the user's workspace, to which each attempt appends the key.
     #[serde(default)]
     attempts: Option<String>,
+    /// Lines that it prints.
+    #[serde(default)]
+    prints: u32,
     /// How long the call stays under way after it has written.
     #[serde(default)]
     hold_ms: u64,
@@ -58,8 +61,11 @@ fn append(ctx: &ToolContext, Append { path, line, hold_ms }: Append) -> Result<D
     Ok(done(ctx, key, hold_ms))
 }
 
-fn put(ctx: &ToolContext, Put { dir, attempts, hold_ms }: Put) -> Result<Done, ToolError> {
+fn put(ctx: &ToolContext, Put { dir, attempts, prints, hold_ms }: Put) -> Result<Done, ToolError> {
     let key = key(ctx)?;
+    for line in 0..prints {
+        println!("line {line}");
+    }
     if let Some(attempts) = attempts {
         append_line(&in_workspace(&attempts), &key)?;
     }

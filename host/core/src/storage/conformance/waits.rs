@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     run::Retries,
-    wait::{Answer, Answered, Earlier, StoredWait, TakenBefore, WaitFor},
+    wait::{Answer, Answered, Earlier, StoredWait, TakenBefore, ToolsTook, WaitFor},
 };
 
 fn human() -> WaitFor {
@@ -12,8 +12,9 @@ fn human() -> WaitFor {
 
 fn wait(call: u64, waits_for: WaitFor, until: Option<i64>) -> Wait {
     let earlier = Earlier { attempts: 1, usage: Usage { fuel: u64::MAX, events: 3, ..Usage::default() } };
+    let tools = ToolsTook { host_calls: 6, events: 7, event_bytes: 8, log_bytes: 9 };
     let taken =
-        TakenBefore { wall_ms: 1, active_ms: 2, fuel: u64::MAX, memory_byte_seconds: 4, host_waits: 5, earlier };
+        TakenBefore { wall_ms: 1, active_ms: 2, fuel: u64::MAX, memory_byte_seconds: 4, host_waits: 5, tools, earlier };
     Wait { call, waits_for, since: at(7), until: until.map(at), taken, told: None }
 }
 

@@ -371,6 +371,7 @@ async fn what_an_earlier_host_wrote_is_in_the_feed_of_its_user() {
         "DROP TRIGGER writes_record",
         "DROP TRIGGER runs_finished",
         "ALTER TABLE records DROP COLUMN bytes_so_far",
+        "DROP VIEW may_go",
         "DELETE FROM _sqlx_migrations WHERE version IN (3, 18)",
     ] {
         sqlx::query(undo).execute(&mut connection).await.expect(undo);
@@ -394,6 +395,26 @@ async fn what_an_earlier_host_wrote_is_in_the_feed_of_its_user() {
     storage.append(&ann, batch(again.id, 3)).await.expect("appends");
     storage.finish(&ann, batch(again.id, 0), end()).await.expect("finishes");
     assert_eq!(storage.history(&ann).await.expect("reads").bytes - before, 2 * of_events);
+}
+
+#[tokio::test]
+async fn who_lists_runs_leaves_readers_to_others() {
+    let place = place();
+    let storage = open(&place).await;
+    let (ann, spec) = (scope("ann"), spec("ann", 0));
+    storage.insert_run(&ann, &spec, None).await.expect("inserts");
+    let query = RunQuery { status: None, agent: None, thread: None, before: None, limit: 9 };
+    let as_many_as_may = storage.lists.acquire_many(LISTS_AT_ONCE.try_into().expect("few")).await.expect("open");
+    let list = storage.runs(&ann, &query);
+    let list = std::pin::pin!(list);
+    let found = tokio::select! {
+        biased;
+        _ = list => panic!("one more than may"),
+        found = storage.run(&ann, spec.id) => found,
+    };
+    assert!(found.expect("reads").is_some());
+    drop(as_many_as_may);
+    assert_eq!(storage.runs(&ann, &query).await.expect("lists").len(), 1);
 }
 
 #[tokio::test]

@@ -27,6 +27,9 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+#[cfg(test)]
+mod tests;
+
 /// How many writes wait for the writer; whoever asks for one more waits for room. The callers hold what they want to
 /// write in any case, so this bounds how long a write waits, not the memory.
 const WRITES_QUEUED_MAX: usize = 1024;
@@ -225,7 +228,7 @@ fn take_close(waiting: &mut VecDeque<Write>) -> Option<oneshot::Sender<()>> {
 impl Batch {
     /// Takes what is to be written next: what has let others go first for too long, and what is small; if there is none of
     /// that, the rest; all in the order in which it came. Writes that wait at the same time are of callers that do not wait for
-    /// one another, so any order of them is one in which they could have come. Says whether something was overdue.
+    /// one another, so but for changes of state any order of them is one in which they could have come. Says whether something was overdue.
     fn fill(&mut self, waiting: &mut VecDeque<Write>, overdue_first: bool) -> bool {
         let overdue = waiting.iter().position(|write| overdue_first && write.passed_over >= PASSED_OVER_MAX);
         let overdue = overdue.and_then(|at| waiting.remove(at)).map(|write| waiting.extend(self.take(write)));
@@ -239,12 +242,18 @@ impl Batch {
         overdue.is_some()
     }
 
-    /// Takes writes of at most so many bytes, as far as there is room.
+    /// Takes writes of at most so many bytes, as far as there is room. A user's changes of state are not taken before earlier
+    /// ones: that of a run which was ended has nobody who waits for it.
     fn fill_with(&mut self, waiting: &mut VecDeque<Write>, bytes_max: usize) {
+        let mut changes_left = Vec::new();
         for _ in 0..waiting.len() {
             let Some(write) = waiting.pop_front() else { break };
-            let left = if write.bytes <= bytes_max { self.take(write) } else { Some(write) };
-            waiting.extend(left);
+            let user = write.state_user().cloned();
+            let may_come = write.bytes <= bytes_max && user.as_ref().is_none_or(|user| !changes_left.contains(user));
+            if let Some(left) = if may_come { self.take(write) } else { Some(write) } {
+                waiting.push_back(left);
+                changes_left.extend(user);
+            }
         }
     }
 
