@@ -267,6 +267,30 @@ async fn is_met(server: &Server, name: &str) {
             }
             assert!(begun.elapsed() > Duration::from_millis(1_900), "{:?}", begun.elapsed());
         }
+        "written_bytes_per_second" => {
+            let text = "x".repeat(30_000);
+            let key = |todo: &str| json!({"do": todo, "scope": "user", "key": "k", "text": text});
+            let steps = [
+                json!({"do": "thinking", "text": text}),
+                key("state_set"),
+                // The answer is in the record.
+                json!({"do": "state_get", "scope": "user", "key": "k"}),
+                json!({"do": "file_write", "path": "f", "text": text}),
+                json!({"do": "std", "op": "write", "path": "/scratch/f", "text": text}),
+            ];
+            for step in steps {
+                let user = server.trusted().await;
+                let took = async || {
+                    let begun = std::time::Instant::now();
+                    last_of(&user, &[vec![key("state_set")], vec![step.clone(); 5]].concat()).await;
+                    begun.elapsed()
+                };
+                let quick = took().await;
+                set(server, &user, &json!({"written_bytes_per_second": 65_536})).await;
+                let slow = took().await;
+                assert!(slow > quick + Duration::from_millis(1_000), "{step}: {quick:?}, {slow:?}");
+            }
+        }
         "sockets_at_once" => {
             to(1).await;
             let open = crate::sockets::Ws::open(&user, &server.app.url()).await;
@@ -386,6 +410,7 @@ fn every_limit_that_can_be_set_is_met_by_a_guest() {
         run_output_bytes: _,
         sockets_at_once: _,
         body_bytes_per_second: _,
+        written_bytes_per_second: _,
     } = Quota::default();
     run(async {
         let server = Server::start().await;

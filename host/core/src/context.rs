@@ -9,6 +9,7 @@ use crate::{
     identity::Scope,
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
+    pace::Written,
     quota::{LiveQuota, Quota, RunLimits, take_one},
     replay::Known,
     run::{CancelRequest, Durability, Priority, RunSpec, StopReason},
@@ -154,6 +155,7 @@ struct Spent {
     denials: AtomicU32,
     children: Budget,
     by_tools: Mutex<ToolsTook>,
+    written: Written,
 }
 
 /// What was taken of something that there is so much of, and what was refused.
@@ -205,6 +207,7 @@ impl Default for Spent {
             denials: AtomicU32::new(0),
             children: Budget::default(),
             by_tools: Mutex::default(),
+            written: Written::default(),
         }
     }
 }
@@ -817,6 +820,12 @@ impl UserExecutionContext {
         }
         self.spent.event_bytes.note(bytes as u64);
         self.spent.events.note(1);
+    }
+
+    /// What the run and its tools write: events, the record, state and files.
+    #[must_use]
+    pub fn written(&self) -> &Written {
+        &self.spent.written
     }
 
     fn take(&self, budget: &Budget, amount: u64, max: u64, spent: BudgetSpent) -> Result<u64, BudgetSpent> {

@@ -15,6 +15,7 @@ use crate::{
     identity::Scope,
     ids::{RunId, UserId},
     latency::{Latencies, LatencyCounts},
+    pace::Written,
     record::RecordChunk,
     run::RunEnd,
     storage::{RunBatch, Start, Storage, StorageError, UnfinishedRun},
@@ -23,7 +24,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::Hash,
     io,
     sync::{
@@ -77,6 +78,7 @@ struct RunLog {
     /// One commit of this run at a time, so that its log has no holes whatever fails.
     committing: tokio::sync::Mutex<()>,
     log: Mutex<Log>,
+    written: Written,
 }
 
 struct Log {
@@ -103,12 +105,23 @@ struct Unsaved {
     effects: bool,
     bytes: usize,
     events: Vec<Envelope>,
-    /// Chunks that a commit failed to save. Kept as they were: it may have saved them after all.
+    /// Chunks of the record that are full, or that a commit failed to save. Kept as they were: it may have saved them after all.
     chunks: Vec<RecordChunk>,
+    /// Where a commit may end before the rest: how many events and chunks come before each such place.
+    cuts: VecDeque<Cut>,
     /// The run is put away behind all of this.
     wait: Option<Wait>,
     /// What this host does with a run of an earlier one.
     start: Option<Start>,
+}
+
+/// A place in what storage does not know yet: what the run did before it is events and chunks before it.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    events: usize,
+    chunks: usize,
+    /// How many entries of the record before it say that something begins.
+    begun: u64,
 }
 
 /// How far the log of a run is durable.
@@ -149,7 +162,7 @@ impl Journal {
     #[must_use]
     pub fn open(&self, ctx: &UserExecutionContext, started_at: Timestamp, throttled: Duration) -> RunJournal {
         let spec = ctx.spec();
-        let journal = self.of_run(ctx.scope(), spec.id, 1, Some(started_at));
+        let journal = self.of_run(ctx.scope(), spec.id, 1, Some(started_at), ctx.written().clone());
         {
             let calls = &mut journal.log().calls;
             calls.bytes_max = ctx.quota().record_bytes_per_run;
@@ -162,7 +175,7 @@ impl Journal {
     /// Goes on with the log of a run that is executed again up to where it was, and further.
     #[must_use]
     pub fn go_on(&self, ctx: &UserExecutionContext, run: &UnfinishedRun, continued: &Continued) -> RunJournal {
-        let journal = self.of_run(ctx.scope(), run.id, run.last_seq + 1, run.started_at);
+        let journal = self.of_run(ctx.scope(), run.id, run.last_seq + 1, run.started_at, ctx.written().clone());
         {
             let mut log = journal.log();
             // It is running again with the first commit.
@@ -181,7 +194,7 @@ impl Journal {
     /// Goes on with the log of a run that is not executing: one that never was, or was cut off with the host.
     #[must_use]
     pub fn reopen(&self, scope: Scope, run: &UnfinishedRun) -> RunJournal {
-        let journal = self.of_run(scope, run.id, run.last_seq + 1, run.started_at);
+        let journal = self.of_run(scope, run.id, run.last_seq + 1, run.started_at, Written::default());
         journal.log().unsaved = Unsaved::default();
         journal
     }
@@ -192,7 +205,14 @@ impl Journal {
         self.0.panics.load(Ordering::Relaxed)
     }
 
-    fn of_run(&self, scope: Scope, run: RunId, next_seq: u64, started_at: Option<Timestamp>) -> RunJournal {
+    fn of_run(
+        &self,
+        scope: Scope,
+        run: RunId,
+        next_seq: u64,
+        started_at: Option<Timestamp>,
+        written: Written,
+    ) -> RunJournal {
         let unsaved = Unsaved { started: started_at.is_some(), ..Unsaved::default() };
         RunJournal(Arc::new(RunLog {
             shared: self.0.clone(),
@@ -209,6 +229,7 @@ impl Journal {
                 sealed: false,
                 calls: Calls::default(),
             }),
+            written,
         }))
     }
 
@@ -313,7 +334,9 @@ impl RunJournal {
         }
         let seq = log.next_seq;
         log.next_seq += 1;
-        log.unsaved.bytes += event.bytes();
+        let bytes = event.bytes();
+        log.unsaved.bytes += bytes;
+        self.0.written.add(bytes);
         log.unsaved.events.push(Envelope { seq, run_id: self.0.run, at, event });
         let bytes = log.unsaved.bytes;
         self.list(log);
@@ -410,6 +433,9 @@ impl RunJournal {
     /// The commit itself, for callers that are never dropped in the middle.
     async fn commit_here(&self) -> Result<(), StorageError> {
         let _one_at_a_time = self.0.committing.lock().await;
+        if self.commit_cuts().await? && self.log().unsaved.wait.is_none() {
+            return Ok(());
+        }
         let taken = self.take();
         let batch = &taken.batch;
         let nothing = batch.events.is_empty() && batch.chunks.is_empty() && batch.wait.is_none();
@@ -419,6 +445,25 @@ impl RunJournal {
         self.0.shared.storage.append(&self.0.scope, batch.clone()).await?;
         taken.saved(None);
         Ok(())
+    }
+
+    /// Commits a long record piece by piece, as long as it is now, so that commits of others go between. Says whether it was
+    /// long; what is not is left.
+    async fn commit_cuts(&self) -> Result<bool, StorageError> {
+        let pieces = {
+            let mut log = self.log();
+            if log.unsaved.cuts.is_empty() {
+                return Ok(false);
+            }
+            log.cut();
+            log.unsaved.cuts.len()
+        };
+        for _ in 0..pieces {
+            let Some(taken) = self.take_cut() else { break };
+            self.0.shared.storage.append(&self.0.scope, taken.batch.clone()).await?;
+            taken.saved(None);
+        }
+        Ok(true)
     }
 
     /// Puts the run away, with the event that tells of it, in one step with whatever was not yet durable. Nothing is recorded
@@ -465,6 +510,8 @@ impl RunJournal {
         };
         loop {
             let one_at_a_time = self.0.committing.lock().await;
+            // What fails here is tried again with the end.
+            let _ = self.commit_cuts().await;
             let taken = self.take();
             // The last event is never put back into the log: a commit that was under way for the run would make it durable
             // without the end, and followers would be told of an end that a crash then takes back.
@@ -481,11 +528,34 @@ impl RunJournal {
         }
     }
 
+    /// All that storage does not know yet.
     fn take(&self) -> Taken<'_> {
         let mut log = self.log();
         let mut unsaved = std::mem::take(&mut log.unsaved);
-        log.in_flight = unsaved.bytes;
         unsaved.chunks.extend(log.calls.take_chunk());
+        let begun = log.calls.begun;
+        self.taken(log, unsaved, begun)
+    }
+
+    /// The part of it before the first cut, if there is one. That the run waits is told behind all of it.
+    fn take_cut(&self) -> Option<Taken<'_>> {
+        let mut log = self.log();
+        let cut = log.unsaved.cuts.pop_front()?;
+        let mut unsaved = std::mem::take(&mut log.unsaved);
+        let (events, chunks) = (unsaved.events.split_off(cut.events), unsaved.chunks.split_off(cut.chunks));
+        log.unsaved.cuts = std::mem::take(&mut unsaved.cuts);
+        for later in &mut log.unsaved.cuts {
+            later.events -= cut.events;
+            later.chunks -= cut.chunks;
+        }
+        (log.unsaved.events, log.unsaved.chunks, log.unsaved.wait) = (events, chunks, unsaved.wait.take());
+        log.unsaved.bytes = log.bytes_unsaved();
+        unsaved.bytes = unsaved.bytes.saturating_sub(log.unsaved.bytes);
+        Some(self.taken(log, unsaved, cut.begun))
+    }
+
+    fn taken(&self, mut log: MutexGuard<'_, Log>, unsaved: Unsaved, begun: u64) -> Taken<'_> {
+        log.in_flight = unsaved.bytes;
         let batch = RunBatch {
             run: self.0.run,
             started_at: log.started_at.filter(|_| unsaved.started),
@@ -496,7 +566,7 @@ impl RunJournal {
             wait: unsaved.wait,
             start: unsaved.start,
         };
-        Taken { journal: self, batch, begun: log.calls.begun, saved: false }
+        Taken { journal: self, batch, begun, saved: false }
     }
 
     fn put_back(&self, batch: RunBatch) {
@@ -507,13 +577,28 @@ impl RunJournal {
         log.unsaved.effects |= batch.effects;
         let newer = std::mem::replace(&mut log.unsaved.events, batch.events);
         log.unsaved.events.extend(newer);
-        // A batch takes the chunks that were left over before, so there are no others now.
-        log.unsaved.chunks = batch.chunks;
+        let newer = std::mem::replace(&mut log.unsaved.chunks, batch.chunks);
+        log.unsaved.chunks.extend(newer);
+        // They come in one commit then: which of them may have been saved is not known.
+        log.unsaved.cuts.clear();
         log.unsaved.wait = batch.wait.or(log.unsaved.wait.take());
         log.unsaved.start = log.unsaved.start.or(batch.start);
-        let events: usize = log.unsaved.events.iter().map(|envelope| envelope.event.bytes()).sum();
-        let chunks: usize = log.unsaved.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
-        log.unsaved.bytes = events + chunks + log.calls.chunk.bytes.len();
+        log.unsaved.bytes = log.bytes_unsaved();
+    }
+}
+
+impl Log {
+    /// What comes from here on may be in another commit.
+    fn cut(&mut self) {
+        let Self { unsaved, calls, .. } = self;
+        unsaved.chunks.extend(calls.take_chunk());
+        unsaved.cuts.push_back(Cut { events: unsaved.events.len(), chunks: unsaved.chunks.len(), begun: calls.begun });
+    }
+
+    fn bytes_unsaved(&self) -> usize {
+        let events: usize = self.unsaved.events.iter().map(|envelope| envelope.event.bytes()).sum();
+        let chunks: usize = self.unsaved.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+        events + chunks + self.calls.chunk.bytes.len()
     }
 }
 

@@ -20,6 +20,7 @@ pub mod journal;
 pub mod json;
 pub mod latency;
 pub mod memory;
+pub mod pace;
 pub mod quota;
 pub mod record;
 pub mod replay;

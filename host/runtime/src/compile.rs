@@ -6,9 +6,10 @@
 
 use crate::{
     counts::Counts,
+    engine::EPOCH_TICK,
     engine::compile_engine,
     gate::Shape,
-    guest_threads::give_way,
+    guest_threads::{AWAY, NICENESS, give_way},
     meter::{HostMemory, Reserved},
 };
 use cofferdam_core::{ids::UserId, quota::PLUGIN_BYTES_MAX};
@@ -46,8 +47,8 @@ const WORKER_BYTES_PER_ESCAPING: u64 = 8 << 10;
 const WORKER_BYTES_PER_FUNCTION_BYTE: u64 = 2 << 10;
 /// CPU time of a worker, in seconds.
 const WORKER_CPU_S: u64 = 60;
-/// Wall time of a worker: its CPU time twice over, for a busy machine.
-const WORKER_WALL: Duration = Duration::from_secs(2 * WORKER_CPU_S);
+/// Wall time of a worker: its CPU time ten times over, because it has a tenth of a processor that others want.
+const WORKER_WALL: Duration = Duration::from_secs(10 * WORKER_CPU_S);
 /// Workers at once, each for another user. Compiling is for authors; runs must not wait for it.
 const WORKERS_MAX: usize = 2;
 /// Compiles of one user under way at once, of which one has a place and the others wait. More than the tools of five runs can ask for, and few enough that components
@@ -342,10 +343,34 @@ fn close_inherited() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Leaves the processor for a moment at each tick, as guests that compute do.
+#[expect(unsafe_code, reason = "no library that we have asks the system for a timer")]
+fn let_others_go_first_at_times() -> std::io::Result<()> {
+    extern "C" fn away(_signal: libc::c_int) {
+        let away = libc::timespec { tv_sec: 0, tv_nsec: AWAY.subsec_nanos().into() };
+        // SAFETY: it may be called by who handles a signal, reads one struct and writes nothing. What it interrupts finds
+        // `errno` as it was, because no other signal is handled here, so it never fails.
+        unsafe { libc::nanosleep(&raw const away, std::ptr::null_mut()) };
+    }
+    let every = libc::timeval { tv_sec: 0, tv_usec: EPOCH_TICK.subsec_micros().into() };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: `sigaction` is plain numbers, of which zeros are a valid one: no flags, an empty mask. The handler is a function
+    // of the type that these flags ask for, and both calls read what they are given and keep nothing of it.
+    let set = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = away as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) == 0
+            && libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) == 0
+    };
+    if set { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 fn limit_itself(memory_bytes: u64) -> std::io::Result<()> {
     close_inherited()?;
-    // Whoever serves others goes first, but a compile has its share of a processor: its time is limited.
-    give_way(0);
+    // Whoever serves others goes first; what is limited is the time that it computes.
+    give_way(NICENESS);
+    let_others_go_first_at_times()?;
     let limit = |resource, value| -> std::io::Result<()> {
         Ok(setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?)
     };

@@ -466,11 +466,11 @@ impl Call {
                 Err(error) => Err(error),
             },
             FileTool::Write => match self.arguments::<WriteArguments>().and_then(WriteArguments::bytes) {
-                Ok((arguments, bytes)) => files
-                    .write(&arguments.path, bytes, arguments.append)
-                    .await
-                    .map_err(file_error)
-                    .map(|bytes| text(&Written { bytes })),
+                Ok((arguments, bytes)) => {
+                    self.ctx.written().add(bytes.len());
+                    let written = files.write(&arguments.path, bytes, arguments.append).await;
+                    written.map_err(file_error).map(|bytes| text(&Written { bytes }))
+                }
                 Err(error) => Err(error),
             },
         })

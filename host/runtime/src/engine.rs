@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::Thread,
     time::{Duration, Instant},
@@ -16,7 +16,14 @@ use wasmtime::{Config, InstanceAllocationStrategy, OperatorCost, PoolingAllocati
 
 /// How often a running guest is asked whether it should stop, and gives way to others. A spinning guest holds a thread
 /// no longer than this; half of it is what a stop costs on average.
-pub const EPOCH_TICK: Duration = Duration::from_millis(5);
+pub const EPOCH_TICK: Duration = Duration::from_millis(1);
+
+/// The time between two ticks while no guest executes: what the first tick of the next one may be late.
+const EPOCH_TICK_IDLE: Duration = Duration::from_millis(5);
+
+/// How long guests let others go first after somebody asked the host for something, in milliseconds: longer than most answers
+/// take.
+const SERVES_MS: u64 = 50;
 
 /// The least time between two ticks, while guests come to wait for a turn.
 const EPOCH_TICK_MIN: Duration = Duration::from_micros(500);
@@ -142,6 +149,7 @@ impl Engine {
 /// runtime, and with it the runtime's timers, busy.
 pub(crate) struct Ticker {
     thread: Thread,
+    begun: Instant,
     state: Arc<TickerState>,
 }
 
@@ -149,6 +157,10 @@ pub(crate) struct Ticker {
 struct TickerState {
     /// Somebody waits for the next tick.
     awaited: AtomicBool,
+    /// A guest has executed since the last tick.
+    executed: AtomicBool,
+    /// When somebody asked the host for something last, in milliseconds since the begin.
+    asked_ms: AtomicU64,
     stopped: AtomicBool,
 }
 
@@ -159,8 +171,14 @@ impl Ticker {
         let of_thread = state.clone();
         let ticking = std::thread::Builder::new().name("epoch".into()).spawn(move || {
             let mut last = Instant::now();
+            let mut executes = false;
             while !of_thread.stopped.load(Ordering::Relaxed) {
-                let wait = if of_thread.awaited.load(Ordering::Acquire) { EPOCH_TICK_MIN } else { EPOCH_TICK };
+                let awaited = of_thread.awaited.load(Ordering::Acquire);
+                let wait = match (awaited, executes) {
+                    (true, _) => EPOCH_TICK_MIN,
+                    (false, true) => EPOCH_TICK,
+                    (false, false) => EPOCH_TICK_IDLE,
+                };
                 let left = wait.saturating_sub(last.elapsed());
                 if !left.is_zero() {
                     std::thread::park_timeout(left);
@@ -168,13 +186,35 @@ impl Ticker {
                 }
                 // Who comes to wait from here on is not sure to be seen by this tick.
                 of_thread.awaited.store(false, Ordering::Release);
+                executes = of_thread.executed.swap(false, Ordering::Relaxed);
                 if !tick() {
                     return;
                 }
                 last = Instant::now();
             }
         })?;
-        Ok(Self { thread: ticking.thread().clone(), state })
+        Ok(Self { thread: ticking.thread().clone(), begun: Instant::now(), state })
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Somebody asks the host for something.
+    pub fn asked(&self) {
+        self.state.asked_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether somebody did a moment ago, and is perhaps being served.
+    pub fn serves(&self) -> bool {
+        self.now_ms().saturating_sub(self.state.asked_ms.load(Ordering::Relaxed)) <= SERVES_MS
+    }
+
+    /// A guest executes, and gives way at the ticks.
+    pub fn executes(&self) {
+        if !self.state.executed.load(Ordering::Relaxed) {
+            self.state.executed.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Lets the next tick come as soon as it may, for a guest that waits for its turn.
@@ -212,7 +252,21 @@ mod tests {
             }
             begun.elapsed()
         };
-        assert!(until(false) > EPOCH_TICK * (times - 2));
-        assert!(until(true) < EPOCH_TICK * times / 2);
+        assert!(until(false) > EPOCH_TICK_IDLE * (times - 2));
+        assert!(until(true) < EPOCH_TICK_IDLE * times / 2);
+    }
+
+    #[test]
+    fn while_a_guest_executes_ticks_are_close() {
+        let (ticked, ticks) = mpsc::sync_channel(1);
+        let ticker = Ticker::start(move || ticked.send(()).is_ok()).expect("a thread");
+        ticker.executes();
+        ticks.recv().expect("it goes on");
+        let begun = Instant::now();
+        for _ in 0..50 {
+            ticker.executes();
+            ticks.recv().expect("it goes on");
+        }
+        assert!(begun.elapsed() < EPOCH_TICK_IDLE * 25, "{:?}", begun.elapsed());
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     scratch::Scratches,
     services::{DESCRIPTIONS_MAX, Grants, Seeds, Services, TOOL_SANDBOXES_MAX},
     stand_ins::StandIns,
+    turn::WRITTEN_AT_ONCE,
     wait_places::WaitPlaces,
     waiting,
     workspace::{Workspace, WorkspaceRoot, Workspaces},
@@ -35,6 +36,7 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::{AgentRef, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     journal::Journal,
+    pace::Paces,
     quota::{
         LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, Quotas, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
         RUNS_QUEUED_MAX,
@@ -364,6 +366,7 @@ impl Runtime {
             publishing: tokio::sync::Mutex::new(()),
             editing_quotas: tokio::sync::Mutex::new(()),
             guests: GuestThreads::start().map_err(StartError::Threads)?,
+            writing: Paces::new(WRITTEN_AT_ONCE),
             wait_places: WaitPlaces::default(),
             turns: Turns::new(u32::try_from(guest_threads::threads()).unwrap_or(u32::MAX)),
             seeds: Seeds::from_system().map_err(StartError::Random)?,
@@ -473,6 +476,11 @@ impl Runtime {
     #[must_use]
     pub fn runs_queued(&self) -> u32 {
         self.0.admission.queued()
+    }
+
+    /// Somebody asks for something: for a moment, guests that compute let others go first, at each tick.
+    pub fn asked(&self) {
+        self.0.services.engine.ticker().asked();
     }
 
     /// How the guests' turns on the processors stand, and how long they are waited for.

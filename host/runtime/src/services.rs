@@ -21,6 +21,7 @@ use cofferdam_core::{
     grant::Permissions,
     identity::{Operator, Scope},
     ids::{PluginName, UserId},
+    pace::Paces,
     quota::Quotas,
     storage::{Storage, StorageError},
     turns::Turns,
@@ -62,6 +63,8 @@ pub struct Services {
     pub guests: GuestThreads,
     /// Whose guest does.
     pub turns: Arc<Turns>,
+    /// How fast users' runs write.
+    pub writing: Paces,
     /// Places among users' runs that wait.
     pub wait_places: WaitPlaces,
     /// Seeds of guests' random numbers.

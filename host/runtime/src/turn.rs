@@ -1,8 +1,14 @@
-//! A guest's turns on a processor: taken before it runs, given back while it waits for the host.
+//! A guest's turns on a processor: taken before it runs, given back while it waits for the host, or because its user's runs
+//! write faster than they may.
 
-use crate::{engine::Ticker, guest_threads::wake_next, services::Services};
+use crate::{
+    guest_threads::{let_others_go_first, wake_next},
+    services::Services,
+};
 use cofferdam_core::{UserExecutionContext, turns::Turn};
 use std::{
+    future::Future as _,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -10,12 +16,23 @@ use std::{
     task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
+use tokio::time::{Sleep, sleep_until};
+
+/// How much a user's runs may write at once, as time at their pace: a usual file, or what a run says at its begin, waits for
+/// nothing.
+pub const WRITTEN_AT_ONCE: Duration = Duration::from_secs(1);
+
+/// How much a run writes before it is held against the pace, in bytes. Short runs, whose number is limited, stay below it.
+const WRITTEN_HELD_BYTES: u64 = 8 << 10;
 
 /// The turns that one sandbox runs in. It must be polled by a task of its own: inside of another guest's turn, it would wait
 /// for one that its caller has.
 pub struct InTurns {
     turn: Turn,
-    ticker: Arc<Ticker>,
+    services: Arc<Services>,
+    ctx: Arc<UserExecutionContext>,
+    /// The run wrote faster than its user's runs may, and waits this long.
+    paced: Option<Pin<Box<Sleep>>>,
     relay: Arc<Relay>,
     /// The relay as a waker.
     waker: Waker,
@@ -23,11 +40,12 @@ pub struct InTurns {
 
 impl InTurns {
     /// For the context's user; a tool's are those of the run that called it.
-    pub fn of(services: &Services, ctx: &UserExecutionContext) -> Self {
+    pub fn of(services: &Arc<Services>, ctx: &Arc<UserExecutionContext>) -> Self {
         let spec = ctx.spec();
         let turn = services.turns.enter(&spec.user, ctx.live_quota().get(|quota| quota.cpu_weight), spec.priority);
         let relay = Arc::new(Relay { state: AtomicU8::new(IDLE), task: Mutex::new(Waker::noop().clone()) });
-        Self { turn, ticker: services.engine.ticker().clone(), waker: relay.clone().into(), relay }
+        let (services, ctx) = (services.clone(), ctx.clone());
+        Self { turn, services, ctx, paced: None, waker: relay.clone().into(), relay }
     }
 
     /// Lets the guest execute if it is its turn, and says for how long it has. A guest that yields goes on if nobody has
@@ -37,23 +55,50 @@ impl InTurns {
         cx: &mut Context<'_>,
         execute: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> (Poll<T>, Duration) {
-        let Self { turn, ticker, relay, waker } = self;
+        if let Some(paced) = &mut self.paced {
+            if paced.as_mut().poll(cx).is_pending() {
+                return (Poll::Pending, Duration::ZERO);
+            }
+            self.paced = None;
+        }
+        let Self { turn, relay, waker, .. } = self;
         if turn.poll(cx.waker()).is_pending() {
             if turn.is_next() {
-                ticker.soon();
+                self.services.engine.ticker().soon();
             }
             return (Poll::Pending, Duration::ZERO);
         }
+        self.services.engine.ticker().executes();
         relay.begin(cx.waker());
         let begun = Instant::now();
         let polled = execute(&mut Context::from_waker(waker));
         let spent = begun.elapsed();
         let could_go_on = relay.end() && polled.is_pending();
+        // Also one that waits for the host, as who floods always does.
+        let could_go_on = !self.is_paced(cx) && could_go_on;
+        let turn = &mut self.turn;
         let next = if could_go_on { turn.tick(spent, cx.waker()) } else { turn.give_back(spent) };
         if let Some(next) = next {
             wake_next(&next);
         }
+        if could_go_on && self.services.engine.ticker().serves() {
+            let_others_go_first();
+        }
         (polled, spent)
+    }
+
+    /// Holds what was written against the pace, and has the run wait if that was too fast.
+    fn is_paced(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(bytes) = self.ctx.written().take(WRITTEN_HELD_BYTES) else { return false };
+        let pace = self.services.writing.of(&self.ctx.spec().user);
+        pace.set(self.ctx.live_quota().get(|quota| quota.written_bytes_per_second));
+        let Some(until) = pace.took(bytes) else { return false };
+        let mut paced = Box::pin(sleep_until(until));
+        if paced.as_mut().poll(cx).is_ready() {
+            return false;
+        }
+        self.paced = Some(paced);
+        true
     }
 }
 

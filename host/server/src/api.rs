@@ -44,7 +44,6 @@ mod live;
 mod measures;
 mod metrics;
 mod openapi;
-mod pace;
 pub mod problem;
 pub mod rest;
 mod share;

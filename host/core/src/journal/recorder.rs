@@ -22,6 +22,9 @@ use std::{
 /// for the next event, or the end: a commit costs more than keeping it.
 const RECORD_LISTED_BYTES: usize = 64 << 10;
 
+/// How many bytes of the record a commit may hold, about, where there are more: a millisecond or two of others' waiting.
+const RECORD_CUT_BYTES: usize = 32 << 10;
+
 /// How many bytes of one run may wait for storage when a call is recorded that cannot wait, as that for the time. Beyond,
 /// storage is so slow that the record is given up, and not the host's memory. Calls that can wait do so at
 /// [`PENDING_BYTES_MAX`], which one answer, and those of a few calls that end at once, may pass.
@@ -424,7 +427,9 @@ impl Recorder {
     fn keep(&self, event: Option<Event>, record: impl FnOnce(&mut Calls) -> Record) -> u64 {
         let Some(journal) = &self.journal else { return 0 };
         let mut log = journal.log();
+        let before = log.unsaved.bytes;
         let made = keep(&mut log, record);
+        journal.0.written.add(log.unsaved.bytes - before);
         match event {
             Some(event) => {
                 journal.record_into(log, event, clock::now());
@@ -437,6 +442,10 @@ impl Recorder {
 }
 
 fn keep(log: &mut MutexGuard<'_, Log>, record: impl FnOnce(&mut Calls) -> Record) -> u64 {
+    // Before the entry: what happens in one step with it comes behind it.
+    if log.calls.chunk.bytes.len() >= RECORD_CUT_BYTES {
+        log.cut();
+    }
     let Log { unsaved, calls, in_flight, .. } = &mut **log;
     let too_much = if calls.ended {
         None

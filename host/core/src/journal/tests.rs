@@ -22,6 +22,7 @@ struct Moody {
     failing: AtomicBool,
     slow: AtomicBool,
     panicking: AtomicBool,
+    appended: Mutex<Vec<RunBatch>>,
 }
 
 impl Moody {
@@ -52,6 +53,7 @@ impl Storage for Moody {
     }
     async fn append(&self, scope: &Scope, batch: RunBatch) -> Kept<()> {
         self.mood().await?;
+        lock(&self.appended).push(batch.clone());
         self.storage.append(scope, batch).await
     }
     async fn finish(&self, scope: &Scope, batch: RunBatch, end: RunEnd) -> Kept<()> {
@@ -436,6 +438,41 @@ async fn a_record_has_every_call_once_whatever_storage_does_meanwhile() {
     assert_eq!(record.len(), 1 + 300 + 3 * 30);
     let numbered = record.iter().filter(|entry| !matches!(entry, Record::Seed(_) | Record::Finished { .. }));
     assert!(numbered.map(Record::call).eq(1..=360), "{record:?}");
+}
+
+#[tokio::test]
+async fn a_long_record_is_committed_in_pieces_none_of_which_has_a_call_without_its_event() {
+    let bench = bench().await;
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
+    journal.commit().await.expect("saved");
+    lock(&bench.storage.appended).clear();
+    // The journal's own writer has nothing to say between.
+    let one_at_a_time = journal.0.committing.lock().await;
+    let recorder = Recorder::new(journal.clone());
+    for n in 0..300_u64 {
+        recorder.called(Asked::of("clock.now"), &"x".repeat(1_000));
+        let call = recorder.started(Asked::of("tools.call"), Some(Event::AgentThinking { text: n.to_string() }));
+        recorder.finished(call, &true, None);
+    }
+    let commit = tokio::spawn({
+        let journal = journal.clone();
+        async move { journal.commit().await }
+    });
+    drop(one_at_a_time);
+    commit.await.expect("no panic").expect("saved");
+    let pieces = std::mem::take(&mut *lock(&bench.storage.appended));
+    assert!((9..=12).contains(&pieces.len()), "{}", pieces.len());
+    for piece in &pieces {
+        let bytes: usize = piece.chunks.iter().map(|chunk| chunk.bytes.len()).sum();
+        let entries = piece.chunks.iter().flat_map(|chunk| chunk.records().expect("readable"));
+        let begun = entries.filter(|entry| matches!(entry, Record::Started { .. })).count();
+        assert!(bytes <= 34 << 10, "{bytes}");
+        assert_eq!(begun, piece.events.len());
+    }
+    assert_eq!(journal.log().calls.begun_saved, 300);
+    bench.close(&journal).await;
+    assert_eq!(record(&bench).await.len(), 900);
+    assert_eq!(bench.seqs().await, (1..=302).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -331,6 +331,7 @@ impl HostDescriptor for Guest {
         let open = self.opened(&descriptor)?;
         open.file(types::DescriptorFlags::WRITE)?;
         self.about_to_change(&open.mount).await?;
+        self.ctx.written().add(bytes.len());
         let (path, file, length) = (open.path, open.file, bytes.len() as u64);
         open.mount.turn(move |tree| tree.write_at(&path, &file, At::Offset(offset), &bytes)).await?;
         Ok(length)

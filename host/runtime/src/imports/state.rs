@@ -82,6 +82,7 @@ impl Guest {
             Err(error) => return Ok(self.refused(before, asked(), Err(error)).await),
         };
         let call = self.begin_change(before, asked()).await?;
+        self.ctx.written().add(value.len());
         let (user_bytes_max, by) = (self.ctx.quota().state_bytes, self.made_by(call));
         let write = StateWrite { key, value, expires_at, expected, user_bytes_max, by };
         let storage = self.services.storage.clone();

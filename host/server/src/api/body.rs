@@ -1,14 +1,14 @@
 //! Reading what a client sends: never more than allowed, never for longer than allowed, never more at once than the
 //! host has memory for.
 
-use super::{Api, pace::Pace, problem::Problem};
+use super::{Api, problem::Problem};
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use bytes::{Bytes, BytesMut};
-use cofferdam_core::fault::Fault;
+use cofferdam_core::{fault::Fault, pace::Pace};
 use futures_util::StreamExt as _;
 use serde::{
     Deserialize, Deserializer,
@@ -141,7 +141,7 @@ pub(crate) async fn read(
         bytes.extend_from_slice(&piece);
         if let Some(part) = &room.user {
             // Nor can the client be blamed for this time.
-            end += part.pace.keep(piece.len()).await;
+            end += part.pace.keep(piece.len() as u64).await;
         }
     }
     Ok(Held { bytes: bytes.freeze(), _rooms: rooms })
@@ -304,7 +304,10 @@ mod tests {
     async fn one_users_bodies_leave_room_for_anothers_and_all_of_it_comes_back() {
         let host = BodyRoom::default();
         let part = || {
-            let (room, pace) = (Arc::new(Semaphore::new(4)), Arc::new(Pace::new(u64::MAX)));
+            let (room, pace) = (
+                Arc::new(Semaphore::new(4)),
+                cofferdam_core::pace::Paces::new(Duration::ZERO).of(&"ann".parse().expect("a user")),
+            );
             host.within(Part { room, pace })
         };
         let (ann, bob) = (part(), part());

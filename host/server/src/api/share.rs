@@ -2,15 +2,15 @@
 
 use super::{
     body::{BodyRoom, Part, ROOM_BYTES},
-    pace::Pace,
     problem::Problem,
 };
 use crate::answer::Answer;
 use axum::{body::Body, http::StatusCode, response::Response};
-use cofferdam_core::ids::UserId;
+use cofferdam_core::{ids::UserId, pace::Paces};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -24,15 +24,22 @@ const BODIES_BYTES_MAX: usize = 128 << 20;
 /// How many users without a request are remembered before they are forgotten.
 const IDLE_USERS_MAX: usize = 1_024;
 
-/// The shares of all users.
-#[derive(Debug, Default)]
-pub(crate) struct Shares(Mutex<HashMap<UserId, Known>>);
+/// How much of bodies may come at once, as time at their pace: enough that a timer's whole milliseconds do not slow anybody
+/// down.
+const BODIES_AT_ONCE: Duration = Duration::from_millis(10);
 
-/// What is remembered of a user: the share as long as there is a request, and the pace until it is kept without.
+/// The shares of all users.
 #[derive(Debug)]
-struct Known {
-    share: Weak<Share>,
-    pace: Arc<Pace>,
+pub(crate) struct Shares {
+    /// Of those who have a request under way.
+    users: Mutex<HashMap<UserId, Weak<Share>>>,
+    paces: Paces,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self { users: Mutex::default(), paces: Paces::new(BODIES_AT_ONCE) }
+    }
 }
 
 #[derive(Debug)]
@@ -51,7 +58,7 @@ pub(crate) struct UnderWay {
 impl Shares {
     /// Lets one more request of a user in, whose bodies are read at this pace from here on.
     pub fn enter(&self, user: &UserId, body_bytes_per_second: u64) -> Result<UnderWay, Problem> {
-        let share = self.of(user, body_bytes_per_second);
+        let share = self.of(user);
         share.bodies.pace.set(body_bytes_per_second);
         match share.requests.clone().try_acquire_owned() {
             Ok(request) => Ok(UnderWay { _request: request, share }),
@@ -65,21 +72,19 @@ impl Shares {
         }
     }
 
-    fn of(&self, user: &UserId, body_bytes_per_second: u64) -> Arc<Share> {
-        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = users.get(user);
-        if let Some(share) = known.and_then(|known| known.share.upgrade()) {
+    fn of(&self, user: &UserId) -> Arc<Share> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = users.get(user).and_then(Weak::upgrade) {
             return share;
         }
-        let pace = known.map_or_else(|| Arc::new(Pace::new(body_bytes_per_second)), |known| known.pace.clone());
         if users.len() >= IDLE_USERS_MAX {
-            users.retain(|_, known| known.share.strong_count() > 0 || !known.pace.is_kept());
+            users.retain(|_, share| share.strong_count() > 0);
         }
         let share = Arc::new(Share {
             requests: Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX)),
-            bodies: Part { room: Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)), pace: pace.clone() },
+            bodies: Part { room: Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)), pace: self.paces.of(user) },
         });
-        users.insert(user.clone(), Known { share: Arc::downgrade(&share), pace });
+        users.insert(user.clone(), Arc::downgrade(&share));
         share
     }
 }

@@ -158,6 +158,7 @@ impl OutputStream for Writer {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.ctx.written().add(bytes.len());
         let (file, at) = (self.file.clone(), self.at);
         self.state = Writing::Underway(self.ctx.spawn(async move {
             let (path, of) = (file.path, file.file);
