@@ -436,7 +436,7 @@ impl Call {
             elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         let answer = ToolAnswer { result, lent: self.fuel, spent: spent.fuel };
-        self.recorder.finished(self.number, &answer, Some(event));
+        self.recorder.tool_finished(self.number, &answer, self.ctx.tools_took(), event);
         Ok(AnswerOf { result: answer.result, spent, _place: self.place, _held: held })
     }
 

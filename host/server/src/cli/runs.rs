@@ -325,6 +325,15 @@ struct EntrySeen {
     why: Option<String>,
     events: Option<u64>,
     attempt: Option<u32>,
+    took: Option<TookSeen>,
+}
+
+#[derive(Deserialize)]
+struct TookSeen {
+    host_calls: u64,
+    events: u64,
+    event_bytes: u64,
+    log_bytes: u64,
 }
 
 impl EntrySeen {
@@ -346,6 +355,11 @@ impl EntrySeen {
         }
         if let Some(attempt) = self.attempt {
             shown.push_str(&format!(" {attempt} begins, and knows nothing of what is before"));
+        }
+        if let Some(TookSeen { host_calls, events, event_bytes, log_bytes }) = &self.took {
+            shown.push_str(&format!(
+                " took {host_calls} host calls, {events} events of {event_bytes} bytes, {log_bytes} bytes of log lines, up to here"
+            ));
         }
         shown
     }
@@ -384,6 +398,10 @@ mod tests {
             (r#"{"kind":"incomplete","call":3,"why":"full"}"#, "     3  incomplete full"),
             (r#"{"kind":"said","events":4}"#, "        said       4 events of the agent's own, up to here"),
             (r#"{"kind":"attempt","attempt":2}"#, "        attempt    2 begins, and knows nothing of what is before"),
+            (
+                r#"{"kind":"tools","took":{"host_calls":1,"events":2,"event_bytes":3,"log_bytes":4}}"#,
+                "        tools      took 1 host calls, 2 events of 3 bytes, 4 bytes of log lines, up to here",
+            ),
         ] {
             let seen: EntrySeen = serde_json::from_str(entry).expect("an entry");
             assert_eq!(seen.shown(), line);
