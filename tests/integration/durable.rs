@@ -184,6 +184,35 @@ fn a_tool_that_may_have_done_its_work_and_must_not_do_it_twice_has_an_unknown_ou
 }
 
 #[test]
+fn a_sleep_that_had_begun_when_its_host_was_killed_goes_on_as_long_as_it_may_then() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let budget = json!({"do": "budget"});
+        let id = ann.submit(&durable(&[json!({"do": "sleep_until", "in_ms": 6_000}), budget])).await;
+        runs_when(&ann, |runs| runs.iter().any(|run| run["status"] == "waiting")).await;
+        // What is left of it is more than a wait may take by now.
+        let (path, narrow) = (format!("/v1/users/{}/quota", ann.name), json!({"wait_ms": 1_000}));
+        server.operator().send(Method::PUT, &path, Some(&narrow)).await.is(StatusCode::OK);
+        server.kill().await;
+        // As a host leaves it that is killed in the call: it has begun, and that the run waits is not written.
+        let forget = [
+            "DELETE FROM events WHERE seq = (SELECT max(seq_to) FROM feed)",
+            "DELETE FROM feed WHERE seq_to = (SELECT max(seq_to) FROM feed)",
+            "DELETE FROM waits",
+            "UPDATE runs SET status = 'running'",
+        ];
+        assert!(change_database(dir.path(), &forget).await >= 3);
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let done = ann.ended(&id).await;
+        assert_eq!((&done["stop_reason"], &done["output"][0]), (&json!("completed"), &json!({"ok": null})), "{done:#}");
+        let same = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!(same["same"], true, "{same:#}");
+    });
+}
+
+#[test]
 fn a_parent_and_its_children_go_on_after_a_kill_and_each_child_is_there_once() {
     run(async {
         let dir = tempfile::tempdir().expect("a directory");
