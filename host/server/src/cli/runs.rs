@@ -340,9 +340,9 @@ impl EntrySeen {
     fn shown(&self) -> String {
         let call = self.call.map_or_else(String::new, |call| call.to_string());
         let mut shown = format!("{call:>6}  {:<10}", self.kind);
-        if let Some(text) = self.asked.as_ref().or(self.why.as_ref()) {
+        if let Some(text) = self.asked.as_deref().map(plainly).or_else(|| self.why.clone()) {
             shown.push(' ');
-            shown.push_str(&printable(text));
+            shown.push_str(&printable(&text));
         }
         if let Some(of) = self.of {
             shown.push_str(&format!(" the answer of {of}"));
@@ -363,6 +363,26 @@ impl EntrySeen {
         }
         shown
     }
+}
+
+/// A call for people to read. The record has an argument that may be left out as Rust writes it, `Some(5)` or `None`, and is
+/// compared with others as it stands; here it is `5` or `-`. Texts are in quotes, and stay as they are.
+fn plainly(asked: &str) -> String {
+    let mut in_text = false;
+    let words = asked.split(' ').map(|word| {
+        let plain = match word {
+            _ if in_text => word,
+            "None" => "-",
+            other => other.strip_prefix("Some(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(other),
+        };
+        let mut escaped = false;
+        for character in word.chars() {
+            in_text ^= character == '"' && !escaped;
+            escaped = character == '\\' && !escaped;
+        }
+        plain
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Prints the record of a run, a page at a time.
@@ -393,6 +413,10 @@ mod tests {
             (
                 r#"{"kind":"call","call":1,"asked":"a \u001b","answer_bytes":0}"#,
                 "     1  call       a \\u001b  → 0 bytes",
+            ),
+            (
+                r#"{"kind":"started","call":2,"asked":"human.ask \"Some(1) None \\\"\" None None Some(5) \"\\\\\" Some(6)"}"#,
+                r#"     2  started    human.ask "Some(1) None \"" - - 5 "\\" 6"#,
             ),
             (r#"{"kind":"observed","call":2,"of":1}"#, "     2  observed   the answer of 1"),
             (r#"{"kind":"incomplete","call":3,"why":"full"}"#, "     3  incomplete full"),
