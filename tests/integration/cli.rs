@@ -122,9 +122,9 @@ fn what_an_operator_sets_is_told_old_and_new_with_what_is_next_and_as_json_whole
         assert_eq!(
             told(&["tier", "set", "pro", tier]).await,
             [
-                "set for tier pro",
-                "cpu_weight nothing → 300 (set here)",
-                "runs_at_once nothing → 20 (set here)",
+                "set for tier pro, which was not there; on the left is what tier default has",
+                "cpu_weight 100 → 300 (set here)",
+                "runs_at_once 5 → 20 (set here)",
                 r#"next: cofferdam quota set USER '{"tier": "pro"}' puts a user into it"#,
             ]
         );
@@ -143,6 +143,68 @@ fn what_an_operator_sets_is_told_old_and_new_with_what_is_next_and_as_json_whole
         // What is refused is refused, and nothing is said to have changed.
         let refused = server.cofferdam(&["quota", "set", "dev", r#"{"runs_at_once":21}"#]).await;
         assert_eq!((refused.status.code(), refused.stdout.len()), (Some(3), 0));
+    });
+}
+
+#[test]
+fn what_is_refused_is_told_with_the_verb_that_mends_it_and_with_json_as_the_server_says_it() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Process::serve(dir.path()).await;
+        stdout(&server.cofferdam(&["tier", "set", "pro", r#"{"runs_at_once":20}"#]).await);
+        let cases: [(&[&str], &[&str]); 11] = [
+            (&["tier", "get", "plus"], &["the tiers are default, pro", "`cofferdam tier set NAME JSON` makes another"]),
+            (
+                &["quota", "set", "ann", r#"{"tier":"pro","runs_at_once":21}"#],
+                &[
+                    "runs_at_once is 21, but must be from 1 to 20, which is what tier \"pro\" allows",
+                    "leave it out to have what the tier has",
+                    "`cofferdam tier set NAME JSON` raises the tier",
+                ],
+            ),
+            (
+                &["quota", "set", "ann", r#"{"runs_at_once":0}"#],
+                &["runs_at_once is 0", "from 1 to 5", "next:  give a value"],
+            ),
+            (&["quota", "set", "ann", r#"{"runs_at_once":"2"}"#], &["from 1 to 5", "without quotes"]),
+            (&["quota", "set", "ann", r#"{"tier":"plus"}"#], &["`cofferdam tier set NAME JSON` makes it"]),
+            (&["quota", "set", "ann", r#"{"runs":1}"#], &["there is no limit \"runs\"", "`cofferdam quota get USER`"]),
+            (&["quota", "set", "ann", "{}", "--if-match", "x"], &["another version stands", "as --if-match"]),
+            (
+                &["runs", "submit", "nobody", "--input", "1"],
+                &["`cofferdam plugin list`", "`cofferdam plugin push NAME FILE`"],
+            ),
+            (&["runs", "list", "--limit", "0"], &["limit is 0, but must be from 1 to 100", "`--help`"]),
+            (&["runs", "list", "--after", "x"], &["leave it out to begin with the first"]),
+            (&["grant", "set", "dev", "nobody", "{}"], &["there is no plugin \"nobody\"", "`cofferdam plugin list`"]),
+        ];
+        for (args, words) in cases {
+            let refused = server.cofferdam(args).await;
+            let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!((refused.status.code(), refused.stdout.len()), (Some(3), 0), "{args:?}: {told}");
+            for word in words {
+                assert!(told.contains(word), "{word:?} is not in {told}");
+            }
+            for word in ["/v1/", "openapi", "ETag"] {
+                assert!(!told.contains(word), "{word:?} is in {told}");
+            }
+            let whole = server.cofferdam(&[args, &["--json"]].concat()).await;
+            let problem: Value = serde_json::from_slice(&whole.stderr).expect("a problem document");
+            assert!(problem["code"].is_string() && problem["status"].as_u64() > Some(399), "{problem}");
+        }
+        let whole = server.cofferdam(&["quota", "set", "ann", r#"{"tier":"plus"}"#, "--json"]).await;
+        let problem: Value = serde_json::from_slice(&whole.stderr).expect("a problem document");
+        assert_eq!(problem["hint"], "PUT /v1/tiers/{name} makes it");
+        // What is no JSON is told before anything is sent.
+        for args in
+            [["quota", "set", "ann", "runs_at_once=2"], ["tier", "set", "pro", "[]"], ["grant", "set", "dev", "file.*"]]
+        {
+            let args = if args[0] == "grant" { vec!["grant", "set", "dev", "probe", "file.*"] } else { args.to_vec() };
+            let wrong = server.cofferdam(&args).await;
+            let told = String::from_utf8_lossy(&wrong.stderr).into_owned();
+            assert_eq!(wrong.status.code(), Some(2), "{told}");
+            assert!(told.contains("; write {\""), "{told}");
+        }
     });
 }
 
