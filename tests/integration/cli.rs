@@ -208,6 +208,41 @@ fn what_is_refused_is_told_with_the_verb_that_mends_it_and_with_json_as_the_serv
     });
 }
 
+#[test]
+fn a_push_over_a_name_says_what_it_stood_for_and_a_first_one_nothing() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Process::serve(dir.path()).await;
+        let push = async |guest: &str, more: &[&str]| {
+            let component = guest_path(guest);
+            let args = ["plugin", "push", "mine", component.to_str().unwrap()];
+            let pushed = server.cofferdam(&[&args, more].concat()).await;
+            (stdout(&pushed), String::from_utf8_lossy(&pushed.stderr).into_owned())
+        };
+        let digest = |pushed: &str| pushed.split_whitespace().last().expect("a digest").to_owned();
+        let (first, told) = push("probe", &[]).await;
+        assert!(!told.contains("replaced"), "{told}");
+        let probe = digest(&first);
+        let (again, told) = push("probe", &[]).await;
+        assert!(again.starts_with("was there already: mine ") && !told.contains("replaced"), "{again}{told}");
+        let (second, told) = push("echo", &[]).await;
+        let echo = digest(&second);
+        let replaced =
+            format!("replaced mine 0.1.0 {probe} → 0.1.0 {echo}; who asks for mine@{probe} gets the one before\n");
+        assert!(told.starts_with(&replaced), "{told}");
+        assert!(told.contains("note: the one before calls itself probe, and this one echo;"), "{told}");
+        // It does, as it is told.
+        let before =
+            ["runs", "submit", &format!("mine@{probe}"), "--input", r#"{"do":"context"}"#, "--wait", "30", "--json"];
+        assert_eq!(json_of(&server.cofferdam(&before).await)["digest"], json!(probe));
+        let (back, told) = push("probe", &[]).await;
+        assert!(back.starts_with("was there already: mine "), "{back}");
+        assert!(told.starts_with(&format!("replaced mine 0.1.0 {echo} → 0.1.0 {probe};")), "{told}");
+        let (whole, told) = push("echo", &["--json"]).await;
+        assert_eq!((whole.lines().count(), told.as_str()), (1, ""));
+    });
+}
+
 /// A way to the server that breaks so many connections just when the server answers.
 async fn breaking(server: &str, mut breaks: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -312,6 +312,20 @@ pub(super) fn object_argument(argument: &str, example: &str) -> Result<String, F
     }
 }
 
+/// The bytes of a component.
+pub(super) fn component_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
+    let shown = path.display();
+    if path.is_dir() {
+        let next = format!("`cofferdam build {shown}` makes one of the project there, and prints its path");
+        return Err(Failure::Usage(format!("{shown} is a folder, not a component: {next}")));
+    }
+    if !path.exists() {
+        let next = "check the path, or make it with `cofferdam build`, which prints its path";
+        return Err(Failure::Usage(format!("there is no component {shown}: {next}")));
+    }
+    file_bytes(path)
+}
+
 /// The bytes of a file.
 pub(super) fn file_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     let shown: PathBuf = path.to_owned();
