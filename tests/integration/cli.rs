@@ -243,6 +243,53 @@ fn a_push_over_a_name_says_what_it_stood_for_and_a_first_one_nothing() {
     });
 }
 
+#[test]
+fn a_local_run_says_what_there_is_and_how_more_is_granted() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let probe = guest_path("probe");
+        let local = async |args: &[&str]| {
+            let mut command = Command::new(worker());
+            command.arg("run").arg(&probe).args(args).env("XDG_CACHE_HOME", dir.path().join("cache"));
+            let output = command.output().await.expect("run");
+            let all = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(!all.contains("cofferdam grant set"), "there is no operator here: {all}");
+            (output.status.code(), all)
+        };
+        let call = |tool: &str| format!(r#"{{"do":"must_call","name":"{tool}","args":{{}}}}"#);
+        let (code, told) = local(&["--input", &call("file.list")]).await;
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains(r#"grant it with --grant '{"tools":["file.list"],"#), "{told}");
+        // What is next is enough, typed as it stands.
+        let all = told.split("next: it asks for more than it was granted; all of it is: --grant '").nth(1);
+        let all = all.and_then(|rest| rest.split('\'').next()).unwrap_or_else(|| panic!("{told}"));
+        let (code, told) = local(&["--input", &call("file.list"), "--grant", all]).await;
+        assert_eq!(code, Some(0), "{told}");
+
+        let (code, told) = local(&["--input", &call("units.convert"), "--grant", all]).await;
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains("there is no tool \"units.convert\"; without a server there are only"), "{told}");
+        assert!(told.contains("file.*, and what a case of `cofferdam test` answers for in \"tools\""), "{told}");
+        let (_, told) = local(&["--input", &call("file.lst"), "--grant", all]).await;
+        assert!(told.contains("the nearest that this run may call is \"file.list\""), "{told}");
+        let children = r#"{"do":"children","specs":[{"agent":"analyst","input":1}]}"#;
+        let (code, told) = local(&["--input", children, "--grant", all]).await;
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains("an agent can start only itself, as") && told.contains("answers for in"), "{told}");
+
+        // Where the plugin does not declare it, no grant helps, and none is proposed.
+        let (_, told) = local(&["--input", &call("mail.send"), "--grant", r#"{"tools":["*"]}"#]).await;
+        assert!(told.contains("add it to the plugin's needs, and build and push it again"), "{told}");
+        assert!(!told.contains("next: it asks for more"), "{told}");
+        let (code, told) = local(&["--input", r#"{"does":1}"#]).await;
+        assert_eq!(code, Some(1), "{told}");
+        assert!(
+            told.contains("next: `cofferdam inspect ") && told.contains(" shows the schema of its input"),
+            "{told}"
+        );
+    });
+}
+
 /// A way to the server that breaks so many connections just when the server answers.
 async fn breaking(server: &str, mut breaks: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

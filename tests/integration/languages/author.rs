@@ -309,7 +309,11 @@ fn a_tool_plugin_is_called_here_and_now() {
         cofferdam(dir.path(), &["run", units, "--tool", "convert", "--input", r#"{"value":1,"from":"mi","to":"kg"}"#]);
     fails(&failed, 1, &["invalid_arguments"]);
     fails(&cofferdam(dir.path(), &["run", units, "--tool", "cook", "--input", "{}"]), 2, &["has no tool \"cook\""]);
-    fails(&cofferdam(dir.path(), &["run", units, "--input", "{}"]), 3, &["tool plugin"]);
+    fails(
+        &cofferdam(dir.path(), &["run", units, "--input", "{}"]),
+        2,
+        &["tool plugin", "give one of convert, list with --tool"],
+    );
 }
 
 #[test]
@@ -351,7 +355,7 @@ fn inspect_says_what_a_component_needs_and_refuses_what_a_server_would() {
     }
     let mute = guest_path("mute-imports");
     fails(&cofferdam(dir.path(), &["inspect", mute.to_str().expect("UTF-8")]), 3, &["unknown_imports"]);
-    fails(&cofferdam(dir.path(), &["inspect", "none.wasm"]), 2, &["cannot read none.wasm"]);
+    fails(&cofferdam(dir.path(), &["inspect", "none.wasm"]), 2, &["there is no component none.wasm"]);
 }
 
 #[test]
