@@ -290,6 +290,22 @@ fn a_local_run_says_what_there_is_and_how_more_is_granted() {
     });
 }
 
+#[test]
+fn help_says_what_is_at_each_address_and_what_a_name_can_be() {
+    run(async {
+        let help = async |args: &[&str]| {
+            let output = Command::new(worker()).args(args).output().await.expect("run");
+            stdout(&output).split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let serve = help(&["serve", "--help"]).await;
+        for word in ["/livez and /readyz (health)", "/streams (sockets)", "/metrics (Prometheus)", "127.0.0.1:8081"] {
+            assert!(serve.contains(word), "{word:?} is not in {serve}");
+        }
+        let new = help(&["new", "--help"]).await;
+        assert!(new.contains("1 to 64 characters of a-z, 0-9 and '-', the first a letter, the last not '-'"), "{new}");
+    });
+}
+
 /// A way to the server that breaks so many connections just when the server answers.
 async fn breaking(server: &str, mut breaks: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

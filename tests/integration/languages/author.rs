@@ -605,6 +605,39 @@ fn new_makes_a_project_only_where_there_is_room_for_one() {
     fails(&cofferdam(dir.path(), &["build", "nowhere"]), 1, &["there is no folder"]);
 }
 
+/// What somebody types who is new to it.
+#[test]
+fn mistakes_of_a_first_hour_are_told_with_what_to_type_instead() {
+    let (dir, project) = new("javascript", "basic");
+    let name = project.file_name().and_then(|name| name.to_str()).expect("a name");
+    // Outside of a project, and with a file or a folder in the place of the other.
+    fails(&cofferdam(dir.path(), &["test"]), 2, &["is no project", "cofferdam new NAME"]);
+    let file = project.join("package.json");
+    let file = file.to_str().expect("UTF-8");
+    fails(
+        &cofferdam(dir.path(), &["test", file]),
+        2,
+        &["is a file: give the folder of the project", "--component FILE"],
+    );
+    for verb in [&["inspect", name][..], &["run", name, "--input", "1"]] {
+        fails(&cofferdam(dir.path(), verb), 2, &["is a folder, not a component", &format!("`cofferdam build {name}`")]);
+        let missing = [&[verb[0], "none.wasm"], &verb[2..]].concat();
+        fails(&cofferdam(dir.path(), &missing), 2, &["there is no component none.wasm", "`cofferdam build`"]);
+    }
+    fails(&cofferdam(&project, &["test", "--case", "geets"]), 2, &["it has counts, greets, "]);
+    // What no change of a file mends is told at once, and nothing is built.
+    fails(&cofferdam(&project, &["dev", "--input", "Ada"]), 2, &["--input is not JSON", "a text needs its own quotes"]);
+    fails(&cofferdam(&project, &["dev", "--input", "1", "--grant", "all"]), 2, &["--grant is not one"]);
+    assert!(!project.join(".cofferdam/build").exists());
+
+    let built = cofferdam(&project, &["build"]);
+    succeeds(&built);
+    let begins = format!("making {name} a component with esbuild and componentize-qjs\n");
+    assert!(text(&built.stderr).starts_with(&begins), "{}", all_of(&built));
+    let built = cofferdam(&project, &["build", "--json"]);
+    assert_eq!((lines(&built).len(), text(&built.stderr).as_str()), (1, ""), "{}", all_of(&built));
+}
+
 #[test]
 fn doctor_says_what_is_there_and_what_is_missing() {
     let dir = tempfile::tempdir().expect("a directory");
