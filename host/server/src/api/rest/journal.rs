@@ -43,7 +43,8 @@ struct Entry {
     /// change something outside the run, before and after. `observed`: the agent learned the answer of call `of`.
     /// `incomplete`: from here on something is not kept. `said`: so many of the agent's own events are in the log.
     kind: &'static str,
-    /// Number of the call: from 1 in the order in which the agent made them.
+    /// Number of the call: from 1 in the order in which the agent made them, of every kind. Events of tool calls have another
+    /// number, which counts only those.
     #[serde(skip_serializing_if = "Option::is_none")]
     call: Option<u64>,
     /// Of `observed`: whose answer it is.
