@@ -47,7 +47,8 @@ enum RunsVerb {
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         after: u64,
     },
-    /// Show what a run's agent asked the host, and what it learned.
+    /// Show what a run's agent asked the host, and what it learned. Its numbers count all calls, those of the events
+    /// `tool_executing` and `tool_completed` only tool calls.
     Journal {
         /// The run.
         id: String,
@@ -59,7 +60,7 @@ enum RunsVerb {
         /// The answer: JSON, @FILE, or - for standard input.
         #[arg(long, value_name = "JSON|@FILE|-")]
         answer: String,
-        /// Which question: the call that the run waits with. If not said, the one that it waits with now.
+        /// Which question: the call that the run waits with, as its event `run_waiting` and its journal number it. If not said, the one that it waits with now.
         #[arg(long, value_name = "NUMBER")]
         call: Option<u64>,
     },

@@ -44,7 +44,8 @@ struct Entry {
     /// `incomplete`: from here on something is not kept. `said`: so many of the agent's own events are in the log.
     /// `tools`: so much have its tools taken of the run's budgets.
     kind: &'static str,
-    /// Number of the call: from 1 in the order in which the agent made them.
+    /// Number of the call: from 1 in the order in which the agent made them, of every kind. Events of tool calls have another
+    /// number, which counts only those.
     #[serde(skip_serializing_if = "Option::is_none")]
     call: Option<u64>,
     /// Of `observed`: whose answer it is.
