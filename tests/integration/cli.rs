@@ -122,9 +122,9 @@ fn what_an_operator_sets_is_told_old_and_new_with_what_is_next_and_as_json_whole
         assert_eq!(
             told(&["tier", "set", "pro", tier]).await,
             [
-                "set for tier pro",
-                "cpu_weight nothing → 300 (set here)",
-                "runs_at_once nothing → 20 (set here)",
+                "set for tier pro, which was not there; on the left is what tier default has",
+                "cpu_weight 100 → 300 (set here)",
+                "runs_at_once 5 → 20 (set here)",
                 r#"next: cofferdam quota set USER '{"tier": "pro"}' puts a user into it"#,
             ]
         );
@@ -143,6 +143,166 @@ fn what_an_operator_sets_is_told_old_and_new_with_what_is_next_and_as_json_whole
         // What is refused is refused, and nothing is said to have changed.
         let refused = server.cofferdam(&["quota", "set", "dev", r#"{"runs_at_once":21}"#]).await;
         assert_eq!((refused.status.code(), refused.stdout.len()), (Some(3), 0));
+    });
+}
+
+#[test]
+fn what_is_refused_is_told_with_the_verb_that_mends_it_and_with_json_as_the_server_says_it() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Process::serve(dir.path()).await;
+        stdout(&server.cofferdam(&["tier", "set", "pro", r#"{"runs_at_once":20}"#]).await);
+        let cases: [(&[&str], &[&str]); 11] = [
+            (&["tier", "get", "plus"], &["the tiers are default, pro", "`cofferdam tier set NAME JSON` makes another"]),
+            (
+                &["quota", "set", "ann", r#"{"tier":"pro","runs_at_once":21}"#],
+                &[
+                    "runs_at_once is 21, but must be from 1 to 20, which is what tier \"pro\" allows",
+                    "leave it out to have what the tier has",
+                    "`cofferdam tier set NAME JSON` raises the tier",
+                ],
+            ),
+            (
+                &["quota", "set", "ann", r#"{"runs_at_once":0}"#],
+                &["runs_at_once is 0", "from 1 to 5", "next:  give a value"],
+            ),
+            (&["quota", "set", "ann", r#"{"runs_at_once":"2"}"#], &["from 1 to 5", "without quotes"]),
+            (&["quota", "set", "ann", r#"{"tier":"plus"}"#], &["`cofferdam tier set NAME JSON` makes it"]),
+            (&["quota", "set", "ann", r#"{"runs":1}"#], &["there is no limit \"runs\"", "`cofferdam quota get USER`"]),
+            (&["quota", "set", "ann", "{}", "--if-match", "x"], &["another version stands", "as --if-match"]),
+            (
+                &["runs", "submit", "nobody", "--input", "1"],
+                &["`cofferdam plugin list`", "`cofferdam plugin push NAME FILE`"],
+            ),
+            (&["runs", "list", "--limit", "0"], &["limit is 0, but must be from 1 to 100", "`--help`"]),
+            (&["runs", "list", "--after", "x"], &["leave it out to begin with the first"]),
+            (&["grant", "set", "dev", "nobody", "{}"], &["there is no plugin \"nobody\"", "`cofferdam plugin list`"]),
+        ];
+        for (args, words) in cases {
+            let refused = server.cofferdam(args).await;
+            let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!((refused.status.code(), refused.stdout.len()), (Some(3), 0), "{args:?}: {told}");
+            for word in words {
+                assert!(told.contains(word), "{word:?} is not in {told}");
+            }
+            for word in ["/v1/", "openapi", "ETag"] {
+                assert!(!told.contains(word), "{word:?} is in {told}");
+            }
+            let whole = server.cofferdam(&[args, &["--json"]].concat()).await;
+            let problem: Value = serde_json::from_slice(&whole.stderr).expect("a problem document");
+            assert!(problem["code"].is_string() && problem["status"].as_u64() > Some(399), "{problem}");
+        }
+        let whole = server.cofferdam(&["quota", "set", "ann", r#"{"tier":"plus"}"#, "--json"]).await;
+        let problem: Value = serde_json::from_slice(&whole.stderr).expect("a problem document");
+        assert_eq!(problem["hint"], "PUT /v1/tiers/{name} makes it");
+        // What is no JSON is told before anything is sent.
+        for args in
+            [["quota", "set", "ann", "runs_at_once=2"], ["tier", "set", "pro", "[]"], ["grant", "set", "dev", "file.*"]]
+        {
+            let args = if args[0] == "grant" { vec!["grant", "set", "dev", "probe", "file.*"] } else { args.to_vec() };
+            let wrong = server.cofferdam(&args).await;
+            let told = String::from_utf8_lossy(&wrong.stderr).into_owned();
+            assert_eq!(wrong.status.code(), Some(2), "{told}");
+            assert!(told.contains("; write {\""), "{told}");
+        }
+    });
+}
+
+#[test]
+fn a_push_over_a_name_says_what_it_stood_for_and_a_first_one_nothing() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Process::serve(dir.path()).await;
+        let push = async |guest: &str, more: &[&str]| {
+            let component = guest_path(guest);
+            let args = ["plugin", "push", "mine", component.to_str().unwrap()];
+            let pushed = server.cofferdam(&[&args, more].concat()).await;
+            (stdout(&pushed), String::from_utf8_lossy(&pushed.stderr).into_owned())
+        };
+        let digest = |pushed: &str| pushed.split_whitespace().last().expect("a digest").to_owned();
+        let (first, told) = push("probe", &[]).await;
+        assert!(!told.contains("replaced"), "{told}");
+        let probe = digest(&first);
+        let (again, told) = push("probe", &[]).await;
+        assert!(again.starts_with("was there already: mine ") && !told.contains("replaced"), "{again}{told}");
+        let (second, told) = push("echo", &[]).await;
+        let echo = digest(&second);
+        let replaced =
+            format!("replaced mine 0.1.0 {probe} → 0.1.0 {echo}; who asks for mine@{probe} gets the one before\n");
+        assert!(told.starts_with(&replaced), "{told}");
+        assert!(told.contains("note: the one before calls itself probe, and this one echo;"), "{told}");
+        // It does, as it is told.
+        let before =
+            ["runs", "submit", &format!("mine@{probe}"), "--input", r#"{"do":"context"}"#, "--wait", "30", "--json"];
+        assert_eq!(json_of(&server.cofferdam(&before).await)["digest"], json!(probe));
+        let (back, told) = push("probe", &[]).await;
+        assert!(back.starts_with("was there already: mine "), "{back}");
+        assert!(told.starts_with(&format!("replaced mine 0.1.0 {echo} → 0.1.0 {probe};")), "{told}");
+        let (whole, told) = push("echo", &["--json"]).await;
+        assert_eq!((whole.lines().count(), told.as_str()), (1, ""));
+    });
+}
+
+#[test]
+fn a_local_run_says_what_there_is_and_how_more_is_granted() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let probe = guest_path("probe");
+        let local = async |args: &[&str]| {
+            let mut command = Command::new(worker());
+            command.arg("run").arg(&probe).args(args).env("XDG_CACHE_HOME", dir.path().join("cache"));
+            let output = command.output().await.expect("run");
+            let all = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(!all.contains("cofferdam grant set"), "there is no operator here: {all}");
+            (output.status.code(), all)
+        };
+        let call = |tool: &str| format!(r#"{{"do":"must_call","name":"{tool}","args":{{}}}}"#);
+        let (code, told) = local(&["--input", &call("file.list")]).await;
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains(r#"grant it with --grant '{"tools":["file.list"],"#), "{told}");
+        // What is next is enough, typed as it stands.
+        let all = told.split("next: it asks for more than it was granted; all of it is: --grant '").nth(1);
+        let all = all.and_then(|rest| rest.split('\'').next()).unwrap_or_else(|| panic!("{told}"));
+        let (code, told) = local(&["--input", &call("file.list"), "--grant", all]).await;
+        assert_eq!(code, Some(0), "{told}");
+
+        let (code, told) = local(&["--input", &call("units.convert"), "--grant", all]).await;
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains("there is no tool \"units.convert\"; without a server there are only"), "{told}");
+        assert!(told.contains("file.*, and what a case of `cofferdam test` answers for in \"tools\""), "{told}");
+        let (_, told) = local(&["--input", &call("file.lst"), "--grant", all]).await;
+        assert!(told.contains("the nearest that this run may call is \"file.list\""), "{told}");
+        let children = r#"{"do":"children","specs":[{"agent":"analyst","input":1}]}"#;
+        let (code, told) = local(&["--input", children, "--grant", all]).await;
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains("an agent can start only itself, as") && told.contains("answers for in"), "{told}");
+
+        // Where the plugin does not declare it, no grant helps, and none is proposed.
+        let (_, told) = local(&["--input", &call("mail.send"), "--grant", r#"{"tools":["*"]}"#]).await;
+        assert!(told.contains("add it to the plugin's needs, and build and push it again"), "{told}");
+        assert!(!told.contains("next: it asks for more"), "{told}");
+        let (code, told) = local(&["--input", r#"{"does":1}"#]).await;
+        assert_eq!(code, Some(1), "{told}");
+        assert!(
+            told.contains("next: `cofferdam inspect ") && told.contains(" shows the schema of its input"),
+            "{told}"
+        );
+    });
+}
+
+#[test]
+fn help_says_what_is_at_each_address_and_what_a_name_can_be() {
+    run(async {
+        let help = async |args: &[&str]| {
+            let output = Command::new(worker()).args(args).output().await.expect("run");
+            stdout(&output).split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let serve = help(&["serve", "--help"]).await;
+        for word in ["/livez and /readyz (health)", "/streams (sockets)", "/metrics (Prometheus)", "127.0.0.1:8081"] {
+            assert!(serve.contains(word), "{word:?} is not in {serve}");
+        }
+        let new = help(&["new", "--help"]).await;
+        assert!(new.contains("1 to 64 characters of a-z, 0-9 and '-', the first a letter, the last not '-'"), "{new}");
     });
 }
 

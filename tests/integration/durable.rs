@@ -117,6 +117,46 @@ fn a_killed_host_goes_on_where_a_durable_run_was_and_does_nothing_twice() {
 }
 
 #[test]
+fn what_tools_took_of_a_durable_runs_budgets_is_not_given_anew_after_a_kill() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let path = format!("/v1/users/{}/quota", ann.name);
+        let narrow = json!({"events_per_run": 40});
+        server.operator().send(Method::PUT, &path, Some(&narrow)).await.is(StatusCode::OK);
+        let prints = call("effects.put", &json!({"prints": 15}));
+        let holds = |file: &str, ms: u64| call("effects.put", &json!({"attempts": file, "hold_ms": ms}));
+        let steps = |files: [&str; 2], ms| {
+            let [one, two] = files.map(|file| holds(file, ms));
+            [prints.clone(), one, prints.clone(), two, prints.clone(), json!({"do": "budget"})]
+        };
+        let id = ann.submit(&durable(&steps(["a", "b"], 0))).await;
+        let never_cut = ann.ended(&id).await;
+        let id = ann.submit(&durable(&steps(["one", "two"], 1_500))).await;
+        let mut ann = ann;
+        for file in ["one", "two"] {
+            is_there(&ann, &format!("/v1/files/{file}")).await;
+            server.kill().await;
+            server = Process::serve(dir.path()).await;
+            ann = User::new(&ann.name, server.text("url"), &ann.key);
+        }
+        let done = ann.ended(&id).await;
+        assert_eq!((&done["stop_reason"], &never_cut["stop_reason"]), (&json!("completed"), &json!("completed")));
+        let events = ann.events(&id).await;
+        let lines = events.iter().filter(|event| event["type"] == "log").count();
+        assert_eq!((lines, &done["output"][5]["events"]), (40, &json!(0)), "{done:#}");
+        assert_eq!(done["usage"]["host_calls"], never_cut["usage"]["host_calls"]);
+        // The record says what they took, and is read past it.
+        let journal = ann.get(&format!("/v1/runs/{id}/journal")).await.is(StatusCode::OK);
+        let entries = journal["entries"].as_array().expect("entries");
+        let took = entries.iter().rfind(|entry| entry["kind"] == "tools").expect("they took something");
+        assert_eq!(took["took"]["events"], 40, "{took}");
+        let same = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!(same["same"], true, "{same:#}");
+    });
+}
+
+#[test]
 fn a_tool_that_may_have_done_its_work_and_must_not_do_it_twice_has_an_unknown_outcome() {
     run(async {
         let dir = tempfile::tempdir().expect("a directory");
@@ -140,6 +180,35 @@ fn a_tool_that_may_have_done_its_work_and_must_not_do_it_twice_has_an_unknown_ou
         assert_eq!(failed["payload"]["error"]["code"], "outcome_unknown", "{failed}");
         // One that is not durable ends as it did before.
         assert_eq!(ann.ended(&ephemeral).await["stop_reason"], "outcome_unknown");
+    });
+}
+
+#[test]
+fn a_sleep_that_had_begun_when_its_host_was_killed_goes_on_as_long_as_it_may_then() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut server, ann) = started(dir.path()).await;
+        let budget = json!({"do": "budget"});
+        let id = ann.submit(&durable(&[json!({"do": "sleep_until", "in_ms": 6_000}), budget])).await;
+        runs_when(&ann, |runs| runs.iter().any(|run| run["status"] == "waiting")).await;
+        // What is left of it is more than a wait may take by now.
+        let (path, narrow) = (format!("/v1/users/{}/quota", ann.name), json!({"wait_ms": 1_000}));
+        server.operator().send(Method::PUT, &path, Some(&narrow)).await.is(StatusCode::OK);
+        server.kill().await;
+        // As a host leaves it that is killed in the call: it has begun, and that the run waits is not written.
+        let forget = [
+            "DELETE FROM events WHERE seq = (SELECT max(seq_to) FROM feed)",
+            "DELETE FROM feed WHERE seq_to = (SELECT max(seq_to) FROM feed)",
+            "DELETE FROM waits",
+            "UPDATE runs SET status = 'running'",
+        ];
+        assert!(change_database(dir.path(), &forget).await >= 3);
+        let server = Process::serve(dir.path()).await;
+        let ann = User::new(&ann.name, server.text("url"), &ann.key);
+        let done = ann.ended(&id).await;
+        assert_eq!((&done["stop_reason"], &done["output"][0]), (&json!("completed"), &json!({"ok": null})), "{done:#}");
+        let same = ann.send(Method::POST, &format!("/v1/runs/{id}/replay"), None).await.is(StatusCode::OK);
+        assert_eq!(same["same"], true, "{same:#}");
     });
 }
 

@@ -12,7 +12,8 @@ use bincode::{Decode, Encode, config};
 /// | 3 | the record of a run has all that it takes to execute it again |
 /// | 4 | the end of a run has what became of its children; a record can have several attempts |
 /// | 5 | the first event of a run has how long it was throttled |
-const VERSION: u8 = 5;
+/// | 6 | the record of a run has what its tools took of its budgets |
+const VERSION: u8 = 6;
 
 /// The first format, from which on all can be read.
 const VERSION_MIN: u8 = 1;

@@ -129,6 +129,8 @@ pub struct UserExecutionContext {
     /// The call that a tool executes for, by its number in the run's record; none for the agent itself. Names do not say
     /// which it is: one name can have been an agent's and later a tool plugin's.
     tool_call: Option<u64>,
+    /// Whether an author tries it alone, where no operator grants anything.
+    tried_alone: bool,
     /// Which attempt at the run this is, from 1. Calls of two attempts can have the same number.
     attempt: u32,
     permissions: Effective,
@@ -236,7 +238,7 @@ pub enum Effect<'a> {
 pub enum Denied {
     /// The plugin did not declare it.
     #[error(
-        "plugin {plugin:?} may not {what}: its needs do not declare it; add it to the plugin's needs and push it again"
+        "plugin {plugin:?} may not {what}: its needs do not declare it; add it to the plugin's needs, and build and push it again"
     )]
     NotDeclared {
         /// What.
@@ -255,6 +257,16 @@ pub enum Denied {
         plugin: PluginName,
         /// For whom.
         user: UserId,
+        /// The grant that would do, as JSON.
+        grant: String,
+    },
+    /// The same where an author tries a plugin alone.
+    #[error(
+        "the plugin may not {what}: it is declared but not granted; grant it with --grant '{grant}', or in a case with \"grant\""
+    )]
+    TriedAlone {
+        /// What.
+        what: String,
         /// The grant that would do, as JSON.
         grant: String,
     },
@@ -420,6 +432,7 @@ impl UserExecutionContext {
             spec: self.spec.clone(),
             plugin,
             tool_call: Some(call),
+            tried_alone: self.tried_alone,
             attempt: self.attempt,
             permissions,
             quota: self.quota.clone(),
@@ -435,6 +448,7 @@ impl UserExecutionContext {
         Self {
             plugin: spec.agent.clone(),
             tool_call: None,
+            tried_alone: false,
             attempt: 1,
             permissions,
             quota,
@@ -481,6 +495,12 @@ impl UserExecutionContext {
         if self.is_tool() {
             count(&mut self.by_tools());
         }
+    }
+
+    /// The same where an author tries a plugin alone, if so.
+    #[must_use]
+    pub fn tried_alone(self, tried_alone: bool) -> Self {
+        Self { tried_alone, ..self }
     }
 
     /// The same at another attempt than the first.
@@ -689,6 +709,9 @@ impl UserExecutionContext {
             return Denied::NotDeclared { what, plugin };
         }
         let grant = Json::of(&self.permissions.granted_and(&wanted)).as_str().to_owned();
+        if self.tried_alone {
+            return Denied::TriedAlone { what, grant };
+        }
         Denied::NotGranted { what, plugin, user: self.spec.user.clone(), grant }
     }
 

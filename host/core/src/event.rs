@@ -38,7 +38,7 @@ pub enum Event {
     },
     /// A tool call begins.
     ToolExecuting {
-        /// Number of the call within the run, from 1.
+        /// Number among the run's tool calls, from 1: not the call's number in its record, where all calls count.
         call: u32,
         /// The tool's full name.
         tool: String,
@@ -49,7 +49,7 @@ pub enum Event {
     },
     /// A tool call has ended.
     ToolCompleted {
-        /// Number of the call within the run, from 1.
+        /// Number among the run's tool calls, from 1.
         call: u32,
         /// The tool's full name.
         tool: String,
@@ -119,7 +119,7 @@ pub enum Event {
     RunWaiting {
         /// For what: `time`, `human`, `approval`, `child`, `memory`, `storage` or `retry`.
         waits_for: String,
-        /// Number of the call in the run's record whose answer it waits for.
+        /// Number of the call in the run's record whose answer it waits for: among all of its calls, not its tool calls.
         call: u64,
         /// What there is to know of it: a JSON object. Of a question its prompt, the schema of the answer, and the default.
         about: Json,

@@ -5,7 +5,10 @@
 //! answer is kept with the call that asked for it. What follows from the run itself is not kept: who it runs for, what it
 //! was given, and its own `/scratch`. Neither are the calls of a tool plugin's sandbox: its caller's record has the answer.
 
-use crate::codec::{self, CodecError};
+use crate::{
+    codec::{self, CodecError},
+    wait::ToolsTook,
+};
 use bincode::{Decode, Encode};
 use std::fmt::Write as _;
 
@@ -68,6 +71,9 @@ pub enum Record {
         /// Which one it is; the first has no such entry.
         attempt: u32,
     },
+    /// So much have the run's tools taken of its budgets, as far as this chunk goes. Kept for runs that are continued: a call
+    /// that has its answer is not made again, and nobody else would count what it took.
+    Tools(ToolsTook),
 }
 
 impl Record {
@@ -75,7 +81,7 @@ impl Record {
     #[must_use]
     pub const fn call(&self) -> u64 {
         match self {
-            Self::Seed(_) | Self::Said { .. } | Self::Attempt { .. } => 0,
+            Self::Seed(_) | Self::Said { .. } | Self::Attempt { .. } | Self::Tools(_) => 0,
             Self::Call { call, .. }
             | Self::Started { call, .. }
             | Self::Finished { call, .. }
@@ -201,6 +207,7 @@ mod tests {
             Record::Incomplete { call: 4, why: "files".into() },
             Record::Said { events: 5 },
             Record::Attempt { attempt: 2 },
+            Record::Tools(ToolsTook { host_calls: 6, events: 7, event_bytes: 8, log_bytes: 9 }),
         ];
         let mut chunk = RecordChunk::empty(1);
         for record in &records {

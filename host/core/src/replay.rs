@@ -195,7 +195,7 @@ impl Known {
                     state.finished.insert(call, answer);
                 }
                 Record::Call { .. } | Record::Started { .. } | Record::Observed { .. } => state.calls.push_back(record),
-                Record::Incomplete { .. } | Record::Said { .. } | Record::Attempt { .. } => {}
+                Record::Incomplete { .. } | Record::Said { .. } | Record::Attempt { .. } | Record::Tools(_) => {}
             }
         }
         let known = Self { beyond, state: Mutex::new(state), given_at: OnceLock::new(), all_given: Notify::new() };

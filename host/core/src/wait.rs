@@ -8,6 +8,7 @@ use crate::{
     ids::{KeyId, RunId},
     run::{StopReason, Usage},
 };
+use bincode::{Decode, Encode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +124,7 @@ pub struct TakenBefore {
 }
 
 /// What tools took of budgets of the run that called them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Encode, Decode)]
 pub struct ToolsTook {
     /// Calls to the host.
     pub host_calls: u64,
@@ -133,6 +134,19 @@ pub struct ToolsTook {
     pub event_bytes: u64,
     /// Bytes of log lines.
     pub log_bytes: u64,
+}
+
+impl ToolsTook {
+    /// Of two sums of the same run, each at its time: the later one, whichever that is. They only grow.
+    #[must_use]
+    pub fn or_later(self, other: Self) -> Self {
+        Self {
+            host_calls: self.host_calls.max(other.host_calls),
+            events: self.events.max(other.events),
+            event_bytes: self.event_bytes.max(other.event_bytes),
+            log_bytes: self.log_bytes.max(other.log_bytes),
+        }
+    }
 }
 
 /// The attempts at a run that have failed, before the one that all the rest is about.

@@ -5,7 +5,7 @@ use crate::{
     invoke::Ending,
     runtime::{AcceptError, Runtime},
     sandbox::Stop,
-    stand_ins::StandIns,
+    stand_ins::{AGENTS_HERE, StandIns},
 };
 use cofferdam_core::{
     Json, UserExecutionContext, clock,
@@ -82,7 +82,11 @@ impl Runtime {
             return ended.map(|()| id).map_err(|error| unavailable(format!("the child could not be stored: {error}")));
         }
         let about = self.0.services.plugins.find(&agent);
-        let about = about.ok_or_else(|| SpawnError::UnknownAgent(self.unknown_agent(&agent).to_string()))?;
+        let about = about.ok_or_else(|| {
+            let why = self.unknown_agent(&agent).to_string();
+            let alone = self.0.services.stand_ins.is_some();
+            SpawnError::UnknownAgent(if alone { format!("{why}; {AGENTS_HERE}") } else { why })
+        })?;
         if about.kind != PluginKind::Agent {
             return Err(SpawnError::Invalid(AcceptError::NotAnAgent(about.name.clone()).to_string()));
         }

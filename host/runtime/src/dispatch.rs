@@ -37,6 +37,9 @@ const TOOL_OVERHEAD_BYTES: usize = 96;
 /// Names that are compared with one that no tool has.
 const NAMES_COMPARED_MAX: usize = 500;
 
+/// How much a name must be like another to be proposed, of 1: below, it is what nobody meant.
+const LIKENESS_MIN: f64 = 0.7;
+
 /// The host's own tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileTool {
@@ -359,10 +362,14 @@ fn unknown(guest: &Guest, name: &str) -> ToolError {
             if permissions.allow_some_of(about.name.as_str()) { of_plugin(about) } else { ControlFlow::Continue(()) }
         });
     }
-    ToolError::UnknownTool(match nearest {
-        Some((_, near)) => format!("there is no tool {name:?}; the nearest that this run may call is {near:?}"),
-        None => format!("there is no tool {name:?}"),
-    })
+    let mut why = format!("there is no tool {name:?}");
+    if let Some((_, near)) = nearest.filter(|(likeness, _)| *likeness >= LIKENESS_MIN) {
+        why.push_str(&format!("; the nearest that this run may call is {near:?}"));
+    }
+    if guest.services.stand_ins.is_some() {
+        why.push_str(&format!("; {}", stand_ins::TOOLS_HERE));
+    }
+    ToolError::UnknownTool(why)
 }
 
 impl Call {
@@ -436,7 +443,7 @@ impl Call {
             elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         let answer = ToolAnswer { result, lent: self.fuel, spent: spent.fuel };
-        self.recorder.finished(self.number, &answer, Some(event));
+        self.recorder.tool_finished(self.number, &answer, self.ctx.tools_took(), event);
         Ok(AnswerOf { result: answer.result, spent, _place: self.place, _held: held })
     }
 

@@ -318,6 +318,7 @@ impl RunTask {
         let quota = slot.quota().clone();
         let ctx = UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone());
         let known = back.as_ref().and_then(|back| back.known.clone());
+        let ctx = ctx.tried_alone(services.stand_ins.is_some());
         let ctx = ctx.at_attempt(attempt).going_on(Duration::from_millis(before.wall_ms), known);
         let ctx = Arc::new(ctx.after_tools(before.tools));
         let told = back.as_ref().and_then(|back| back.told.clone());

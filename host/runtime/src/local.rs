@@ -6,7 +6,7 @@ use crate::{
     registry::PushError,
     runtime::{AcceptError, Runtime, RuntimeConfig, StartError, Submission},
     sandbox::{Sandbox, Spent, Stop},
-    stand_ins::StandIns,
+    stand_ins::{Nothing, StandIns},
     waiting::AnswerError,
     workspace::WorkspaceRoot,
 };
@@ -150,7 +150,7 @@ impl Local {
             workspaces,
             scratch_dir,
             runs_live_max: 1,
-            stand_ins: config.stand_ins,
+            stand_ins: Some(config.stand_ins.unwrap_or_else(|| Arc::new(Nothing))),
             ..RuntimeConfig::new(config.cache_dir, config.compile_worker)
         };
         let storage = Arc::new(MemoryStorage::default());
@@ -268,6 +268,14 @@ impl Local {
         if let Some(tool) = work.tool {
             return self.call_tool(&tool, work.input, work.limits, on_event).await;
         }
+        let about = self.about()?;
+        if about.kind == PluginKind::Tool {
+            let offered: Vec<_> = about.tools.iter().map(|offered| offered.name.as_str()).collect();
+            return Err(LocalError::NoSuchTool(format!(
+                "this is a tool plugin, whose tools agents call: give one of {} with --tool, or as \"tool\" in a case; the input is its arguments",
+                offered.join(", ")
+            )));
+        }
         let submission = Submission {
             agent: AgentRef { name: self.name.clone(), pick: Pick::Latest },
             input: work.input,
@@ -365,8 +373,10 @@ impl Local {
         if about.kind != PluginKind::Tool || !known {
             let offered: Vec<_> = about.tools.iter().map(|offered| offered.name.as_str()).collect();
             let why = match about.kind {
-                PluginKind::Agent => format!("the plugin is an agent and has no tool {tool:?}; leave \"tool\" out"),
-                PluginKind::Tool => format!("the plugin has no tool {tool:?}, but {}", offered.join(", ")),
+                PluginKind::Agent => {
+                    format!("the plugin is an agent and has no tool {tool:?}; leave --tool out, or \"tool\" in a case")
+                }
+                PluginKind::Tool => format!("the plugin has no tool {tool:?}; give one of {}", offered.join(", ")),
             };
             return Err(LocalError::NoSuchTool(why));
         }
@@ -382,6 +392,7 @@ impl Local {
         let permissions = Effective::of(&about.needs, &granted);
         let (begun, started_at) = (Instant::now(), clock::now());
         let ctx = UserExecutionContext::rest(spec.clone(), permissions, slot.quota().clone(), StopSignal::default());
+        let ctx = ctx.tried_alone(true);
         let journal = self.runtime.journal().open(&ctx, started_at, Duration::ZERO);
         let plugin = services.plugins.load(&about, &self.user).await.map_err(|error| host(&error))?;
         let own = ctx.tool(self.name.clone(), Effective::of(&about.needs, &granted), 1);

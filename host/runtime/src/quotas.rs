@@ -15,7 +15,7 @@ pub enum EditError {
     #[error(transparent)]
     Document(#[from] QuotaError),
     /// What was read before the change is not what stands now.
-    #[error("the quota that stands is not the one that If-Match names")]
+    #[error("another version stands than the one that was to be replaced")]
     Stale,
     /// Storage failed.
     #[error(transparent)]

@@ -60,14 +60,15 @@ impl RecentActivity {
         }
     }
 
-    /// What the user's runs that ended lately took, in hundredths of one processor over that time.
+    /// What the user's runs that ended lately took, in hundredths of one processor over that time, to the thousandth.
     #[must_use]
     pub fn cpu_percent(&self, user: &UserId, now: Instant) -> f64 {
         let number = self.number(now);
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(slices) = users.get(user) else { return 0.0 };
         let active: Duration = slices.iter().filter(|slice| is_recent(slice.number, number)).map(|s| s.active).sum();
-        100.0 * active.as_secs_f64() / self.window(now).as_secs_f64()
+        let percent = 100.0 * active.as_secs_f64() / self.window(now).as_secs_f64();
+        (1_000.0 * percent).round() / 1_000.0
     }
 
     /// How long the slices cover now: the one under way has only begun, and so may the host have.
@@ -100,6 +101,7 @@ mod tests {
         recent.ended(&user(0), Duration::from_secs(6), Duration::from_secs(8), at(59));
         let percent = recent.cpu_percent(&user(0), at(59));
         assert!((9.0..11.5).contains(&percent), "{percent}");
+        assert!(percent.to_string().len() <= "10.169".len(), "{percent}");
         assert!(recent.cpu_percent(&user(1), at(59)) == 0.0);
         assert!(recent.cpu_percent(&user(0), at(130)) == 0.0);
         for n in 0..3 * IDLE_USERS_MAX {

@@ -28,6 +28,39 @@ pub trait StandIns: std::fmt::Debug + Send + Sync {
     fn run(&self, agent: &str, input: &Json) -> Result<Json, (StopReason, RunError)>;
 }
 
+/// Nothing stands in for anything.
+#[derive(Debug)]
+pub struct Nothing;
+
+impl StandIns for Nothing {
+    fn tools(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn has_tool(&self, _: &str) -> bool {
+        false
+    }
+
+    fn call(&self, tool: &str, _: &Json) -> Result<Json, ToolFailure> {
+        Err(ToolFailure { code: "unknown_tool".into(), message: format!("nothing answers for {tool:?}") })
+    }
+
+    fn has_agent(&self, _: &str) -> bool {
+        false
+    }
+
+    fn run(&self, agent: &str, _: &Json) -> Result<Json, (StopReason, RunError)> {
+        let message = format!("nothing answers for {agent:?}");
+        Err((StopReason::GuestError, RunError { code: "unknown_agent".into(), message }))
+    }
+}
+
+/// What an author is told of a tool that is not there, after that it is not.
+pub const TOOLS_HERE: &str = "without a server there are only the host's own tools, file.*, and what a case of `cofferdam test` answers for in \"tools\"";
+
+/// The same of an agent.
+pub const AGENTS_HERE: &str = "without a server an agent can start only itself, as \"agent\", and what a case of `cofferdam test` answers for in \"agents\"";
+
 /// JSON Schema of what a tool takes that something stands in for: whatever it answers to.
 pub const ANY_ARGUMENTS: &str = r#"{"type":"object"}"#;
 

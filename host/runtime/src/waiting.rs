@@ -375,12 +375,14 @@ impl RunTask {
             storage.waits().answer(&self.scope, run.id, 0, &none).await?;
             told = storage.waits().waiting(&self.scope, run.id).await?;
         }
-        let taken = told.as_ref().map(|stored| stored.wait.taken).unwrap_or_default();
+        let mut taken = told.as_ref().map(|stored| stored.wait.taken).unwrap_or_default();
         let told = told.and_then(StoredWait::into_told);
         continued.at_attempt(taken.earlier.attempts.saturating_add(1));
         if let Some(why) = continued.incomplete() {
             return Err(NotBack::Incomplete(why.to_owned()));
         }
+        // The row of the wait has what they took if an earlier version of Cofferdam put the run away.
+        taken.tools = taken.tools.or_later(continued.tools_took());
         let known = (!continued.begins()).then(|| Arc::new(continued.known()));
         Ok(Back { run: run.clone(), known, continued, told, taken })
     }

@@ -29,6 +29,7 @@ mod runs;
 mod serve;
 mod test;
 mod usage;
+mod verbs;
 
 const AFTER_HELP: &str = "\
 Exit codes:

@@ -33,7 +33,8 @@ pub struct ServeArgs {
     /// Where clients connect; port 0 takes a free one [default: 127.0.0.1:8080, with --dev 127.0.0.1:0].
     #[arg(long, value_name = "ADDRESS:PORT", env = "COFFERDAM_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Where /livez, /readyz and /streams are; keep it away from clients [default: 127.0.0.1:8081, with --dev 127.0.0.1:0].
+    /// Where the platform looks after the host: /livez and /readyz (health), /streams (sockets) and /metrics (Prometheus).
+    /// Keep it away from clients [default: 127.0.0.1:8081, with --dev 127.0.0.1:0].
     #[arg(long, value_name = "ADDRESS:PORT", env = "COFFERDAM_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
     /// How long running runs may go on after SIGTERM, with its unit: 100ms to 60m.

@@ -309,7 +309,11 @@ fn a_tool_plugin_is_called_here_and_now() {
         cofferdam(dir.path(), &["run", units, "--tool", "convert", "--input", r#"{"value":1,"from":"mi","to":"kg"}"#]);
     fails(&failed, 1, &["invalid_arguments"]);
     fails(&cofferdam(dir.path(), &["run", units, "--tool", "cook", "--input", "{}"]), 2, &["has no tool \"cook\""]);
-    fails(&cofferdam(dir.path(), &["run", units, "--input", "{}"]), 3, &["tool plugin"]);
+    fails(
+        &cofferdam(dir.path(), &["run", units, "--input", "{}"]),
+        2,
+        &["tool plugin", "give one of convert, list with --tool"],
+    );
 }
 
 #[test]
@@ -351,7 +355,7 @@ fn inspect_says_what_a_component_needs_and_refuses_what_a_server_would() {
     }
     let mute = guest_path("mute-imports");
     fails(&cofferdam(dir.path(), &["inspect", mute.to_str().expect("UTF-8")]), 3, &["unknown_imports"]);
-    fails(&cofferdam(dir.path(), &["inspect", "none.wasm"]), 2, &["cannot read none.wasm"]);
+    fails(&cofferdam(dir.path(), &["inspect", "none.wasm"]), 2, &["there is no component none.wasm"]);
 }
 
 #[test]
@@ -599,6 +603,39 @@ fn new_makes_a_project_only_where_there_is_room_for_one() {
     assert!(dir.path().join("elsewhere/here/src/lib.rs").is_file() && project.join("src/lib.rs").is_file());
     fails(&cofferdam(dir.path(), &["build"]), 1, &["is no project", "cofferdam new NAME"]);
     fails(&cofferdam(dir.path(), &["build", "nowhere"]), 1, &["there is no folder"]);
+}
+
+/// What somebody types who is new to it.
+#[test]
+fn mistakes_of_a_first_hour_are_told_with_what_to_type_instead() {
+    let (dir, project) = new("javascript", "basic");
+    let name = project.file_name().and_then(|name| name.to_str()).expect("a name");
+    // Outside of a project, and with a file or a folder in the place of the other.
+    fails(&cofferdam(dir.path(), &["test"]), 2, &["is no project", "cofferdam new NAME"]);
+    let file = project.join("package.json");
+    let file = file.to_str().expect("UTF-8");
+    fails(
+        &cofferdam(dir.path(), &["test", file]),
+        2,
+        &["is a file: give the folder of the project", "--component FILE"],
+    );
+    for verb in [&["inspect", name][..], &["run", name, "--input", "1"]] {
+        fails(&cofferdam(dir.path(), verb), 2, &["is a folder, not a component", &format!("`cofferdam build {name}`")]);
+        let missing = [&[verb[0], "none.wasm"], &verb[2..]].concat();
+        fails(&cofferdam(dir.path(), &missing), 2, &["there is no component none.wasm", "`cofferdam build`"]);
+    }
+    fails(&cofferdam(&project, &["test", "--case", "geets"]), 2, &["it has counts, greets, "]);
+    // What no change of a file mends is told at once, and nothing is built.
+    fails(&cofferdam(&project, &["dev", "--input", "Ada"]), 2, &["--input is not JSON", "a text needs its own quotes"]);
+    fails(&cofferdam(&project, &["dev", "--input", "1", "--grant", "all"]), 2, &["--grant is not one"]);
+    assert!(!project.join(".cofferdam/build").exists());
+
+    let built = cofferdam(&project, &["build"]);
+    succeeds(&built);
+    let begins = format!("making {name} a component with esbuild and componentize-qjs\n");
+    assert!(text(&built.stderr).starts_with(&begins), "{}", all_of(&built));
+    let built = cofferdam(&project, &["build", "--json"]);
+    assert_eq!((lines(&built).len(), text(&built.stderr).as_str()), (1, ""), "{}", all_of(&built));
 }
 
 #[test]

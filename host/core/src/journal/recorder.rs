@@ -11,6 +11,7 @@ use crate::{
     replay::{Again, Beyond, Known, Over, Said},
     run::Durability,
     storage::StorageError,
+    wait::ToolsTook,
 };
 use bincode::{Decode, Encode};
 use std::{
@@ -47,6 +48,9 @@ pub(super) struct Calls {
     /// Events of the agent's own so far, and how many of them the record tells of.
     said: u64,
     said_told: u64,
+    /// What the run's tools took of its budgets by the last answer of one, and what the record tells of it.
+    tools: ToolsTook,
+    tools_told: ToolsTook,
     /// Whether it tells with each chunk, as it must if the run may go on from any of them.
     tells: bool,
     /// Of a durable run: ends it where its record does, because it could not be continued.
@@ -65,6 +69,8 @@ impl Default for Calls {
             ended: false,
             said: 0,
             said_told: 0,
+            tools: ToolsTook::default(),
+            tools_told: ToolsTook::default(),
             tells: false,
             stop: None,
         }
@@ -81,6 +87,8 @@ impl Calls {
             bytes_max,
             said: continued.said,
             said_told: continued.said,
+            tools: continued.tools,
+            tools_told: continued.tools,
             ..Self::default()
         }
     }
@@ -96,7 +104,7 @@ impl Calls {
         self.stop = self.tells.then(|| stop.clone());
     }
 
-    /// The next chunk tells how many events of the agent's own there are.
+    /// The next chunk tells how many events of the agent's own there are, and what its tools took.
     pub const fn tell_what_was_said(&mut self) {
         self.tells = true;
     }
@@ -105,6 +113,10 @@ impl Calls {
         if self.tells && self.said != self.said_told {
             self.push(&Record::Said { events: self.said });
             self.said_told = self.said;
+        }
+        if self.tells && self.tools != self.tools_told {
+            self.push(&Record::Tools(self.tools));
+            self.tools_told = self.tools;
         }
         if self.chunk.is_empty() {
             return None;
@@ -142,6 +154,7 @@ pub struct Continued {
     bytes: u64,
     made: u64,
     said: u64,
+    tools: ToolsTook,
     incomplete: Option<String>,
     /// The last attempt that it tells of, if not the first, and how many calls were made before it.
     attempt: Option<u32>,
@@ -188,6 +201,7 @@ impl Continued {
             self.made = self.made.max(record.call());
             match &record {
                 Record::Said { events } => self.said = *events,
+                Record::Tools(took) => self.tools = *took,
                 Record::Incomplete { why, .. } => self.incomplete = Some(why.clone()),
                 Record::Attempt { attempt } => {
                     self.forget(*attempt);
@@ -205,7 +219,7 @@ impl Continued {
     /// From here on it is about this attempt, which knows nothing of the ones before.
     fn forget(&mut self, attempt: u32) {
         self.records.clear();
-        (self.said, self.bytes, self.incomplete) = (0, 0, None);
+        (self.said, self.tools, self.bytes, self.incomplete) = (0, ToolsTook::default(), 0, None);
         (self.attempt, self.made_before) = (Some(attempt), self.made);
     }
 
@@ -227,6 +241,12 @@ impl Continued {
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What the tools whose answers are known took of the run's budgets.
+    #[must_use]
+    pub const fn tools_took(&self) -> ToolsTook {
+        self.tools
     }
 
     /// How many calls it tells of, of the last attempt.
@@ -336,6 +356,14 @@ impl Recorder {
     /// Keeps the answer of a call that was begun, with the event that tells of it.
     pub fn finished(&self, call: u64, answer: &impl Encode, event: Option<Event>) {
         self.keep(event, |_| Record::Finished { call, answer: encoded(answer) });
+    }
+
+    /// The same of a tool's call, with what the run's tools have taken of its budgets by then.
+    pub fn tool_finished(&self, call: u64, answer: &impl Encode, took: ToolsTook, event: Event) {
+        self.keep(Some(event), |calls| {
+            calls.tools = calls.tools.or_later(took);
+            Record::Finished { call, answer: encoded(answer) }
+        });
     }
 
     /// The guest learns the answer of an earlier call: now, or it had learned it here before.

@@ -49,6 +49,7 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     a_run_is_its_users_only(storage).await;
     log::check(storage).await;
     the_oldest_finished_runs_are_pruned_and_no_live_one(storage).await;
+    what_is_written_again_counts_once_in_the_history(storage).await;
     deployment::check(storage).await;
     runs_are_listed_newest_first(storage).await;
     unfinished_runs_are_listed_oldest_first(storage).await;
@@ -277,6 +278,29 @@ async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Stora
         prune().await;
     }
     assert_eq!(storage.history(&ida).await.expect("reads"), History::default());
+}
+
+async fn what_is_written_again_counts_once_in_the_history(storage: &dyn Storage) {
+    let ivo = scope("ivo");
+    let says = |run, seqs: std::ops::RangeInclusive<u64>, chunks: std::ops::RangeInclusive<u64>| {
+        let chunks = chunks.map(|number| RecordChunk { number, bytes: vec![7; 100] }).collect();
+        RunBatch { chunks, ..batch(run, seqs.map(|seq| thinking(run, seq, "as long as any other"))) }
+    };
+    // The first is written once. Of the others the answers to some writes were lost: what they had written comes again, with
+    // what has been said since.
+    let (mut bytes, mut of_each) = (0, Vec::new());
+    for [second, third] in [[3, 4], [1, 4], [3, 3], [1, 1]] {
+        let run = insert(storage, spec("ivo")).await.id;
+        storage.append(&ivo, says(run, 1..=2, 1..=1)).await.expect("appends");
+        storage.append(&ivo, says(run, second..=3, second.min(2)..=2)).await.expect("appends");
+        let mut last = says(run, third..=4, third.min(3)..=3);
+        last.events.push(ended(run, 5));
+        storage.finish(&ivo, last, completed("1")).await.expect("finishes");
+        let all = storage.history(&ivo).await.expect("reads").bytes;
+        of_each.push(all - bytes);
+        bytes = all;
+    }
+    assert!(of_each.iter().all(|bytes| *bytes == of_each[0] && *bytes > 1_300), "{of_each:?}");
 }
 
 async fn runs_are_listed_newest_first(storage: &dyn Storage) {

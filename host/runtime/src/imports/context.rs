@@ -46,10 +46,11 @@ async fn sleep_until(guest: &mut Guest, unix_ms: u64) -> wasmtime::Result<Result
     let max = guest.ctx.quota().wait_ms;
     let now = clock::now();
     let until = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    let until = until.filter(|until| *until <= guest.within_wait(max));
+    // One that has begun may wait as long as it asked for then, whatever the quota and the clock say now.
+    let until = until.filter(|until| before.is_some() || *until <= guest.within_wait(max));
     let Some(until) = until else {
         let why = format!("unix-ms is {unix_ms}, which is more than {max} ms from now; wait in parts");
-        return Ok(guest.answered(asked, Err(WaitError::Invalid(why))).await);
+        return Ok(guest.refused(before, asked(), Err(WaitError::Invalid(why))).await);
     };
     let left = Duration::try_from(until.duration_since(now)).unwrap_or_default();
     if left.is_zero() && before.is_some() {

@@ -31,7 +31,9 @@ pub enum Asking<T> {
 #[derive(Debug, thiserror::Error)]
 pub enum NoWait {
     /// As many of its user's wait as may.
-    #[error("{0} runs of this user wait, which is as many as may; answer or cancel some (GET /v1/runs?status=waiting)")]
+    #[error(
+        "{0} runs of this user wait, which is as many as may; answer or cancel some of those with the status `waiting`"
+    )]
     Place(u32),
     /// The event that tells of it is more than the run has left.
     #[error(transparent)]

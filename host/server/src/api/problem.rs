@@ -33,8 +33,8 @@ const HOST_FAILED_HINT: &str =
 /// The next step for a plugin or agent that is not there.
 const PLUGINS_HINT: &str = "GET /v1/plugins lists the plugins; an operator pushes one with PUT /v1/plugins/{name}";
 
-/// The next step for a limit that cannot be set so.
-const LIMITS_HINT: &str = "GET /openapi.json has every limit with its range; a user cannot have more than their tier, PUT /v1/tiers/{name} raises it";
+/// The next step for a limit that is over what the user's tier has.
+const TIER_HINT: &str = "give a value in this range, or leave it out to have what the tier has; PUT /v1/tiers/{name} raises the tier, for all of its users, and takes what the tier sets already as well";
 
 /// A problem document.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -320,12 +320,21 @@ impl From<EditError> for Problem {
                 let detail = error.to_string();
                 match error {
                     QuotaError::Row(row) => {
-                        let (code, field) = match row {
-                            RowError::Unknown { name, .. } => ("unknown_limit", name),
-                            RowError::NotANumber { name, .. } => ("invalid_limit", name.to_owned()),
-                            RowError::OutOfRange { name, .. } => ("limit_out_of_range", name.to_owned()),
+                        let (code, field, hint) = match row {
+                            RowError::Unknown { name, .. } => {
+                                ("unknown_limit", name, "GET /openapi.json has every limit with its range")
+                            }
+                            RowError::NotANumber { name, .. } => {
+                                ("invalid_limit", name.to_owned(), "write a number in this range, without quotes")
+                            }
+                            RowError::OutOfRange { name, above: Some(_), .. } => {
+                                ("limit_out_of_range", name.to_owned(), TIER_HINT)
+                            }
+                            RowError::OutOfRange { name, above: None, .. } => {
+                                ("limit_out_of_range", name.to_owned(), "give a value in this range, or leave it out")
+                            }
                         };
-                        Self::new(Fault::Caller, code, detail).field(field).hint(LIMITS_HINT)
+                        Self::new(Fault::Caller, code, detail).field(field).hint(hint)
                     }
                     QuotaError::TierName(_) => Self::new(Fault::Caller, "invalid_id", detail).field("tier"),
                     QuotaError::UnknownTier { .. } => Self::new(Fault::Caller, "unknown_tier", detail)

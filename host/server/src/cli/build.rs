@@ -1,6 +1,9 @@
 //! `cofferdam build`: turns an author's project into a component and says where it is.
 
-use super::project::{Project, Source};
+use super::{
+    output::{note, printable},
+    project::{Project, Source},
+};
 use anyhow::Context as _;
 use sha2::{Digest as _, Sha256};
 use std::{fs, io::Write as _, path::PathBuf};
@@ -65,6 +68,13 @@ pub(super) fn build(project: &Project, json: bool) -> anyhow::Result<Built> {
     };
     let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     Ok(Built { file, bytes, name: project.name.clone() })
+}
+
+/// Says what a build begins to do, as cargo does by itself; not where only programs read it.
+fn begins(project: &Project, with: &str, json: bool) {
+    if !json {
+        note(&printable(&format!("making {} a component with {with}", project.name)));
+    }
 }
 
 /// The name the host will know these bytes by.

@@ -302,6 +302,30 @@ pub(super) fn text_argument(argument: &str) -> Result<String, Failure> {
     String::from_utf8(bytes).map_err(|_| Failure::Usage(format!("{argument} is not UTF-8 text; write JSON as UTF-8")))
 }
 
+/// The text of a JSON object that an argument gives, of which an example is known. What is in it is the server's to judge.
+pub(super) fn object_argument(argument: &str, example: &str) -> Result<String, Failure> {
+    let text = text_argument(argument)?;
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) if error.is_data() => Err(Failure::Usage(format!("{argument} is no JSON object; write {example}"))),
+        Err(error) => Err(Failure::Usage(format!("{argument} is not JSON: {error}; write {example}"))),
+    }
+}
+
+/// The bytes of a component.
+pub(super) fn component_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
+    let shown = path.display();
+    if path.is_dir() {
+        let next = format!("`cofferdam build {shown}` makes one of the project there, and prints its path");
+        return Err(Failure::Usage(format!("{shown} is a folder, not a component: {next}")));
+    }
+    if !path.exists() {
+        let next = "check the path, or make it with `cofferdam build`, which prints its path";
+        return Err(Failure::Usage(format!("there is no component {shown}: {next}")));
+    }
+    file_bytes(path)
+}
+
 /// The bytes of a file.
 pub(super) fn file_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     let shown: PathBuf = path.to_owned();

@@ -9,7 +9,6 @@ use super::{
     runs::LimitArgs,
     test,
 };
-use cofferdam_core::Json;
 use cofferdam_runtime::LocalWork;
 use std::{
     collections::BTreeMap,
@@ -55,6 +54,11 @@ pub(super) struct DevArgs {
 pub(super) async fn run(args: DevArgs, json: bool) -> Result<(), Failure> {
     super::serve::log_to_stderr("error")?;
     let project = Project::at(&args.dir).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+    // What stands on the command line itself is mended by no change of a file.
+    let itself = |argument: &Option<String>| argument.clone().filter(|text| !text.starts_with('@') && text != "-");
+    itself(&args.input).map(|input| run::input_argument(&input)).transpose()?;
+    itself(&args.grant).map(|grant| run::grant_argument(&grant)).transpose()?;
+    run::answers(&args.answer)?;
     loop {
         // Taken before the build, so that what is changed while it runs is built next.
         let before = Files::of(&project.dir)?;
@@ -85,8 +89,7 @@ async fn once(dir: &Path, args: &DevArgs, json: bool) -> Result<(), Failure> {
     let built = built.map_err(|error| Failure::Host(error.to_string()))?;
     let built = built.map_err(|error| Failure::Build(format!("{error:#}")))?;
     let Some(input) = &args.input else { return test::built(dir, &built, json).await };
-    let input = Json::parse(super::client::text_argument(input)?)
-        .map_err(|error| Failure::Usage(format!("--input is {error}")))?;
+    let input = run::input_argument(input)?;
     let answers = run::answers(&args.answer)?;
     let limits = args.limits.asked();
     let here = Here {

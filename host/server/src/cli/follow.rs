@@ -316,6 +316,25 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_payload_is_shown_what_a_person_reads_and_how_much_is_left_out() {
+        let text = |arguments: &str| {
+            format!(
+                r#"{{"seq":2,"run_id":"run_1","type":"tool_executing","payload":{{"call":1,"arguments":"{arguments}"}}}}"#
+            )
+        };
+        let (short, long) = (text("ab"), text(&"é".repeat(4_000)));
+        let shown = |text: &str| serde_json::from_str::<Seen<'_>>(text).expect("an event").shown();
+        assert_eq!(shown(&short), r#"2 tool_executing {"call":1,"arguments":"ab"}"#);
+        let line = shown(&long);
+        let whole = r#"{"call":1,"arguments":""}"#.len() + 8_000;
+        let left_out = whole
+            - r#"{"call":1,"arguments":""#.len()
+            - 2 * (PAYLOAD_CHARS_SHOWN_MAX - r#"{"call":1,"arguments":""#.len());
+        assert!(line.ends_with(&format!("é… ({left_out} bytes more; --json shows all)")), "{line}");
+        assert!(line.chars().count() < PAYLOAD_CHARS_SHOWN_MAX + 80, "{line}");
+    }
+
+    #[test]
     fn a_run_is_shown_with_how_it_ended() {
         let text = r#"{"id":"run_1","agent":"a","status":"failed","stop_reason":"trap","error":{"code":"trap","message":"\u001b[2J"},
             "usage":{"fuel":1},"created_at":"2020-01-01T00:00:00Z"}"#;

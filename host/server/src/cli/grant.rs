@@ -1,7 +1,7 @@
 //! `cofferdam grant`: what a plugin may do for a user.
 
 use super::{
-    client::{As, Client, ClientArgs, text_argument, with_json},
+    client::{As, Client, ClientArgs, object_argument, with_json},
     failure::Failure,
     output::{changes, json_line, line, note, printable},
 };
@@ -39,6 +39,9 @@ enum GrantVerb {
     },
 }
 
+/// How a grant is written.
+const EXAMPLE: &str = r#"{"tools": ["file.*"], "state": "read"}"#;
+
 #[derive(Deserialize)]
 struct GrantSet {
     grant: Map<String, Value>,
@@ -56,7 +59,7 @@ pub(super) async fn run(args: GrantArgs, json: bool) -> Result<(), Failure> {
         }
         GrantVerb::Set { user, plugin, grant } => {
             let request = |method| client.request(As::Operator, method, ["v1", "users", &user, "grants", &plugin]);
-            let put = with_json(request(Method::PUT)?, text_argument(&grant)?);
+            let put = with_json(request(Method::PUT)?, object_argument(&grant, EXAMPLE)?);
             if json {
                 return line(&json_line(&client.text(put).await?));
             }

@@ -2,7 +2,7 @@
 
 use super::{
     build::digest,
-    client::file_bytes,
+    client::component_bytes,
     failure::Failure,
     locally::{self, Host},
     output::{json_line, line, printable, progress},
@@ -52,7 +52,7 @@ struct Tool<'a> {
 
 pub(super) async fn run(args: InspectArgs, json: bool) -> Result<(), Failure> {
     super::serve::log_to_stderr("error")?;
-    let bytes = file_bytes(&args.file)?;
+    let bytes = component_bytes(&args.file)?;
     let host = Host::start(None, None).await?;
     let compiling = progress(format!("compiling {}", args.file.display()), json);
     let about = host.push(bytes.clone()).await?;

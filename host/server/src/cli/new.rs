@@ -45,7 +45,8 @@ impl Template {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct NewArgs {
-    /// The project's name: 1 to 64 characters of a-z, 0-9 and '-'. Also the folder that is made, unless --dir says another.
+    /// The project's name: 1 to 64 characters of a-z, 0-9 and '-', the first a letter, the last not '-'. A plugin is pushed
+    /// under it. Also the folder that is made, unless --dir says another.
     name: String,
     /// In which language.
     #[arg(long, value_name = "LANGUAGE", default_value = "rust")]

@@ -1,7 +1,7 @@
 //! `cofferdam plugin`: push plugins and look at them.
 
 use super::{
-    client::{As, Client, ClientArgs, file_bytes},
+    client::{As, Client, ClientArgs, component_bytes},
     failure::Failure,
     inspect::grant_command,
     output::{json_line, line, note, printable, progress},
@@ -25,7 +25,8 @@ pub(super) struct PluginArgs {
 enum PluginVerb {
     /// Push a component under a name. Needs an operator's key.
     Push {
-        /// The name: 1 to 64 characters of a-z, 0-9 and '-'.
+        /// The name: 1 to 64 characters of a-z, 0-9 and '-', the first a letter. If it has a version already, this one is what
+        /// it stands for from now on, and the other stays as NAME@DIGEST.
         name: String,
         /// The component, as `cofferdam build` made it.
         file: PathBuf,
@@ -102,7 +103,9 @@ pub(super) async fn run(args: PluginArgs, json: bool) -> Result<(), Failure> {
 }
 
 async fn push(client: &Client, name: &str, file: PathBuf, json: bool) -> Result<(), Failure> {
-    let bytes = file_bytes(&file)?;
+    let bytes = component_bytes(&file)?;
+    // What the name stood for is for people, and only they pay for asking.
+    let before = if json { None } else { latest(client, name).await? };
     let request = client.request(As::Operator, Method::PUT, ["v1", "plugins", name])?;
     let request = request.header(header::CONTENT_TYPE, "application/wasm").body(bytes);
     let compiling = progress(format!("compiling {name} on the server"), json);
@@ -117,6 +120,20 @@ async fn push(client: &Client, name: &str, file: PathBuf, json: bool) -> Result<
     let said = if new { "pushed" } else { "was there already:" };
     line(&format!("{said} {} {} {}", printable(&plugin.name), printable(&plugin.version), printable(&plugin.digest)))?;
     let name = printable(&plugin.name);
+    if let Some(before) = before.filter(|before| before.digest != plugin.digest) {
+        let of = |version: &str, digest: &str| format!("{} {}", printable(version), printable(digest));
+        let (was, is) = (of(&before.version, &before.digest), of(&plugin.version, &plugin.digest));
+        note(&format!(
+            "replaced {name} {was} → {is}; who asks for {name}@{} gets the one before",
+            printable(&before.digest)
+        ));
+        if before.title != plugin.title {
+            let (was, is) = (printable(&before.title), printable(&plugin.title));
+            note(&format!(
+                "note: the one before calls itself {was}, and this one {is}; if that was not meant, push the one before again, and this one under a name of its own"
+            ));
+        }
+    }
     if plugin.needs != Permissions::none() {
         note(&format!("next: {}", grant_command(&name, &plugin.needs)));
     }
@@ -124,6 +141,25 @@ async fn push(client: &Client, name: &str, file: PathBuf, json: bool) -> Result<
         note(&format!("next: cofferdam runs submit {name} --input JSON"));
     }
     Ok(())
+}
+
+/// What a name stands for.
+struct Latest {
+    title: String,
+    version: String,
+    digest: String,
+}
+
+/// What a name stands for now, if for anything; whatever else is refused, the push is refused for.
+async fn latest(client: &Client, name: &str) -> Result<Option<Latest>, Failure> {
+    match client.text(client.request(As::Operator, Method::GET, ["v1", "plugins", name])?).await {
+        Ok(text) => {
+            let Plugin { title, version, digest, .. } = client.read::<PluginVersions<'_>>(&text)?.latest;
+            Ok(Some(Latest { title, version, digest }))
+        }
+        Err(Failure::Refused(_)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Prints all pages, so that the list is whole.

@@ -1,11 +1,12 @@
 //! `cofferdam quota` and `cofferdam tier`: what users and tiers may take.
 
 use super::{
-    client::{As, Client, ClientArgs, text_argument, with_json},
+    client::{As, Client, ClientArgs, object_argument, with_json},
     failure::Failure,
     output::{change, json_line, line, note, printable},
 };
 use clap::{Args, Subcommand};
+use cofferdam_core::quota::TIER_DEFAULT;
 use reqwest::{Method, header};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -58,6 +59,9 @@ enum TierVerb {
     },
 }
 
+/// How limits are written.
+const EXAMPLE: &str = r#"{"runs_at_once": 2}"#;
+
 #[derive(Debug, Args)]
 struct SetArgs {
     /// The limits, as {"runs_at_once": 2}; for a user also their {"tier": "NAME"}. What is left out is as the level above
@@ -103,7 +107,8 @@ async fn get<const N: usize>(client: ClientArgs, path: [&str; N], json: bool) ->
 
 async fn put<const N: usize>(client: ClientArgs, path: [&str; N], set: SetArgs, json: bool) -> Result<(), Failure> {
     let client = Client::new(client)?;
-    let mut request = with_json(client.request(As::Operator, Method::PUT, path)?, text_argument(&set.limits)?);
+    let mut request =
+        with_json(client.request(As::Operator, Method::PUT, path)?, object_argument(&set.limits, EXAMPLE)?);
     if let Some(version) = set.if_match {
         request = request.header(header::IF_MATCH, format!("\"{}\"", version.trim_matches('"')));
     }
@@ -111,16 +116,31 @@ async fn put<const N: usize>(client: ClientArgs, path: [&str; N], set: SetArgs, 
         return line(&json_line(&client.text(request).await?));
     }
     // What stood before is for people, and only they pay for asking.
-    let before = match client.text(client.request(As::Operator, Method::GET, path)?).await {
-        Ok(before) => Some(client.read(&before)?),
-        Err(Failure::Refused(problem)) if problem.code == "unknown_tier" => None,
+    let stands = async |path: &[&str]| {
+        let stands = client.text(client.request(As::Operator, Method::GET, path.iter().copied())?).await?;
+        client.read::<Standing>(&stands)
+    };
+    let (before, new) = match stands(&path).await {
+        Ok(before) => (before, false),
+        // What applied to whoever is put into it.
+        Err(Failure::Refused(problem)) if problem.code == "unknown_tier" => {
+            (stands(&["v1", "tiers", TIER_DEFAULT]).await?, true)
+        }
         Err(failure) => return Err(failure),
     };
     let now: Standing = client.read(&client.text(request).await?)?;
-    let lines = changed(before.as_ref(), &now);
+    let lines = changed(&before, &now, new);
     line(&match (&now.user, &now.name) {
         (Some(user), _) => format!("set for user {}", printable(user)),
-        (None, name) => format!("set for tier {}", printable(name.as_deref().unwrap_or_default())),
+        (None, name) => {
+            let name = printable(name.as_deref().unwrap_or_default());
+            let compared = if new {
+                format!(", which was not there; on the left is what tier {TIER_DEFAULT} has")
+            } else {
+                String::new()
+            };
+            format!("set for tier {name}{compared}")
+        }
     })?;
     if lines.is_empty() {
         line("nothing changed")?;
@@ -139,8 +159,9 @@ struct Standing {
     set: Map<String, Value>,
 }
 
-/// What is another than before, one a line: a tier, limits, and which of them are set here.
-fn changed(before: Option<&Standing>, now: &Standing) -> Vec<String> {
+/// What is another than before, one a line: a tier, limits, and which of them are set here. Of a tier that is new, what was
+/// before is another's.
+fn changed(before: &Standing, now: &Standing, new: bool) -> Vec<String> {
     let of = |standing: &Standing, name: &str| match name {
         "tier" => Some(standing.set.get(name).cloned().unwrap_or_else(|| "default".into())),
         _ => standing.effective.get(name).cloned(),
@@ -149,17 +170,16 @@ fn changed(before: Option<&Standing>, now: &Standing) -> Vec<String> {
     let names = tier.into_iter().chain(now.effective.keys().map(String::as_str));
     let lines = names.filter_map(|name| {
         let is_set = now.set.contains_key(name);
-        let was_set = before.is_some_and(|before| before.set.contains_key(name));
-        let (old, new) = (before.and_then(|before| of(before, name)), of(now, name));
-        // Of a tier that was not there before, only what it says itself.
-        let same = if before.is_none() { !is_set } else { old == new && (is_set == was_set || name == "tier") };
+        let was_set = !new && before.set.contains_key(name);
+        let (was, is) = (of(before, name), of(now, name));
+        let same = was == is && (is_set == was_set || name == "tier");
         let whose = match (is_set, was_set) {
             _ if name == "tier" => "",
             (true, _) => "  (set here)",
             (false, true) => "  (no longer set here)",
             (false, false) => "",
         };
-        (!same).then(|| format!("{}{whose}", change(name, old.as_ref(), new.as_ref())))
+        (!same).then(|| format!("{}{whose}", change(name, was.as_ref(), is.as_ref())))
     });
     lines.collect()
 }
@@ -199,21 +219,25 @@ mod tests {
     #[test]
     fn what_a_quota_changes_is_told_old_and_new_with_what_is_set_here() {
         let standing = |value: Value| serde_json::from_value::<Standing>(value).expect("a standing");
-        let told = |before: Option<&Value>, now: &Value| {
-            let before = before.map(|before| standing(before.clone()));
-            let lines = changed(before.as_ref(), &standing(now.clone()));
+        let told_of = |before: &Value, now: &Value, new: bool| {
+            let lines = changed(&standing(before.clone()), &standing(now.clone()), new);
             lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
         };
+        let told = |before: &Value, now: &Value| told_of(before, now, false);
         let plain = json!({"user": "ann", "effective": {"cpu_weight": 100, "runs_at_once": 5}});
         let pro = json!({
             "user": "ann", "tier": "pro", "runs_at_once": 5, "effective": {"cpu_weight": 300, "runs_at_once": 5},
         });
         let there = ["tier default → pro", "cpu_weight 100 → 300", "runs_at_once 5 → 5 (set here)"];
-        assert_eq!(told(Some(&plain), &pro), there);
+        assert_eq!(told(&plain, &pro), there);
         let back = ["tier pro → default", "cpu_weight 300 → 100", "runs_at_once 5 → 5 (no longer set here)"];
-        assert_eq!(told(Some(&pro), &plain), back);
-        assert!(told(Some(&pro), &pro).is_empty());
+        assert_eq!(told(&pro, &plain), back);
+        assert!(told(&pro, &pro).is_empty());
         let tier = json!({"name": "pro", "cpu_weight": 300, "effective": {"cpu_weight": 300, "runs_at_once": 5}});
-        assert_eq!(told(None, &tier), ["cpu_weight nothing → 300 (set here)"]);
+        let default =
+            json!({"name": "default", "runs_at_once": 7, "effective": {"cpu_weight": 100, "runs_at_once": 7}});
+        // What the default tier sets is not the new tier's.
+        let there = ["cpu_weight 100 → 300 (set here)", "runs_at_once 7 → 5"];
+        assert_eq!(told_of(&default, &tier, true), there);
     }
 }

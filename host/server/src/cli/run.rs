@@ -1,7 +1,7 @@
 //! `cofferdam run`: a component, here and now, under the same limits and rules as on a server.
 
 use super::{
-    client::{file_bytes, text_argument},
+    client::{component_bytes, text_argument},
     failure::Failure,
     follow::{RunSeen, Seen},
     locally::{Host, failure},
@@ -31,8 +31,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
     /// What the agent may do: {"tools": ["file.*"], "state": "read_write", "workspace": "read", "agents": ["echo"], "human": true}, or
-    /// @FILE. Without it, nothing. Here it can start itself only, as "agent", and nobody
-    /// answers its questions: they expire.
+    /// @FILE. Without it, nothing. Here there are only the tools file.*, it can start itself only, as "agent", and nobody
+    /// answers its questions, unless --answer does: they expire. `cofferdam test` has cases in which others answer.
     #[arg(long, value_name = "JSON|@FILE")]
     grant: Option<String>,
     /// What to answer when the agent asks people: JSON, once for each question, in order.
@@ -47,13 +47,11 @@ pub(super) struct RunArgs {
 
 pub(super) async fn run(args: RunArgs, json: bool) -> Result<(), Failure> {
     log_to_stderr("warn")?;
-    let input = Json::parse(text_argument(&args.input)?).map_err(|error| {
-        Failure::Usage(format!("--input is {error}; a text needs its own quotes: --input '\"text\"'"))
-    })?;
+    let input = input_argument(&args.input)?;
     let grant = args.grant.as_deref().map(grant_argument).transpose()?;
     let (limits, answers) = (args.limits.asked(), answers(&args.answer)?);
     let here = Here {
-        component: file_bytes(&args.file)?,
+        component: component_bytes(&args.file)?,
         shown: args.file.display().to_string(),
         workspace: args.workspace,
         grant,
@@ -84,7 +82,6 @@ pub(super) async fn here(here: Here, json: bool) -> Result<(), Failure> {
     if let Some(dir) = here.workspace.as_ref().filter(|dir| !dir.is_dir()) {
         return Err(Failure::Usage(format!("there is no directory {}; make it first", dir.display())));
     }
-    let without_grant = here.grant.is_none() && !here.grants_needs;
     let host = Host::start(here.workspace, None).await?;
     let mut on_event = |envelope: &Envelope| {
         let text = serde_json::to_string(envelope).unwrap_or_default();
@@ -96,13 +93,39 @@ pub(super) async fn here(here: Here, json: bool) -> Result<(), Failure> {
     let compiling = progress(format!("compiling {}", here.shown), json);
     let about = host.push(here.component).await?;
     drop(compiling);
-    let needs = || if here.grants_needs { about.needs } else { Permissions::none() };
-    host.local.grant(here.grant.unwrap_or_else(needs)).await.map_err(failure)?;
+    let if_not_said = || if here.grants_needs { about.needs.clone() } else { Permissions::none() };
+    let grant = here.grant.unwrap_or_else(if_not_said);
+    // As in a run on a server, what it needs and is not granted is denied.
+    let all_of_it = (grant != about.needs).then(|| Json::of(&about.needs));
+    host.local.grant(grant).await.map_err(failure)?;
     let LocalEnd { view, gave_up } = host.local.run(here.work, &mut on_event).await.map_err(failure)?;
     if let Some(why) = gave_up {
         note(&format!("cancelled: {why}; give one more with --answer"));
     }
-    print(view, json, without_grant)
+    let next = if json { None } else { next_step(&view, &here.shown, all_of_it.as_ref()) };
+    let ended = print(view, json);
+    if let Some(next) = next {
+        note(&format!("next: {next}"));
+    }
+    ended
+}
+
+/// What to do about a run that failed for something that its author can mend on the command line.
+fn next_step(view: &RunView, component: &str, all_of_it: Option<&Json>) -> Option<String> {
+    match (view.stop_reason?, view.error.as_ref()?.code.as_str()) {
+        // Where it was not declared, a larger grant is of no use.
+        (StopReason::Denied, _) if view.error.as_ref()?.message.contains("--grant '") => {
+            Some(format!("it asks for more than it was granted; all of it is: --grant '{}'", all_of_it?.as_str()))
+        }
+        (_, "invalid_input") => Some(format!("`cofferdam inspect {component}` shows the schema of its input")),
+        _ => None,
+    }
+}
+
+/// An input of the command line.
+pub(super) fn input_argument(argument: &str) -> Result<Json, Failure> {
+    Json::parse(text_argument(argument)?)
+        .map_err(|error| Failure::Usage(format!("--input is {error}; a text needs its own quotes: --input '\"text\"'")))
 }
 
 /// Answers to questions, of the command line.
@@ -122,8 +145,7 @@ pub(super) fn grant_argument(argument: &str) -> Result<Permissions, Failure> {
     })
 }
 
-fn print(view: RunView, json: bool, without_grant: bool) -> Result<(), Failure> {
-    let denied = view.stop_reason == Some(StopReason::Denied);
+fn print(view: RunView, json: bool) -> Result<(), Failure> {
     let output = view.output.clone();
     let text = serde_json::to_string(&Run::with(view, ContextStatus::Cleaned))
         .map_err(|error| Failure::Host(error.to_string()))?;
@@ -135,9 +157,6 @@ fn print(view: RunView, json: bool, without_grant: bool) -> Result<(), Failure> 
         if let Some(output) = output {
             line(&json_line(output.as_str()))?;
         }
-    }
-    if denied && without_grant {
-        note("next: nothing was granted; allow what it asks for, for example --grant '{\"tools\":[\"file.*\"]}'");
     }
     seen.result()
 }

@@ -47,7 +47,8 @@ enum RunsVerb {
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
         after: u64,
     },
-    /// Show what a run's agent asked the host, and what it learned.
+    /// Show what a run's agent asked the host, and what it learned. Its numbers count all calls, those of the events
+    /// `tool_executing` and `tool_completed` only tool calls.
     Journal {
         /// The run.
         id: String,
@@ -59,7 +60,7 @@ enum RunsVerb {
         /// The answer: JSON, @FILE, or - for standard input.
         #[arg(long, value_name = "JSON|@FILE|-")]
         answer: String,
-        /// Which question: the call that the run waits with. If not said, the one that it waits with now.
+        /// Which question: the call that the run waits with, as its event `run_waiting` and its journal number it. If not said, the one that it waits with now.
         #[arg(long, value_name = "NUMBER")]
         call: Option<u64>,
     },
@@ -325,15 +326,24 @@ struct EntrySeen {
     why: Option<String>,
     events: Option<u64>,
     attempt: Option<u32>,
+    took: Option<TookSeen>,
+}
+
+#[derive(Deserialize)]
+struct TookSeen {
+    host_calls: u64,
+    events: u64,
+    event_bytes: u64,
+    log_bytes: u64,
 }
 
 impl EntrySeen {
     fn shown(&self) -> String {
         let call = self.call.map_or_else(String::new, |call| call.to_string());
         let mut shown = format!("{call:>6}  {:<10}", self.kind);
-        if let Some(text) = self.asked.as_ref().or(self.why.as_ref()) {
+        if let Some(text) = self.asked.as_deref().map(plainly).or_else(|| self.why.clone()) {
             shown.push(' ');
-            shown.push_str(&printable(text));
+            shown.push_str(&printable(&text));
         }
         if let Some(of) = self.of {
             shown.push_str(&format!(" the answer of {of}"));
@@ -347,8 +357,33 @@ impl EntrySeen {
         if let Some(attempt) = self.attempt {
             shown.push_str(&format!(" {attempt} begins, and knows nothing of what is before"));
         }
+        if let Some(TookSeen { host_calls, events, event_bytes, log_bytes }) = &self.took {
+            shown.push_str(&format!(
+                " took {host_calls} host calls, {events} events of {event_bytes} bytes, {log_bytes} bytes of log lines, up to here"
+            ));
+        }
         shown
     }
+}
+
+/// A call for people to read. The record has an argument that may be left out as Rust writes it, `Some(5)` or `None`, and is
+/// compared with others as it stands; here it is `5` or `-`. Texts are in quotes, and stay as they are.
+fn plainly(asked: &str) -> String {
+    let mut in_text = false;
+    let words = asked.split(' ').map(|word| {
+        let plain = match word {
+            _ if in_text => word,
+            "None" => "-",
+            other => other.strip_prefix("Some(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(other),
+        };
+        let mut escaped = false;
+        for character in word.chars() {
+            in_text ^= character == '"' && !escaped;
+            escaped = character == '\\' && !escaped;
+        }
+        plain
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Prints the record of a run, a page at a time.
@@ -380,10 +415,18 @@ mod tests {
                 r#"{"kind":"call","call":1,"asked":"a \u001b","answer_bytes":0}"#,
                 "     1  call       a \\u001b  → 0 bytes",
             ),
+            (
+                r#"{"kind":"started","call":2,"asked":"human.ask \"Some(1) None \\\"\" None None Some(5) \"\\\\\" Some(6)"}"#,
+                r#"     2  started    human.ask "Some(1) None \"" - - 5 "\\" 6"#,
+            ),
             (r#"{"kind":"observed","call":2,"of":1}"#, "     2  observed   the answer of 1"),
             (r#"{"kind":"incomplete","call":3,"why":"full"}"#, "     3  incomplete full"),
             (r#"{"kind":"said","events":4}"#, "        said       4 events of the agent's own, up to here"),
             (r#"{"kind":"attempt","attempt":2}"#, "        attempt    2 begins, and knows nothing of what is before"),
+            (
+                r#"{"kind":"tools","took":{"host_calls":1,"events":2,"event_bytes":3,"log_bytes":4}}"#,
+                "        tools      took 1 host calls, 2 events of 3 bytes, 4 bytes of log lines, up to here",
+            ),
         ] {
             let seen: EntrySeen = serde_json::from_str(entry).expect("an entry");
             assert_eq!(seen.shown(), line);

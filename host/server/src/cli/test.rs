@@ -3,6 +3,7 @@
 
 use super::{
     build,
+    client::component_bytes,
     failure::Failure,
     locally::{self, file_of},
     output::{json_line, line, note, printable, progress},
@@ -51,15 +52,24 @@ struct Told {
 
 pub(super) async fn run(args: TestArgs, json: bool) -> Result<(), Failure> {
     super::serve::log_to_stderr("error")?;
-    // Before anything is built: what cannot be read is wrong whatever the agent does.
-    let cases = cases(&args.dir, args.case.as_deref())?;
-    let (component, shown) = match &args.component {
-        Some(file) => (super::client::file_bytes(file)?, file.display().to_string()),
-        None => {
-            let project = Project::at(&args.dir).map_err(|error| Failure::Usage(format!("{error:#}")))?;
-            let built = build::build(&project, json).map_err(|error| Failure::Build(format!("{error:#}")))?;
-            (built.bytes, built.file.display().to_string())
+    if args.dir.is_file() {
+        let why =
+            "is a file: give the folder of the project, and its component, if nothing is to be built, as --component";
+        return Err(Failure::Usage(format!("{} {why} FILE", args.dir.display())));
+    }
+    // Cases are read before anything is built: what cannot be read is wrong whatever the agent does.
+    let read = || cases(&args.dir, args.case.as_deref());
+    let (cases, component, shown) = if let Some(file) = &args.component {
+        (read()?, component_bytes(file)?, file.display().to_string())
+    } else {
+        let project = || Project::at(&args.dir).map_err(|error| Failure::Usage(format!("{error:#}")));
+        // That it is no project says more than that it has no cases.
+        if !args.dir.join("tests").is_dir() {
+            project()?;
         }
+        let (cases, project) = (read()?, project()?);
+        let built = build::build(&project, json).map_err(|error| Failure::Build(format!("{error:#}")))?;
+        (cases, built.bytes, built.file.display().to_string())
     };
     all(&component, &shown, cases, json).await
 }
@@ -83,7 +93,8 @@ async fn all(component: &[u8], file: &str, cases: Vec<(String, Case)>, json: boo
         }
     }
     if !json {
-        line(&format!("{count} cases, {failed} failed"))?;
+        let cases = if count == 1 { "case" } else { "cases" };
+        line(&format!("{count} {cases}, {failed} failed"))?;
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Run) }
 }
@@ -101,16 +112,22 @@ fn cases(dir: &Path, part: Option<&str>) -> Result<Vec<(String, Case)>, Failure>
     let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
     files.sort();
-    let mut cases = Vec::new();
+    let (mut cases, mut names) = (Vec::new(), Vec::new());
     for file in files {
         let name = file.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if part.is_none_or(|part| name.contains(part)) {
             cases.push((name, Case::read(&file).map_err(|error| Failure::Usage(format!("{error:#}")))?));
+        } else {
+            names.push(name);
         }
     }
     if cases.is_empty() {
         let named = part.map(|part| format!(" with {part:?} in its name")).unwrap_or_default();
-        return Err(Failure::Usage(format!("{} has no case{named}: a case is a file NAME.json", folder.display())));
+        let next = match names.is_empty() {
+            true => "a case is a file NAME.json".to_owned(),
+            false => format!("it has {}", names.join(", ")),
+        };
+        return Err(Failure::Usage(format!("{} has no case{named}: {next}", folder.display())));
     }
     Ok(cases)
 }

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::{
+    clock,
     run::Retries,
     wait::{Answer, Answered, Earlier, StoredWait, TakenBefore, ToolsTook, WaitFor},
 };
+use jiff::{ToSpan as _, Unit};
 
 fn human() -> WaitFor {
     WaitFor::Human { prompt: "go on?".into(), schema: json(r#"{"type":"boolean"}"#), default: Some(json("false")) }
@@ -94,6 +96,28 @@ pub(super) async fn check(storage: &dyn Storage) {
     waits(storage, &late, 1, &wait(1, human(), Some(100))).await;
     assert_eq!(own.answer(&wanda, late.id, 1, &answer("true", "key_1")).await.expect("keeps"), Answered::NotWaiting);
     storage.finish(&wanda, batch(late.id, [ended(late.id, 2)]), completed("1")).await.expect("finishes");
+
+    // That is so from the microsecond on at which it expires. Each is tried at its very moment, wherever that is within a
+    // millisecond.
+    let question_until = |until| Wait { until: Some(until), ..wait(1, human(), None) };
+    let from_now = |microseconds: i64| clock::now().checked_add(microseconds.microseconds()).expect("a time");
+    for nth in 0..20 {
+        let asked = insert(storage, spec("wanda")).await;
+        let soon = from_now(10_000);
+        let expires = soon.round(Unit::Millisecond).expect("a time").checked_add((47 * nth + 1).microseconds());
+        let expires = expires.expect("a time");
+        waits(storage, &asked, 1, &question_until(expires)).await;
+        while clock::now() < expires {
+            std::hint::spin_loop();
+        }
+        let late = own.answer(&wanda, asked.id, 1, &answer("true", "key_1")).await.expect("keeps");
+        assert_eq!(late, Answered::NotWaiting, "{nth}");
+        storage.finish(&wanda, batch(asked.id, [ended(asked.id, 2)]), completed("1")).await.expect("finishes");
+    }
+    let in_time = insert(storage, spec("wanda")).await;
+    waits(storage, &in_time, 1, &question_until(from_now(3_600_000_000))).await;
+    assert_eq!(own.answer(&wanda, in_time.id, 1, &answer("true", "key_1")).await.expect("keeps"), Answered::Taken);
+    storage.finish(&wanda, batch(in_time.id, [ended(in_time.id, 2)]), completed("1")).await.expect("finishes");
 
     // The first answer to its own question stands, also when it is written again.
     let first = answer("true", "key_1");

@@ -82,15 +82,17 @@ pub(crate) struct EventBody {
     /// When it was recorded.
     #[schema(format = DateTime)]
     at: String,
-    /// `agent_started`, `agent_thinking`, `tool_executing`, `tool_completed`, `agent_completed`, `agent_error`,
-    /// `progress`, `log`, or `custom:NAME`. `agent_completed` and `agent_error` are the last event of their run.
+    /// `agent_started`, `agent_thinking`, `tool_executing`, `tool_completed`, `run_waiting`, `agent_completed`,
+    /// `agent_error`, `progress`, `log`, or `custom:NAME`. `agent_completed` and `agent_error` are the last event of their run.
     #[schema(rename = "type")]
     kind: String,
     /// From 1, the run's life, to 4, its log.
     #[schema(minimum = 1, maximum = 4)]
     priority: u8,
     /// What happened, by type; for `custom:NAME` whatever the agent said. Of `agent_started` of a run that waited for fuel of
-    /// its user's minute, how long it did: `throttled_ms`.
+    /// its user's minute, how long it did: `throttled_ms`. The `call` of `tool_executing` and `tool_completed` counts the run's
+    /// tool calls; that of `run_waiting` is a number in the run's journal, which counts all of its calls to the host, and is
+    /// what an answer can name.
     payload: serde_json::Value,
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct RunInput {
     /// The answer: any JSON that fits the question's schema, at most 1 MiB.
     #[schema(value_type = Value)]
     answer: Json,
-    /// Which question: the `call` of the run's `wait`. If it is not said, the one that the run waits with now.
+    /// Which question: the `call` of the run's `wait` and of its `run_waiting`, a number in the run's journal. If it is not said, the one that the run waits with now.
     #[serde(default)]
     call: Option<u64>,
 }

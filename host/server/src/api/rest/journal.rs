@@ -10,7 +10,7 @@ use crate::{
 };
 use axum::{Json, extract::State};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use cofferdam_core::record::Record;
+use cofferdam_core::{record::Record, wait::ToolsTook};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
@@ -42,8 +42,10 @@ struct Entry {
     /// `seed`: what its random numbers come from. `call`: a call and its answer. `started`, `finished`: a call that may
     /// change something outside the run, before and after. `observed`: the agent learned the answer of call `of`.
     /// `incomplete`: from here on something is not kept. `said`: so many of the agent's own events are in the log.
+    /// `tools`: so much have its tools taken of the run's budgets.
     kind: &'static str,
-    /// Number of the call: from 1 in the order in which the agent made them.
+    /// Number of the call: from 1 in the order in which the agent made them, of every kind. Events of tool calls have another
+    /// number, which counts only those.
     #[serde(skip_serializing_if = "Option::is_none")]
     call: Option<u64>,
     /// Of `observed`: whose answer it is.
@@ -67,6 +69,30 @@ struct Entry {
     /// Of `attempt`: which one begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<u32>,
+    /// Of `tools`: what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    took: Option<Took>,
+}
+
+/// What a run's tools have taken of its budgets. Those whose answers are known are not executed again when it goes on.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JournalToolsTook)]
+struct Took {
+    /// Calls to the host.
+    host_calls: u64,
+    /// Events.
+    events: u64,
+    /// Their bytes.
+    event_bytes: u64,
+    /// Bytes of log lines.
+    log_bytes: u64,
+}
+
+impl From<ToolsTook> for Took {
+    fn from(took: ToolsTook) -> Self {
+        let ToolsTook { host_calls, events, event_bytes, log_bytes } = took;
+        Self { host_calls, events, event_bytes, log_bytes }
+    }
 }
 
 impl From<Record> for Entry {
@@ -82,6 +108,7 @@ impl From<Record> for Entry {
             why: None,
             events: None,
             attempt: None,
+            took: None,
         };
         let with = |entry: Self, answer: &[u8]| Self {
             answer: Some(BASE64_STANDARD.encode(answer)),
@@ -97,6 +124,7 @@ impl From<Record> for Entry {
             Record::Incomplete { why, .. } => Self { why: Some(why), ..of_kind("incomplete") },
             Record::Said { events } => Self { events: Some(events), ..of_kind("said") },
             Record::Attempt { attempt } => Self { attempt: Some(attempt), ..of_kind("attempt") },
+            Record::Tools(took) => Self { took: Some(took.into()), ..of_kind("tools") },
         }
     }
 }

@@ -192,7 +192,7 @@ pub(crate) async fn get_tier(
     let Some((set, effective)) = api.runtime.quotas().of_tier(&name) else {
         let known = api.runtime.quotas().tiers().join(", ");
         return Err(Problem::new(Fault::Absent, "unknown_tier", format!("there is no tier {:?}", name.as_str()))
-            .hint(format!("the tiers are {known}; PUT makes another")));
+            .hint(format!("the tiers are {known}; PUT /v1/tiers/{{name}} makes another")));
     };
     Ok(answer(&TierBody { name, set, effective }))
 }

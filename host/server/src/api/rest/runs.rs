@@ -204,7 +204,7 @@ pub(crate) struct WaitBody {
     /// `time`, `human`, `approval`, `child`, `memory`, `storage` or `retry`. The second and third are answered with `POST /v1/runs/{id}/input`.
     #[serde(rename = "for")]
     waits_for: &'static str,
-    /// Number of the call in the run's record whose answer it waits for.
+    /// Number of the call in the run's journal whose answer it waits for; the events of tool calls have numbers of their own.
     call: u64,
     /// What there is to know of it: of a question `prompt`, the `schema` of the answer, and the `default`; of an approval
     /// `tool`, `arguments` and the `schema` of the answer; of a child its `run_id`; of a retry the `attempt` that failed, its

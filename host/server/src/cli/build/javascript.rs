@@ -59,6 +59,7 @@ pub(super) fn component(project: &Project, json: bool) -> anyhow::Result<PathBuf
     kit::unpack(&project.dir, "javascript")?;
     let folder = project.dir.join(kit::FOLDER);
     let sdk = folder.join("sdk/javascript");
+    super::begins(project, "esbuild and componentize-qjs", json);
     let making = progress(format!("making {} a component", project.name), json);
     let built = Command::new("node")
         .arg(sdk.join("toolchain/build.mjs"))

@@ -107,6 +107,7 @@ pub(super) fn component(project: &Project, code: &Code, json: bool) -> anyhow::R
     // Nothing of the author's shell is to decide what is in the component.
     tool.env_clear().env("VIRTUAL_ENV", packages);
     tool.envs(["PATH", "HOME", "TMPDIR"].into_iter().filter_map(|name| Some((name, env::var_os(name)?))));
+    super::begins(project, "componentize-py", json);
     let _making = progress(format!("making {} a component", project.name), json);
     let built = tool.output().with_context(|| format!("cannot start Python: {INSTALL_PYTHON}"))?;
     if !built.status.success() {

@@ -371,8 +371,13 @@ async fn what_an_earlier_host_wrote_is_in_the_feed_of_its_user() {
         "DROP TRIGGER writes_record",
         "DROP TRIGGER runs_finished",
         "ALTER TABLE records DROP COLUMN bytes_so_far",
+        "DROP TRIGGER runs_removed",
         "DROP VIEW may_go",
-        "DELETE FROM _sqlx_migrations WHERE version IN (3, 18)",
+        "CREATE VIEW may_go AS SELECT user, run, finished_at, bytes FROM history",
+        "DROP INDEX history_that_may_go",
+        "ALTER TABLE history DROP COLUMN stays",
+        "DROP VIEW may_go",
+        "DELETE FROM _sqlx_migrations WHERE version IN (3, 18, 19, 20)",
     ] {
         sqlx::query(undo).execute(&mut connection).await.expect(undo);
     }
@@ -447,6 +452,37 @@ async fn places_in_a_feed_are_not_given_out_again_when_runs_are_removed() {
     let steps = sqlx::query_as::<_, (i64, i64, i64, String)>(plan).fetch_all(&mut connection).await.expect("explains");
     assert!(steps.iter().all(|step| step.3.starts_with("SEARCH")), "{steps:?}");
     assert!(steps[0].3.contains("INDEX feed_in_order"), "{steps:?}");
+}
+
+#[tokio::test]
+async fn what_prunes_looks_at_no_run_that_stays() {
+    let place = place();
+    let storage = open(&place).await;
+    let mut connection = beside(&place).await;
+    let plan = "EXPLAIN QUERY PLAN SELECT run, bytes FROM may_go WHERE user = 'ann' ORDER BY run LIMIT 8";
+    let steps = sqlx::query_as::<_, (i64, i64, i64, String)>(plan).fetch_all(&mut connection).await.expect("explains");
+    let steps: Vec<_> = steps.into_iter().map(|step| step.3).collect();
+    assert_eq!(steps, ["SEARCH history USING INDEX history_that_may_go (user=?)"]);
+    // It has those that may go and no others, whichever of a family ends first.
+    let (ann, parent) = (scope("ann"), spec("ann", 0));
+    let children = [(); 3].map(|()| RunSpec { parent: Some(parent.id), ..spec("ann", 0) });
+    let may_go = async |connection: &mut SqliteConnection| {
+        let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM may_go").fetch_one(connection);
+        count.await.expect("counts")
+    };
+    for run in [&parent, &children[0], &children[1], &children[2]] {
+        storage.insert_run(&ann, run, None).await.expect("inserts");
+    }
+    for (run, left) in [(&children[0], 0), (&parent, 1), (&children[1], 1)] {
+        storage.finish(&ann, batch(run.id, 1), end()).await.expect("finishes");
+        assert_eq!(may_go(&mut connection).await, left);
+    }
+    let none = History { runs: 0, bytes: 0 };
+    storage.prune(Operator::host(), ann.user(), none).await.expect("prunes");
+    assert_eq!((storage.history(&ann).await.expect("reads").runs, may_go(&mut connection).await), (2, 2));
+    storage.finish(&ann, batch(children[2].id, 1), end()).await.expect("finishes");
+    storage.prune(Operator::host(), ann.user(), none).await.expect("prunes");
+    assert_eq!(storage.history(&ann).await.expect("reads"), none);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use super::{
     state::{SWEEP_KEYS_MAX, SetState, StateKey},
 };
 use cofferdam_core::{
-    Json, codec,
+    Json, clock, codec,
     event::Envelope,
     grant::Permissions,
     identity::Scope,
@@ -31,6 +31,9 @@ pub(super) struct Row(Vec<Value>);
 enum Value {
     Null,
     Number(i64),
+    /// The time at which it is written. The schema compares it with others, in their microseconds: SQLite's own is in
+    /// milliseconds.
+    Now,
     Word(&'static str),
     Text(String),
     Blob(Vec<u8>),
@@ -137,7 +140,7 @@ impl Row {
 
     pub(super) fn answer(scope: &Scope, run: RunId, call: u64, answer: String) -> Self {
         let (kind, user) = (Value::Word("answer"), scope.user().as_str().into());
-        Self(vec![kind, user, run.to_string().into(), call.into(), answer.into()])
+        Self(vec![kind, user, run.to_string().into(), call.into(), answer.into(), Value::Now])
     }
 
     pub(super) fn state_change(user: &UserId, by: MadeBy, outcome: u64) -> Self {
@@ -146,7 +149,8 @@ impl Row {
         Self(vec![kind, user, run, by.call.into(), outcome.into(), attempt])
     }
 
-    /// The last event of a batch makes the batch known in the user's feed, and says what it takes in the history.
+    /// The last event of a batch makes the batch known in the user's feed, and says what it takes in the history, and where it
+    /// begins: of one that is written again, a part may count already.
     pub(super) fn events(scope: &Scope, run: &str, events: &[Envelope]) -> Result<Vec<Self>, SqliteError> {
         let (mut rows, mut bytes) = (Vec::with_capacity(events.len()), 0);
         for envelope in events {
@@ -161,8 +165,8 @@ impl Row {
                 Value::Blob(payload),
             ]));
         }
-        if let Some(Self(last)) = rows.last_mut() {
-            last.extend([Value::Number(1), bytes.into()]);
+        if let (Some(Self(last)), Some(first)) = (rows.last_mut(), events.first()) {
+            last.extend([Value::Number(1), bytes.into(), first.seq.into()]);
         }
         Ok(rows)
     }
@@ -341,6 +345,7 @@ impl Row {
             match value {
                 Value::Null => arguments.add(None::<i64>)?,
                 Value::Number(number) => arguments.add(number)?,
+                Value::Now => arguments.add(clock::now().as_microsecond())?,
                 Value::Word(word) => arguments.add(word)?,
                 Value::Text(text) => arguments.add(text)?,
                 Value::Blob(blob) => arguments.add(blob)?,
@@ -356,7 +361,7 @@ impl Row {
 impl Value {
     fn bytes(&self) -> usize {
         match self {
-            Self::Null | Self::Number(_) | Self::Word(_) => 8,
+            Self::Null | Self::Number(_) | Self::Now | Self::Word(_) => 8,
             Self::Text(text) => text.len(),
             Self::Blob(blob) => blob.len(),
         }
