@@ -290,6 +290,14 @@ async fn is_met(server: &Server, name: &str) {
                 let slow = took().await;
                 assert!(slow > quick + Duration::from_millis(1_000), "{step}: {quick:?}, {slow:?}");
             }
+            // What a run learns last it waits for, too, and leaves that to no other.
+            let user = server.trusted().await;
+            let large = json!({"do": "state_set", "scope": "user", "key": "k", "zeros": 200_000});
+            last_of(&user, &[large]).await;
+            set(server, &user, &json!({"written_bytes_per_second": 65_536})).await;
+            let get = json!({"agent": "probe", "input": {"do": "state_get", "scope": "user", "key": "k"}});
+            let run = user.finish(&get).await;
+            assert!(run["usage"]["wall_ms"].as_u64() > Some(1_500), "{run}");
         }
         "sockets_at_once" => {
             to(1).await;

@@ -142,6 +142,8 @@ pub struct UserExecutionContext {
     known: Option<Arc<Known>>,
     stop: StopSignal,
     spent: Arc<Spent>,
+    /// What a tool has taken of it.
+    took: Mutex<ToolsTook>,
 }
 
 /// What the executions of one run have used of its budget together.
@@ -441,6 +443,7 @@ impl UserExecutionContext {
             known: self.known.clone(),
             stop: self.stop.clone(),
             spent: self.spent.clone(),
+            took: Mutex::default(),
         }
     }
 
@@ -458,6 +461,7 @@ impl UserExecutionContext {
             stop,
             spec,
             spent: Arc::default(),
+            took: Mutex::default(),
         }
     }
 
@@ -480,7 +484,7 @@ impl UserExecutionContext {
         self
     }
 
-    /// What the run's tools have taken of its budgets.
+    /// What the run's tools have taken of its budgets, of those that have come to their end.
     #[must_use]
     pub fn tools_took(&self) -> ToolsTook {
         *self.by_tools()
@@ -490,10 +494,18 @@ impl UserExecutionContext {
         self.spent.by_tools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts what a tool takes, so that it is known when its call is not made again.
+    /// A tool has come to its end: what it has taken is known when its call is not made again. One that is cut off is made
+    /// again, and takes it again.
+    pub fn tool_ended(&self, tool: &Self) {
+        let took = *tool.took.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = self.by_tools();
+        *sum = sum.and(took);
+    }
+
+    /// Counts what a tool takes.
     fn if_tool(&self, count: impl FnOnce(&mut ToolsTook)) {
         if self.is_tool() {
-            count(&mut self.by_tools());
+            count(&mut self.took.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 

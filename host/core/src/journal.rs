@@ -466,7 +466,7 @@ impl RunJournal {
         Ok(true)
     }
 
-    /// Puts the run away, with the event that tells of it, in one step with whatever was not yet durable. Nothing is recorded
+    /// Puts the run away, with the event that tells of it, in one step; a long record goes before it in pieces. Nothing is recorded
     /// after it. Tries until storage takes it, as the end does.
     pub async fn put_away(&self, event: Event, wait: Wait) {
         {
@@ -495,7 +495,8 @@ impl RunJournal {
         let _ = self.commit_here().await;
     }
 
-    /// Ends the run: its last event, its end and whatever was not yet durable, in one step. Tries until storage takes
+    /// Ends the run: its last event, its end and whatever was not yet durable, in one step but for a long record, which goes
+    /// before it in pieces. Tries until storage takes
     /// it, because a run that has ended must not be lost to a full disk; meanwhile the run keeps its slot, so that a
     /// host whose storage is gone comes to rest.
     pub async fn close(&self, event: Event, end: RunEnd) {
@@ -588,11 +589,17 @@ impl RunJournal {
 }
 
 impl Log {
-    /// What comes from here on may be in another commit.
+    /// What comes from here on may be in another commit; but that the run waits is in one with the event that tells of it.
     fn cut(&mut self) {
         let Self { unsaved, calls, .. } = self;
+        if unsaved.wait.is_some() {
+            return;
+        }
         unsaved.chunks.extend(calls.take_chunk());
-        unsaved.cuts.push_back(Cut { events: unsaved.events.len(), chunks: unsaved.chunks.len(), begun: calls.begun });
+        let cut = Cut { events: unsaved.events.len(), chunks: unsaved.chunks.len(), begun: calls.begun };
+        if unsaved.cuts.back().is_none_or(|last| (last.events, last.chunks) != (cut.events, cut.chunks)) {
+            unsaved.cuts.push_back(cut);
+        }
     }
 
     fn bytes_unsaved(&self) -> usize {

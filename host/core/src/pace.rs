@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep_until};
 /// How many users are remembered who are within their pace, before they are looked through.
 const IDLE_USERS_MAX: usize = 1_024;
 
+/// How far ahead of a pace somebody can be: longer than most runs may take, and no debt for hours after one mistake.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
+
 /// So many bytes in a second, for all that a user brings. Who is ahead waits.
 #[derive(Debug)]
 pub struct Pace {
@@ -43,7 +46,7 @@ impl Pace {
         let rate = self.bytes_per_second.load(Ordering::Relaxed).max(1);
         let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
-        *paid = (*paid).max(now) + takes;
+        *paid = ((*paid).max(now) + takes).min(now + self.at_once + AHEAD_MAX);
         paid.checked_sub(self.at_once).filter(|until| *until > now)
     }
 
@@ -139,6 +142,14 @@ mod tests {
         assert_eq!((pace.took_at(10_000_000, later).expect("ahead") - until).as_millis(), 1_000);
         let rested = until + Duration::from_secs(9);
         assert_eq!((pace.took_at(1_000_000, rested).expect("ahead") - rested).as_millis(), 90);
+    }
+
+    #[test]
+    fn nobody_waits_without_end() {
+        let pace = Pace::new(Duration::ZERO);
+        pace.set(1);
+        let now = Instant::now();
+        assert_eq!(pace.took_at(u64::MAX >> 20, now), Some(now + AHEAD_MAX));
     }
 
     #[test]

@@ -137,6 +137,17 @@ pub struct ToolsTook {
 }
 
 impl ToolsTook {
+    /// This and another tool's.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            host_calls: self.host_calls.saturating_add(other.host_calls),
+            events: self.events.saturating_add(other.events),
+            event_bytes: self.event_bytes.saturating_add(other.event_bytes),
+            log_bytes: self.log_bytes.saturating_add(other.log_bytes),
+        }
+    }
+
     /// Of two sums of the same run, each at its time: the later one, whichever that is. They only grow.
     #[must_use]
     pub fn or_later(self, other: Self) -> Self {

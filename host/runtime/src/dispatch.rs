@@ -510,13 +510,14 @@ impl Call {
         let sandbox = Sandbox::open(
             &self.services,
             plugin,
-            ctx,
+            ctx.clone(),
             Some(self.journal.clone()),
             None,
             self.memory.clone(),
             self.fuel,
         )?;
         let (reply, spent) = sandbox.call_tool(verb, self.arguments.as_str()).await;
+        self.ctx.tool_ended(&ctx);
         let result = match reply {
             Ok(Ok(answer)) => match Json::parse(answer) {
                 Ok(answer) => Ok(answer.as_str().to_owned()),

@@ -530,6 +530,12 @@ impl Sandbox {
                 () = ctx.late() => End::Dropped,
             }
         };
+        // A run that has written too fast does not leave it to the next one to wait for that.
+        tokio::select! {
+            () = turns.keep_pace() => {}
+            () = ctx.stop().stopped() => {}
+            () = ctx.late() => {}
+        }
         // What follows is the host's, and need not be waited for by another guest.
         drop(turns);
         let end = match end {

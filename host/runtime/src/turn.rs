@@ -87,6 +87,13 @@ impl InTurns {
         (polled, spent)
     }
 
+    /// Waits for as long as the guest would have, had it gone on: it has written too fast, and is at its end.
+    pub async fn keep_pace(&mut self) {
+        if let Some(paced) = self.paced.take() {
+            paced.await;
+        }
+    }
+
     /// Holds what was written against the pace, and has the run wait if that was too fast.
     fn is_paced(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(bytes) = self.ctx.written().take(WRITTEN_HELD_BYTES) else { return false };

@@ -100,7 +100,13 @@ fn no_guest_of_the_corpus_outlasts_its_limits_or_disturbs_another() {
     // A name selects the rows that contain it, for whoever works on one of them.
     let only = std::env::var("CORPUS").unwrap_or_default();
     server::run(async {
-        let server = Server::start_with(Quota { failures_in_a_row: u32::MAX, ..Quota::default() }).await;
+        let server = Server::start_with(Quota {
+            failures_in_a_row: u32::MAX,
+            // Rows are timed, and not to wait for what the ones before have written.
+            written_bytes_per_second: 16 << 30,
+            ..Quota::default()
+        })
+        .await;
         let other = server.stranger().await;
         let load = Load::start(&other, server.app.url(), server.app.admin_url());
         // Not known before the warm-up.

@@ -472,6 +472,32 @@ async fn a_long_record_is_committed_in_pieces_none_of_which_has_a_call_without_i
 }
 
 #[tokio::test]
+async fn that_a_run_waits_is_in_one_commit_with_the_event_that_tells_of_it_however_long_its_record() {
+    let bench = bench().await;
+    let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);
+    journal.commit().await.expect("saved");
+    lock(&bench.storage.appended).clear();
+    let recorder = Recorder::new(journal.clone());
+    for _ in 0..100 {
+        recorder.called(Asked::of("clock.now"), &"x".repeat(1_000));
+    }
+    let wait = Wait {
+        call: 0,
+        waits_for: crate::wait::WaitFor::Memory,
+        since: clock::now(),
+        until: None,
+        taken: crate::wait::TakenBefore::default(),
+        told: None,
+    };
+    journal.put_away(said(1), wait).await;
+    let pieces = std::mem::take(&mut *lock(&bench.storage.appended));
+    assert!(pieces.len() > 2, "{}", pieces.len());
+    for piece in &pieces {
+        assert_eq!(piece.wait.is_some(), !piece.events.is_empty(), "{piece:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_record_that_would_grow_without_end_is_given_up_and_says_so() {
     let bench = bench().await;
     let journal = bench.journal.open(&bench.ctx, clock::now(), Duration::ZERO);

@@ -218,7 +218,7 @@ rows! {
     /// How fast the bodies of the user's requests are read, together, in bytes a second.
     body_bytes_per_second: u64 = 16 * MIB, 65_536..=16 * GIB, "bytes", "bodies of one user's requests in a second", "they are read more slowly";
     /// How fast the user's runs write, together, in bytes a second: events, records, state and files.
-    written_bytes_per_second: u64 = 4 * MIB, 65_536..=16 * GIB, "bytes", "what one user's runs write in a second: events, records, state and files", "they wait";
+    written_bytes_per_second: u64 = 16 * MIB, 65_536..=16 * GIB, "bytes", "what one user's runs write in a second: events, records, state and files", "they wait";
     /// The largest output of a run, in bytes.
     run_output_bytes: u64 = 4 * MIB, 1_024..=4 * MIB, "bytes", "output of one run", "`output_too_large`";
     /// WebSockets open at once.

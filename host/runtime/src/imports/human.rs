@@ -37,8 +37,10 @@ impl Guest {
             .map(|default| Json::parse(default).map_err(|error| AskError::Invalid(format!("the default is {error}"))))
             .transpose()?;
         let subject = if default.is_some() { "the default does not fit" } else { "the schema" };
-        schema::check(schema.clone(), default.clone())
+        // Beside the guest: who waits for one of the host's places for checks must not wait for its own turn with one.
+        self.beside(schema::check(schema.clone(), default.clone()))
             .await
+            .map_err(|error| AskError::Unavailable(error.to_string()))?
             .map_err(|misfit| AskError::Invalid(format!("{subject}: {misfit}")))?;
         let max = self.ctx.quota().wait_ms;
         let ms = expires_ms.unwrap_or(max);
