@@ -124,7 +124,7 @@ pub enum StartError {
     #[error("the data directory cannot be used: {0}")]
     DataDir(std::io::Error),
     /// Storage cannot be read.
-    #[error(transparent)]
+    #[error("{0}: {source}", source = .0.source)]
     Storage(#[from] StorageError),
     /// There are no threads for guests.
     #[error("the host cannot start threads: {0}; raise its limit of processes")]

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// Requests of one user under way at once. An answer that is not read is under way, and so is a stream that is followed:
 /// each holds a page of events or an output in memory.
@@ -46,6 +46,8 @@ impl Default for Shares {
 struct Share {
     requests: Arc<Semaphore>,
     bodies: Part,
+    /// One page of runs at a time: storage reads a few at once for all users.
+    lists: Semaphore,
 }
 
 /// A request that is under way until this is dropped.
@@ -83,6 +85,7 @@ impl Shares {
         let share = Arc::new(Share {
             requests: Arc::new(Semaphore::new(REQUESTS_AT_ONCE_MAX)),
             bodies: Part { room: Arc::new(Semaphore::new(BODIES_BYTES_MAX / ROOM_BYTES)), pace: self.paces.of(user) },
+            lists: Semaphore::new(1),
         });
         users.insert(user.clone(), Arc::downgrade(&share));
         share
@@ -95,8 +98,31 @@ impl UnderWay {
         host.within(self.share.bodies.clone())
     }
 
+    /// Whose turn it is to have a page of the user's runs read, which may mean to look through all of them.
+    pub async fn list_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.share.lists.acquire().await.ok()
+    }
+
     /// Keeps the request under way until its answer has been read, and by whoever else has a part in it.
     pub fn until_read(self: Arc<Self>, response: Response) -> Response {
         response.map(|body| Body::new(Answer::holding(body, self)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_user_has_one_page_read_at_a_time_and_is_in_nobodys_way() {
+        let shares = Shares::default();
+        let enter = |user: &str| shares.enter(&user.parse().expect("a user"), 1).expect("room");
+        let (first, second, other) = (enter("ann"), enter("ann"), enter("bob"));
+        let turn = first.list_turn().await;
+        let waits = tokio::time::timeout(Duration::from_millis(20), second.list_turn()).await;
+        assert!(waits.is_err());
+        assert!(other.list_turn().await.is_some());
+        drop(turn);
+        assert!(second.list_turn().await.is_some());
     }
 }

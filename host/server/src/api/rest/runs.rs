@@ -8,11 +8,12 @@ use crate::{
         cursor,
         idempotency::{self, Key},
         problem::{Problem, ProblemBody},
+        share::UnderWay,
     },
     auth::{Caller, Me},
 };
 use axum::{
-    Json as Answer,
+    Extension, Json as Answer,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -546,6 +547,7 @@ pub(crate) struct RunPage {
 )]
 pub(crate) async fn list(
     State(api): State<Arc<Api>>,
+    Extension(under_way): Extension<Arc<UnderWay>>,
     Me(scope): Me,
     Params(query): Params<RunsQuery>,
 ) -> Result<Answer<RunPage>, Problem> {
@@ -571,7 +573,9 @@ pub(crate) async fn list(
         // One more than asked for, to know whether there is a next page.
         limit: limit + 1,
     };
+    let turn = under_way.list_turn().await;
     let mut runs = api.runtime.storage().runs(&scope, &asked).await?;
+    drop(turn);
     let more = runs.len() > limit as usize;
     runs.truncate(limit as usize);
     let next_after = runs.last().filter(|_| more).map(|run| cursor::of_run(&scope, run.id));
