@@ -18,7 +18,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, OperatorCost, PoolingAllocati
 /// no longer than this; half of it is what a stop costs on average.
 pub const EPOCH_TICK: Duration = Duration::from_millis(1);
 
-/// The time between two ticks while no guest executes: what the first tick of the next one may be late.
+/// The time between two ticks while no guest computes that long: what the first tick of one may be late. Most are done before.
 const EPOCH_TICK_IDLE: Duration = Duration::from_millis(5);
 
 /// How long guests let others go first after somebody asked the host for something, in milliseconds: longer than most answers
@@ -157,8 +157,8 @@ pub(crate) struct Ticker {
 struct TickerState {
     /// Somebody waits for the next tick.
     awaited: AtomicBool,
-    /// A guest has executed since the last tick.
-    executed: AtomicBool,
+    /// A guest has computed up to the last tick.
+    computed: AtomicBool,
     /// When somebody asked the host for something last, in milliseconds since the begin.
     asked_ms: AtomicU64,
     stopped: AtomicBool,
@@ -171,10 +171,10 @@ impl Ticker {
         let of_thread = state.clone();
         let ticking = std::thread::Builder::new().name("epoch".into()).spawn(move || {
             let mut last = Instant::now();
-            let mut executes = false;
+            let mut computes = false;
             while !of_thread.stopped.load(Ordering::Relaxed) {
                 let awaited = of_thread.awaited.load(Ordering::Acquire);
-                let wait = match (awaited, executes) {
+                let wait = match (awaited, computes) {
                     (true, _) => EPOCH_TICK_MIN,
                     (false, true) => EPOCH_TICK,
                     (false, false) => EPOCH_TICK_IDLE,
@@ -186,7 +186,7 @@ impl Ticker {
                 }
                 // Who comes to wait from here on is not sure to be seen by this tick.
                 of_thread.awaited.store(false, Ordering::Release);
-                executes = of_thread.executed.swap(false, Ordering::Relaxed);
+                computes = of_thread.computed.swap(false, Ordering::Relaxed);
                 if !tick() {
                     return;
                 }
@@ -210,11 +210,9 @@ impl Ticker {
         self.now_ms().saturating_sub(self.state.asked_ms.load(Ordering::Relaxed)) <= SERVES_MS
     }
 
-    /// A guest executes, and gives way at the ticks.
-    pub fn executes(&self) {
-        if !self.state.executed.load(Ordering::Relaxed) {
-            self.state.executed.store(true, Ordering::Relaxed);
-        }
+    /// A guest has computed up to a tick, and goes on.
+    pub fn computes(&self) {
+        self.state.computed.store(true, Ordering::Relaxed);
     }
 
     /// Lets the next tick come as soon as it may, for a guest that waits for its turn.
@@ -257,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn while_a_guest_executes_ticks_are_close() {
+    fn while_a_guest_computes_ticks_are_close() {
         let (ticked, ticks) = mpsc::sync_channel(1);
         let ticker = Ticker::start(move || ticked.send(()).is_ok()).expect("a thread");
-        ticker.executes();
+        ticker.computes();
         ticks.recv().expect("it goes on");
         let begun = Instant::now();
         for _ in 0..50 {
-            ticker.executes();
+            ticker.computes();
             ticks.recv().expect("it goes on");
         }
         assert!(begun.elapsed() < EPOCH_TICK_IDLE * 25, "{:?}", begun.elapsed());

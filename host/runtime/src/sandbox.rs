@@ -531,10 +531,12 @@ impl Sandbox {
             }
         };
         // A run that has written too fast does not leave it to the next one to wait for that.
-        tokio::select! {
-            () = turns.keep_pace() => {}
-            () = ctx.stop().stopped() => {}
-            () = ctx.late() => {}
+        if let Some(owed) = turns.owed() {
+            tokio::select! {
+                () = owed => {}
+                () = ctx.stop().stopped() => {}
+                () = ctx.late() => {}
+            }
         }
         // What follows is the host's, and need not be waited for by another guest.
         drop(turns);

@@ -68,7 +68,6 @@ impl InTurns {
             }
             return (Poll::Pending, Duration::ZERO);
         }
-        self.services.engine.ticker().executes();
         relay.begin(cx.waker());
         let begun = Instant::now();
         let polled = execute(&mut Context::from_waker(waker));
@@ -81,17 +80,19 @@ impl InTurns {
         if let Some(next) = next {
             wake_next(&next);
         }
-        if could_go_on && self.services.engine.ticker().serves() {
-            let_others_go_first();
+        if could_go_on {
+            let ticker = self.services.engine.ticker();
+            ticker.computes();
+            if ticker.serves() {
+                let_others_go_first();
+            }
         }
         (polled, spent)
     }
 
-    /// Waits for as long as the guest would have, had it gone on: it has written too fast, and is at its end.
-    pub async fn keep_pace(&mut self) {
-        if let Some(paced) = self.paced.take() {
-            paced.await;
-        }
+    /// How long the guest would have to wait now, had it gone on: it has written too fast, and is at its end. None is the rule.
+    pub const fn owed(&mut self) -> Option<Pin<Box<Sleep>>> {
+        self.paced.take()
     }
 
     /// Holds what was written against the pace, and has the run wait if that was too fast.
