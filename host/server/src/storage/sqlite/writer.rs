@@ -6,7 +6,7 @@
 //! guests, so that a busy guest does not hold up storage.
 
 use super::{
-    SqliteError, WAL_PAGES, connect_to_write,
+    SqliteError, connect_to_write,
     once::Create,
     state::{DeleteState, SetState},
     writes::{ROW_COLUMNS, Row},
@@ -47,16 +47,6 @@ const SMALL_BYTES_MAX: usize = 8 << 10;
 
 /// How many commits a write lets others go first.
 const PASSED_OVER_MAX: u32 = 8;
-
-/// How many pages of the write-ahead log are moved into the database when nobody waits, about (1 MiB). What comes meanwhile
-/// waits a millisecond or two.
-const WAL_PAGES_IDLE: usize = WAL_PAGES / 4;
-
-/// How many pages a commit of one row changes, about, besides those of its bytes; each row more changes one more.
-const COMMIT_PAGES: usize = 8;
-
-/// The size of a page, in bytes.
-const PAGE_BYTES: usize = 4 << 10;
 
 /// How many rows an `INSERT` takes. Those that are not used are null, so a few sizes do, each prepared once.
 const INSERT_ROWS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, COMMIT_ROWS_MAX];
@@ -123,7 +113,7 @@ impl Writer {
         let (sender, queue) = mpsc::channel(WRITES_QUEUED_MAX);
         let commits = Arc::<Commits>::default();
         let inserts = INSERT_ROWS.map(insert_statement);
-        let file = File { options, connection: Some(connection), inserts, commits: commits.clone(), wal_pages: 0 };
+        let file = File { options, connection: Some(connection), inserts, commits: commits.clone() };
         thread::Builder::new()
             .name("storage-writer".into())
             .spawn(move || runtime.block_on(write_all(file, queue)))
@@ -209,11 +199,6 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>) {
             if let Some(again) = write.answer(&committed) {
                 waiting.push_front(again);
             }
-        }
-        // After the answers, which need not wait for it.
-        let is_idle = waiting.is_empty() && queue.is_empty();
-        if file.wal_pages >= if is_idle { WAL_PAGES_IDLE } else { WAL_PAGES } {
-            file.move_wal().await;
         }
     }
     file.close().await;
@@ -362,8 +347,6 @@ struct File {
     connection: Option<SqliteConnection>,
     inserts: [SqlStr; INSERT_ROWS.len()],
     commits: Arc<Commits>,
-    /// Pages in the write-ahead log that are not in the database yet, about.
-    wal_pages: usize,
 }
 
 /// An `INSERT` of this many rows.
@@ -383,7 +366,6 @@ impl File {
         let begun = Instant::now();
         let done = write(connection, &self.inserts, batch).await;
         self.commits.latency.took(begun.elapsed());
-        self.wal_pages += COMMIT_PAGES + batch.rows + batch.bytes / PAGE_BYTES;
         if done.is_err() {
             self.commits.failed.fetch_add(1, Ordering::Relaxed);
             // One `INSERT` that failed has left nothing behind, but several may have left a transaction open, and other
@@ -392,18 +374,6 @@ impl File {
             self.open_again().await;
         }
         done
-    }
-
-    /// Moves the write-ahead log into the database, as far as no reader needs it, so that the log begins anew.
-    async fn move_wal(&mut self) {
-        self.wal_pages = 0;
-        let Some(connection) = &mut self.connection else { return };
-        if let Err(error) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").await {
-            // All that was acknowledged is in the log. What the system shows of a file that it could not sync is not to be
-            // relied on.
-            tracing::error!(%error, "the write-ahead log was not moved into the database; trying again");
-            self.open_again().await;
-        }
     }
 
     /// Opens the file again after an error. While the disk still fails, the next commit tries once more.
