@@ -6,8 +6,7 @@
 
 use crate::{
     counts::Counts,
-    engine::EPOCH_TICK,
-    engine::compile_engine,
+    engine::{EPOCH_TICK, compile_engine},
     gate::Shape,
     guest_threads::{AWAY, NICENESS, give_way},
     meter::{HostMemory, Reserved},

@@ -255,6 +255,15 @@ mod tests {
     }
 
     #[test]
+    fn the_host_serves_for_a_moment_after_somebody_asked() {
+        let ticker = Ticker::start(|| true).expect("a thread");
+        std::thread::sleep(Duration::from_millis(SERVES_MS + 20));
+        assert!(!ticker.serves());
+        ticker.asked();
+        assert!(ticker.serves());
+    }
+
+    #[test]
     fn while_a_guest_computes_ticks_are_close() {
         let (ticked, ticks) = mpsc::sync_channel(1);
         let ticker = Ticker::start(move || ticked.send(()).is_ok()).expect("a thread");
