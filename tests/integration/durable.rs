@@ -9,6 +9,9 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 
+/// How long a call stays under way whose host is killed meanwhile, in milliseconds.
+const UNTIL_KILLED_MS: u64 = 60_000;
+
 async fn started(dir: &Path) -> (Process, User) {
     let server = Process::serve(dir).await;
     let operator = server.operator();
@@ -56,6 +59,21 @@ async fn is_there(user: &User, path: &str) {
     tokio::time::timeout(Duration::from_secs(30), there).await.expect("it is there");
 }
 
+/// Waits until so many events of this kind, among the first of the run, are told, and with them the record of what came before.
+async fn are_told(user: &User, id: &str, kind: &str, times: usize) {
+    let told = async {
+        loop {
+            let page = user.get(&format!("/v1/runs/{id}/events")).await.is(StatusCode::OK);
+            let events = page["events"].as_array().expect("events");
+            if events.iter().filter(|event| event["type"] == kind).count() >= times {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.expect("they are told");
+}
+
 #[test]
 fn a_killed_host_goes_on_where_a_durable_run_was_and_does_nothing_twice() {
     run(async {
@@ -71,7 +89,10 @@ fn a_killed_host_goes_on_where_a_durable_run_was_and_does_nothing_twice() {
                 json!({"do": "file_write", "path": "done.txt", "text": "a line\n", "append": true}),
                 think("two"),
                 // Its work is done at once, and then it stays under way: here the host is killed.
-                call("effects.put", &json!({"dir": "puts", "attempts": "attempts.txt", "hold_ms": 1_500})),
+                call(
+                    "effects.put",
+                    &json!({"dir": "puts", "attempts": "attempts.txt", "hold_first_ms": UNTIL_KILLED_MS}),
+                ),
                 think("three"),
                 json!({"do": "std", "op": "read", "path": "/scratch/x"}),
                 json!({"do": "state_get", "scope": "user", "key": "k"}),
@@ -125,23 +146,31 @@ fn what_tools_took_of_a_durable_runs_budgets_is_not_given_anew_after_a_kill() {
         let narrow = json!({"events_per_run": 40});
         server.operator().send(Method::PUT, &path, Some(&narrow)).await.is(StatusCode::OK);
         let prints = call("effects.put", &json!({"prints": 15}));
-        let holds = |file: &str, ms: u64| call("effects.put", &json!({"attempts": file, "hold_ms": ms}));
+        let holds = |file: &str, ms: u64| call("effects.put", &json!({"attempts": file, "hold_first_ms": ms}));
         let steps = |files: [&str; 2], ms| {
             let [one, two] = files.map(|file| holds(file, ms));
             [prints.clone(), one, prints.clone(), two, prints.clone(), json!({"do": "budget"})]
         };
         let id = ann.submit(&durable(&steps(["a", "b"], 0))).await;
         let never_cut = ann.ended(&id).await;
-        let id = ann.submit(&durable(&steps(["one", "two"], 1_500))).await;
+        let id = ann.submit(&durable(&steps(["one", "two"], UNTIL_KILLED_MS))).await;
         let mut ann = ann;
         for file in ["one", "two"] {
             is_there(&ann, &format!("/v1/files/{file}")).await;
+            // What came before the call is in the record: a tool whose end is not would be called again, and print again.
+            let calls = if file == "one" { 2 } else { 4 };
+            are_told(&ann, &id, "tool_executing", calls).await;
             server.kill().await;
             server = Process::serve(dir.path()).await;
             ann = User::new(&ann.name, server.text("url"), &ann.key);
         }
         let done = ann.ended(&id).await;
         assert_eq!((&done["stop_reason"], &never_cut["stop_reason"]), (&json!("completed"), &json!("completed")));
+        let answers = done["output"].as_array().expect("answers");
+        assert!(answers[..5].iter().all(|answer| answer["ok"]["key"].is_string()), "{done:#}");
+        for attempts in ["one", "two"] {
+            assert_eq!(file(&ann, attempts).await.lines().count(), 2, "{attempts}");
+        }
         let events = ann.events(&id).await;
         let lines = events.iter().filter(|event| event["type"] == "log").count();
         assert_eq!((lines, &done["output"][5]["events"]), (40, &json!(0)), "{done:#}");
@@ -161,10 +190,10 @@ fn a_tool_that_may_have_done_its_work_and_must_not_do_it_twice_has_an_unknown_ou
     run(async {
         let dir = tempfile::tempdir().expect("a directory");
         let (mut server, ann) = started(dir.path()).await;
-        let append = json!({"path": "lines.txt", "hold_ms": 1_500});
+        let append = json!({"path": "lines.txt", "hold_ms": UNTIL_KILLED_MS});
         let id = ann.submit(&durable(&[call("effects.append", &append), call("file.list", &json!({}))])).await;
         let ephemeral = ann
-            .submit(&json!({"agent": "probe", "input": call("effects.append", &json!({"path": "other.txt", "hold_ms": 1_500}))}))
+            .submit(&json!({"agent": "probe", "input": call("effects.append", &json!({"path": "other.txt", "hold_ms": UNTIL_KILLED_MS}))}))
             .await;
         is_there(&ann, "/v1/files/lines.txt").await;
         is_there(&ann, "/v1/files/other.txt").await;

@@ -34,16 +34,19 @@ struct Put {
     /// The directory, in the user's workspace, for a file that is named by the call's idempotency key. It is made if it is
     /// not there.
     #[serde(default)]
-    dir: String,
+    dir: Option<String>,
     /// A file, in the user's workspace, to which each attempt appends the key.
     #[serde(default)]
     attempts: Option<String>,
     /// Lines that it prints.
     #[serde(default)]
     prints: u32,
-    /// How long the call stays under way after it has written.
+    /// How long each attempt stays under way after it has written.
     #[serde(default)]
     hold_ms: u64,
+    /// How much longer the first attempt does, by the lines of `attempts`.
+    #[serde(default)]
+    hold_first_ms: u64,
 }
 
 /// What a call knows of itself.
@@ -61,17 +64,21 @@ fn append(ctx: &ToolContext, Append { path, line, hold_ms }: Append) -> Result<D
     Ok(done(ctx, key, hold_ms))
 }
 
-fn put(ctx: &ToolContext, Put { dir, attempts, prints, hold_ms }: Put) -> Result<Done, ToolError> {
+fn put(ctx: &ToolContext, put: Put) -> Result<Done, ToolError> {
+    let Put { dir, attempts, prints, hold_ms, hold_first_ms } = put;
     let key = key(ctx)?;
     for line in 0..prints {
         println!("line {line}");
     }
-    if let Some(attempts) = attempts {
-        append_line(&in_workspace(&attempts), &key)?;
+    let mut is_first = false;
+    if let Some(attempts) = attempts.map(|path| in_workspace(&path)) {
+        append_line(&attempts, &key)?;
+        is_first = fs::read_to_string(&attempts).map_err(failed)?.lines().filter(|line| *line == key).count() == 1;
     }
-    let dir = in_workspace(&dir);
-    fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join(&key), &key)).map_err(failed)?;
-    Ok(done(ctx, key, hold_ms))
+    if let Some(dir) = dir.map(|path| in_workspace(&path)) {
+        fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join(&key), &key)).map_err(failed)?;
+    }
+    Ok(done(ctx, key, if is_first { hold_ms + hold_first_ms } else { hold_ms }))
 }
 
 fn key(ctx: &ToolContext) -> Result<String, ToolError> {
