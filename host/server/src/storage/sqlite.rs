@@ -57,10 +57,6 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// is far smaller; what is read besides comes from the system's cache.
 const CACHE_KIB: u32 = 16 << 10;
 
-/// How many pages the write-ahead log grows to before the writer moves them into the database (4 MiB). Every commit that
-/// comes meanwhile waits for it, 4 to 8 ms; with half as many, 16 users had up to a tenth fewer small runs a second.
-const WAL_PAGES: usize = 1024;
-
 /// How many pages of runs are read at once. The other readers are for what is found at once.
 const LISTS_AT_ONCE: usize = 2;
 
@@ -150,7 +146,7 @@ fn while_doing<E: Error + Send + Sync + 'static>(doing: &'static str) -> impl Fn
 /// Storage in one SQLite file.
 pub struct SqliteStorage {
     writer: Writer,
-    readers: Readers,
+    readers: Arc<Readers>,
     /// Pages of runs, each of which may look at all runs of a user.
     lists: Semaphore,
 }
@@ -166,7 +162,8 @@ impl SqliteStorage {
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .pragma("wal_autocheckpoint", WAL_PAGES.to_string());
+            // The writer moves the write-ahead log, at times when nobody reads.
+            .pragma("wal_autocheckpoint", "0");
         Self::open_with(path, options).await.map_err(while_doing("open the database"))
     }
 
@@ -186,8 +183,12 @@ impl SqliteStorage {
             let _ = connection.close().await;
             return Err(error);
         }
-        let readers = Readers::open(options.clone().read_only(true)).await?;
-        Ok(Self { writer: Writer::start(options, connection)?, readers, lists: Semaphore::new(LISTS_AT_ONCE) })
+        let readers = Arc::new(Readers::open(options.clone().read_only(true)).await?);
+        Ok(Self {
+            writer: Writer::start(options, connection, readers.clone())?,
+            readers,
+            lists: Semaphore::new(LISTS_AT_ONCE),
+        })
     }
 
     /// How many commits there were since it was opened, failed ones included.
@@ -230,16 +231,17 @@ impl SqliteStorage {
     }
 }
 
-/// A connection to write with, on a file whose write-ahead log has been moved into the database.
+/// A connection to write with, on a file whose write-ahead log has been moved into the database. Nobody may read meanwhile.
 ///
-/// A sync that fails leaves a log of which nobody can say how much is on the disk: the system may have given up on it and
+/// A sync that fails leaves files of which nobody can say how much is on the disk: the system may have given up on it and
 /// show it all the same, and a later sync does not try it again. Whatever is appended to such a log is lost with it when the
 /// power goes. So nothing is: what can be read of it is written anew, into the database, and the log begins again. This
 /// also takes away what a write that failed has left there, which a crash would otherwise bring back.
+///
+/// All of the log is written anew, because all of it is moved together: what SQLite takes for moved already is on the disk.
+/// Not so where another process reads the file while the log is moved.
 async fn connect_to_write(options: &SqliteConnectOptions) -> Result<SqliteConnection, SqliteError> {
     let mut connection = options.connect().await?;
-    // Readers may hold on to the log for longer than we wait. They also hold its index, which knows where the last whole
-    // commit ends, and the next one overwrites what comes after.
     let settled = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await;
     match settled {
         Ok(_) => Ok(connection),

@@ -7,8 +7,11 @@ use sqlx::{
     query::Query,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection},
 };
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// How many reads go on at once; one more waits. Each costs a thread and a cache.
 const READERS: u32 = 4;
@@ -16,7 +19,7 @@ const READERS: u32 = 4;
 /// The read-only connections, each used by one read at a time.
 pub(super) struct Readers {
     options: SqliteConnectOptions,
-    free: Semaphore,
+    free: Arc<Semaphore>,
     idle: Mutex<Vec<SqliteConnection>>,
 }
 
@@ -27,6 +30,11 @@ struct Reader<'a> {
     /// None once the connection is not to be used again.
     connection: Option<SqliteConnection>,
     _permit: SemaphorePermit<'a>,
+}
+
+/// While this is there, nobody reads.
+pub(super) struct Paused {
+    _all: OwnedSemaphorePermit,
 }
 
 impl Drop for Reader<'_> {
@@ -43,7 +51,7 @@ impl Readers {
         for _ in 0..READERS {
             idle.push(options.connect().await?);
         }
-        Ok(Self { options, free: Semaphore::new(READERS as usize), idle: Mutex::new(idle) })
+        Ok(Self { options, free: Arc::new(Semaphore::new(READERS as usize)), idle: Mutex::new(idle) })
     }
 
     /// Waits for the reads under way, then closes all connections.
@@ -51,11 +59,25 @@ impl Readers {
         // It fails only where the readers were closed before.
         let Ok(_all) = self.free.acquire_many(READERS).await else { return };
         self.free.close();
-        let idle = std::mem::take(&mut *self.idle());
+        let idle = mem::take(&mut *self.idle());
         for connection in idle {
             // The connection was for reading only; nothing can be lost with it.
             let _ = connection.close().await;
         }
+    }
+
+    /// Waits for the reads under way, and has new ones wait until what this gives is dropped. None once all is closed, when
+    /// there are no reads.
+    pub(super) async fn pause(self: Arc<Self>) -> Option<Paused> {
+        let all = self.free.clone().acquire_many_owned(READERS).await.ok()?;
+        let idle = mem::take(&mut *self.idle());
+        for mut connection in idle {
+            // A read that nobody waits for any more ends on the connection's own thread: behind it comes the answer to this.
+            if connection.ping().await.is_ok() {
+                self.idle().push(connection);
+            }
+        }
+        Some(Paused { _all: all })
     }
 
     /// What is made of the first row of the answer.
