@@ -88,27 +88,14 @@ impl Json {
 /// Whether common parsers can read a text that is valid JSON: nesting, numbers and surrogates are within their bounds.
 /// Of a text that is not JSON this says nothing.
 fn readable(text: &str) -> Result<(), InvalidJson> {
-    let (mut depth, mut in_string) = (0_usize, false);
-    let mut bytes = text.bytes().enumerate().peekable();
-    while let Some((at, byte)) = bytes.next() {
+    let bytes = text.as_bytes();
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(byte) = bytes.get(at) {
         match byte {
-            b'"' => in_string = !in_string,
-            b'\\' if in_string => {
-                let unpaired = || InvalidJson::UnpairedSurrogate(at);
-                if bytes.next().is_some_and(|(_, escape)| escape == b'u') {
-                    match code_unit(text, at) {
-                        Some(0xD800..=0xDBFF) => {
-                            let second = code_unit(text, at + 6).filter(|unit| (0xDC00..=0xDFFF).contains(unit));
-                            second.ok_or_else(unpaired)?;
-                            // Both escapes, of which two bytes are behind us.
-                            bytes.nth(9);
-                        }
-                        Some(0xDC00..=0xDFFF) => return Err(unpaired()),
-                        _ => {}
-                    }
-                }
+            b'"' => {
+                at = string_end(text, at + 1)?;
+                continue;
             }
-            _ if in_string => {}
             b'[' | b'{' => {
                 depth += 1;
                 if depth > JSON_DEPTH_MAX {
@@ -117,21 +104,48 @@ fn readable(text: &str) -> Result<(), InvalidJson> {
             }
             b']' | b'}' => depth = depth.saturating_sub(1),
             b'0'..=b'9' => {
-                let mut end = at + 1;
-                while let Some((next, _)) = bytes.next_if(|(_, b)| b.is_ascii_digit() || b".eE+-".contains(b)) {
-                    end = next + 1;
-                }
+                let rest = bytes.get(at..).unwrap_or_default();
+                let is_of_number = |byte: &u8| byte.is_ascii_digit() || b".eE+-".contains(byte);
+                let end = at + rest.iter().position(|byte| !is_of_number(byte)).unwrap_or(rest.len());
                 // Fewer than 300 digits without an exponent always fit.
                 let number = text.get(at..end).unwrap_or_default();
                 let may_be_large = number.len() >= 300 || number.bytes().any(|b| matches!(b, b'e' | b'E'));
                 if may_be_large && number.parse::<f64>().is_ok_and(f64::is_infinite) {
                     return Err(InvalidJson::NumberOutOfRange(at));
                 }
+                at = end;
+                continue;
             }
             _ => {}
         }
+        at += 1;
     }
     Ok(())
+}
+
+/// Where a string that begins here has ended, its quotation mark included.
+fn string_end(text: &str, mut at: usize) -> Result<usize, InvalidJson> {
+    let bytes = text.as_bytes();
+    while let Some(found) = memchr::memchr2(b'"', b'\\', bytes.get(at..).unwrap_or_default()) {
+        let escape = at + found;
+        if bytes.get(escape) == Some(&b'"') {
+            return Ok(escape + 1);
+        }
+        at = escape + 2;
+        if bytes.get(escape + 1) == Some(&b'u') {
+            match code_unit(text, escape) {
+                Some(0xD800..=0xDBFF) => {
+                    let second = code_unit(text, escape + 6).filter(|unit| (0xDC00..=0xDFFF).contains(unit));
+                    second.ok_or(InvalidJson::UnpairedSurrogate(escape))?;
+                    // Both escapes.
+                    at = escape + 12;
+                }
+                Some(0xDC00..=0xDFFF) => return Err(InvalidJson::UnpairedSurrogate(escape)),
+                _ => {}
+            }
+        }
+    }
+    Ok(bytes.len())
 }
 
 /// The UTF-16 code unit of an escape `\\uXXXX` at a place, if there is one.

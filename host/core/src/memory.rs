@@ -225,11 +225,17 @@ pub struct RunMemory {
     refused: AtomicU8,
 }
 
-/// Bytes, added up over the time for which they are held: exact, at the price of one look at the clock each time that
-/// their number changes. The lock is held for these few instructions only, and hardly ever by two at once.
+/// Growths that come together to less than this, in bytes, are counted from the last look at the clock on: most are of
+/// tables, a moment after a memory's. A sandbox that opens has several.
+const UNTIMED_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes, added up over the time for which they are held, at the price of a look at the clock when their number changes by
+/// much. The lock is held for these few instructions only, and hardly ever by two at once.
 #[derive(Debug, Default)]
 struct OverTime {
     bytes: u64,
+    /// Of these, what came since the last look at the clock.
+    untimed: u64,
     /// None before anything was held.
     since: Option<Instant>,
     /// Wide enough for all memory there is over centuries.
@@ -237,8 +243,22 @@ struct OverTime {
 }
 
 impl OverTime {
+    fn take(&mut self, bytes: u64) {
+        self.untimed = self.untimed.saturating_add(bytes);
+        if self.since.is_none() || self.untimed > UNTIMED_BYTES_MAX {
+            self.pass();
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        self.pass();
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
     fn pass(&mut self) {
         let now = Instant::now();
+        self.untimed = 0;
         if let Some(since) = self.since.replace(now).filter(|_| self.bytes > 0) {
             let us = now.saturating_duration_since(since).as_micros();
             self.byte_us = self.byte_us.saturating_add(us.saturating_mul(self.bytes.into()));
@@ -324,9 +344,7 @@ impl RunMemory {
         match self.try_take(bytes) {
             Ok(total) => {
                 self.peak_bytes.fetch_max(total, Ordering::Relaxed);
-                let mut over_time = self.over_time();
-                over_time.pass();
-                over_time.bytes = over_time.bytes.saturating_add(bytes);
+                self.over_time().take(bytes);
                 true
             }
             Err(refusal) => {
@@ -386,11 +404,7 @@ impl RunMemory {
 
     /// Gives back what was taken.
     pub fn give_back(&self, bytes: u64) {
-        {
-            let mut over_time = self.over_time();
-            over_time.pass();
-            over_time.bytes = over_time.bytes.saturating_sub(bytes);
-        }
+        self.over_time().give_back(bytes);
         let before = self.run.give_back(bytes);
         self.give_back_shared(before.saturating_sub(self.floor).min(bytes));
     }

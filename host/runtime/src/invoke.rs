@@ -298,7 +298,8 @@ impl RunTask {
         let back = match self.before.as_ref().filter(|run| run.started_at.is_some()) {
             None => None,
             Some(run) => match self.patiently(|| self.back(run)).await {
-                Ok(back) => Some(back),
+                // Large, and of few runs.
+                Ok(back) => Some(Box::new(back)),
                 Err(NotBack::Storage(_)) if self.is_left() => return Executed::Left,
                 Err(error) => return self.not_back(run, &error).await,
             },
@@ -316,11 +317,15 @@ impl RunTask {
         // Without an answer nothing is granted; the run is ended below.
         let (permissions, granted) = permissions.map_or_else(|e| (Permissions::none().into(), Err(e)), |p| (p, Ok(())));
         let quota = slot.quota().clone();
-        let ctx = UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone());
-        let known = back.as_ref().and_then(|back| back.known.clone());
-        let ctx = ctx.tried_alone(services.stand_ins.is_some());
-        let ctx = ctx.at_attempt(attempt).going_on(Duration::from_millis(before.wall_ms), known);
-        let ctx = Arc::new(ctx.after_tools(before.tools));
+        let mut ctx = UserExecutionContext::rest(spec.clone(), permissions, quota, self.stop.clone());
+        if services.stand_ins.is_some() {
+            ctx = ctx.tried_alone(true);
+        }
+        if let Some(back) = &back {
+            let used = Duration::from_millis(before.wall_ms);
+            ctx = ctx.at_attempt(attempt).going_on(used, back.known.clone()).after_tools(before.tools);
+        }
+        let ctx = Arc::new(ctx);
         let told = back.as_ref().and_then(|back| back.told.clone());
         let journal = match &back {
             None => self.runtime.journal().open(&ctx, started_at, self.context.throttled()),
@@ -339,10 +344,10 @@ impl RunTask {
         slot.used(spent.burnt(), spent.active);
         let now = Instant::now();
         self.runtime.0.recent.ended(&spec.user, spent.active, now.saturating_duration_since(begun), now);
-        let mut taken = waiting::taken_by(&ctx, before, spent.fuel, spent.active, memory.byte_seconds());
         let result = match result {
             Ok(output) => Ok(output),
             Err(Ended::Waits(mut waits)) => {
+                let mut taken = waiting::taken_by(&ctx, before, spent, memory);
                 let Some(stop) = waiting::host_wait(&mut waits, &mut taken) else {
                     services.scratch.gone(spec.id).await;
                     waiting::put_away(&journal, *waits, taken, told).await;
@@ -447,7 +452,7 @@ async fn invoke(
     context: &ContextState,
     journal: &RunJournal,
     memory: &Arc<RunMemory>,
-    back: Option<Back>,
+    back: Option<Box<Back>>,
     counted: bool,
 ) -> (Result<Json, Ended>, Spent) {
     // A plugin that is not in memory is read, checked, and perhaps compiled: longer than some runs may take.
@@ -485,10 +490,9 @@ async fn invoke(
         return (Err(host_error(&error).into()), Spent::default());
     }
     let fuel = spec.limits.fuel;
-    let (recorder, told) = match back {
-        None => (Recorder::new(journal.clone()), None),
-        Some(Back { known: None, .. }) => (Recorder::new(journal.clone()), None),
+    let (recorder, told) = match back.map(|back| *back) {
         Some(Back { known: Some(known), told, .. }) => (Recorder::going_on(journal.clone(), known), told),
+        Some(Back { known: None, .. }) | None => (Recorder::new(journal.clone()), None),
     };
     let sandbox = Sandbox::open(
         services,

@@ -9,7 +9,7 @@ use crate::{
     announced::{Announcer, announcement},
     invoke::{Ending, RunTask},
     runtime::{Inner, Runtime},
-    sandbox::{Stop, Waits},
+    sandbox::{Spent, Stop, Waits},
     schema::{self, Misfit},
 };
 use cofferdam_core::{
@@ -21,6 +21,7 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::{AgentRef, KeyId, Pick, RunId},
     journal::{Continued, RecordUnusable, RunJournal},
+    memory::RunMemory,
     replay::Known,
     run::{RunStatus, RunView, StopReason},
     storage::{PluginVersion, StorageError, UnfinishedRun},
@@ -493,19 +494,13 @@ pub fn ending_of(run: &UnfinishedRun, taken: TakenBefore) -> Ending {
 }
 
 /// What an execution has taken, with what the ones before had.
-pub fn taken_by(
-    ctx: &UserExecutionContext,
-    before: TakenBefore,
-    fuel: u64,
-    active: Duration,
-    memory_byte_seconds: u64,
-) -> TakenBefore {
+pub fn taken_by(ctx: &UserExecutionContext, before: TakenBefore, spent: Spent, memory: &RunMemory) -> TakenBefore {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     TakenBefore {
         wall_ms: ms(ctx.used()),
-        active_ms: before.active_ms.saturating_add(ms(active)),
-        fuel: before.fuel.max(fuel),
-        memory_byte_seconds: before.memory_byte_seconds.saturating_add(memory_byte_seconds),
+        active_ms: before.active_ms.saturating_add(ms(spent.active)),
+        fuel: before.fuel.max(spent.fuel),
+        memory_byte_seconds: before.memory_byte_seconds.saturating_add(memory.byte_seconds()),
         host_waits: before.host_waits,
         tools: ctx.tools_took(),
         earlier: before.earlier,
