@@ -279,15 +279,12 @@ impl QuotaEdit {
     }
 }
 
-/// The row whose name shares the most letters with this one at its ends, if that is at least half of them.
+/// The row that the fewest slips away from this name lead to (a letter more, less, another, or two swapped), if those are no more
+/// than half of its letters.
 fn nearest(name: &str) -> Option<&'static str> {
-    let alike = |row: &str| {
-        let start = row.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
-        let end = row.bytes().rev().zip(name.bytes().rev()).take_while(|(a, b)| a == b).count();
-        start.max(end)
-    };
-    let best = Quota::ROWS.iter().map(|row| row.name).max_by_key(|row| alike(row))?;
-    (alike(best) * 2 >= best.len()).then_some(best)
+    let rated = Quota::ROWS.iter().map(|row| (strsim::damerau_levenshtein(row.name, name), row.name));
+    let (slips, row) = rated.min_by_key(|(slips, _)| *slips)?;
+    (slips * 2 <= row.len()).then_some(row)
 }
 
 #[cfg(test)]
@@ -325,7 +322,16 @@ mod tests {
     #[test]
     fn a_name_that_is_none_is_told_the_nearest() {
         let told = |name| QuotaEdit::default().take(name, &json!(1), &ceilings(), None).expect_err("none").to_string();
-        assert!(told("fuel_per_runs").contains("did you mean \"fuel_per_run\""), "{}", told("fuel_per_runs"));
+        for (name, nearest) in [
+            ("fuel_per_runs", "fuel_per_run"),
+            // Others begin or end with more of its letters.
+            ("run_at_once", "runs_at_once"),
+            ("memory_byte_per_context", "memory_bytes_per_context"),
+            ("deadline", "deadline_ms"),
+            ("histroy_days", "history_days"),
+        ] {
+            assert!(told(name).contains(&format!("did you mean {nearest:?}?")), "{}", told(name));
+        }
         assert!(!told("xyz").contains("did you mean"));
     }
 
