@@ -330,19 +330,38 @@ fn inspect_says_what_a_component_needs_and_refuses_what_a_server_would() {
     assert_eq!(inspected["grant"]["human"], true);
     assert_eq!(inspected["bytes"], fs::metadata(probe).expect("there").len());
     let imports = inspected["imports"].as_array().expect("imports");
-    assert!(imports.contains(&json!("cofferdam:agent/tools@0.1.0")), "{imports:?}");
+    let marked = inspected["types_only_imports"].as_array().expect("imports");
+    for (import, types_only) in [
+        ("cofferdam:agent/tools@0.1.0", false),
+        ("wasi:io/streams@0.2.6", false),
+        ("cofferdam:agent/types@0.1.0", true),
+        ("json", true),
+    ] {
+        assert!(imports.contains(&json!(import)), "{import} in {imports:?}");
+        assert_eq!(marked.contains(&json!(import)), types_only, "{import} in {marked:?}");
+    }
     assert!(inspected["input_schema"].is_object() && inspected["output_schema"] != Value::Null, "{inspected}");
     let shown = cofferdam(dir.path(), &["inspect", probe]);
     succeeds(&shown);
-    // What it needs and what to type for it, before the many imports.
+    // What it needs and what to type for it, before its schemas and the many imports.
     let shown = text(&shown.stdout);
     let at = |begin: &str| {
         shown.lines().position(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{begin}\n{shown}"))
     };
-    let parts = ["name ", "world ", "version ", "bytes ", "needs ", "input schema ", "grant ", "import "].map(at);
+    let parts =
+        ["name ", "version ", "needs ", "grant ", "bytes ", "input schema ", "output schema ", "import "].map(at);
     assert!(parts.is_sorted(), "{parts:?}\n{shown}");
     assert!(shown.contains("\ngrant         cofferdam grant set USER probe '{\"tools\":["), "{shown}");
-    assert!(shown.lines().skip(at("import ")).all(|line| line.starts_with("import ")), "{shown}");
+    assert!(
+        shown.contains("\nneeds         agents *; human; state read_write; tools effects.*, file.*, units.*;"),
+        "{shown}"
+    );
+    // What can be done, and no types.
+    let shown: Vec<_> = shown.lines().skip(at("import ")).collect();
+    assert!(shown.iter().all(|line| line.starts_with("import ")), "{shown:?}");
+    let of_ours = shown.iter().find(|line| line.contains("cofferdam:agent@0.1.0: ")).expect("a line");
+    assert!(of_ours.contains(", tools") && !of_ours.contains(" types"), "{of_ours}");
+    assert!(!shown.iter().any(|line| line.contains("json") || line.contains("terminal-input")), "{shown:?}");
 
     let hostile = dir.path().join("x.wasm");
     for (bytes, word) in [
