@@ -272,6 +272,26 @@ fn a_case_stands_in_for_tools_people_and_agents() {
         }),
     );
 
+    // A grant that is too small is told with where it stands and what would do, however the agent takes it.
+    let all_of_it =
+        r#"tests/small-grant.json has; all that it needs is: "grant": {"tools":["effects.*","file.*","units.*"]"#;
+    for input in [
+        json!({"do": "must_call", "name": "file.list"}),
+        json!({"do": "call", "name": "file.list"}),
+        json!({"do": "state_get", "scope": "user", "key": "k"}),
+    ] {
+        let small = json!({"input": input, "grant": {}, "expect": {"output": "all is well"}});
+        let (code, told) = case("small-grant", &small);
+        assert!(code == Some(1) && told["next"].as_str().is_some_and(|next| next.contains(all_of_it)), "{told}");
+    }
+    let shown =
+        cofferdam(dir.path(), &["test", "--component", probe.to_str().expect("UTF-8"), "--case", "small-grant"]);
+    fails(&shown, 1, &["FAIL  small-grant", "next: it asks for more than \"grant\" in ", all_of_it]);
+    // Where it was not declared, a larger grant is of no use.
+    let enough = json!({"input": {"do": "must_call", "name": "nobody.does"}, "grant": {"tools": ["*"]}, "expect": {}});
+    let (code, told) = case("enough", &enough);
+    assert!(code == Some(1) && told["next"].is_null(), "{told}");
+
     let (code, told) = case("nobody-answers", &json!({"input": {"do": "ask", "prompt": "Which?"}, "expect": {}}));
     assert_eq!(code, Some(1), "{told}");
     assert!(told.to_string().contains("there is no answer left for"), "{told}");
