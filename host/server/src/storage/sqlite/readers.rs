@@ -7,33 +7,53 @@ use sqlx::{
     query::Query,
     sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection},
 };
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How many reads go on at once; one more waits. Each costs a thread and a cache.
 const READERS: u32 = 4;
 
+/// How many steps of its machine SQLite takes between two looks at whether anybody waits for the answer: some ten microseconds.
+const STEPS: i32 = 1_000;
+
 /// The read-only connections, each used by one read at a time.
 pub(super) struct Readers {
     options: SqliteConnectOptions,
     free: Semaphore,
-    idle: Mutex<Vec<SqliteConnection>>,
+    idle: Mutex<Vec<Open>>,
 }
 
-/// A connection for one read. Given back on drop, also in the middle of an answer: what is left of that is discarded
-/// by the connection.
+/// A connection that gives up what it reads once this is gone.
+struct Open {
+    connection: SqliteConnection,
+    _wanted: Arc<()>,
+}
+
+/// A connection for one read. Given back on drop, unless the answer was still waited for: whoever asked has gone away, and the
+/// next one would wait for what may be a look at all of a user's runs.
 struct Reader<'a> {
     readers: &'a Readers,
     /// None once the connection is not to be used again.
-    connection: Option<SqliteConnection>,
+    connection: Option<Open>,
+    /// Whether an answer is waited for.
+    reads: bool,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(connection) = self.connection.take().filter(|_| !self.reads) {
             self.readers.idle().push(connection);
         }
+    }
+}
+
+impl Open {
+    async fn with(options: &SqliteConnectOptions) -> Result<Self, SqliteError> {
+        let (mut connection, wanted) = (options.connect().await?, Arc::new(()));
+        let still_wanted = Arc::downgrade(&wanted);
+        connection.lock_handle().await?.set_progress_handler(STEPS, move || still_wanted.strong_count() > 0);
+        Ok(Self { connection, _wanted: wanted })
     }
 }
 
@@ -41,7 +61,7 @@ impl Readers {
     pub(super) async fn open(options: SqliteConnectOptions) -> Result<Self, SqliteError> {
         let mut idle = Vec::new();
         for _ in 0..READERS {
-            idle.push(options.connect().await?);
+            idle.push(Open::with(&options).await?);
         }
         Ok(Self { options, free: Semaphore::new(READERS as usize), idle: Mutex::new(idle) })
     }
@@ -52,9 +72,9 @@ impl Readers {
         let Ok(_all) = self.free.acquire_many(READERS).await else { return };
         self.free.close();
         let idle = std::mem::take(&mut *self.idle());
-        for connection in idle {
+        for open in idle {
             // The connection was for reading only; nothing can be lost with it.
-            let _ = connection.close().await;
+            let _ = open.connection.close().await;
         }
     }
 
@@ -65,11 +85,11 @@ impl Readers {
         read: impl FnOnce(&mut Columns<'_>) -> Result<T, SqliteError>,
     ) -> Result<Option<T>, SqliteError> {
         let mut reader = self.reader().await?;
-        let row = match query.fetch_optional(reader.connection().await?).await {
+        let row = match query.fetch_optional(reader.begin().await?).await {
             Ok(row) => row,
             Err(error) => return Err(reader.discard(error)),
         };
-        drop(reader);
+        reader.end();
         row.map(|row| read(&mut Columns::of(&row))).transpose()
     }
 
@@ -91,7 +111,7 @@ impl Readers {
         let mut reader = self.reader().await?;
         let mut found = Vec::new();
         let failed = {
-            let mut rows = query.fetch(reader.connection().await?);
+            let mut rows = query.fetch(reader.begin().await?);
             loop {
                 match rows.try_next().await {
                     Ok(Some(row)) => match read(&mut Columns::of(&row))? {
@@ -104,7 +124,10 @@ impl Readers {
             }
         };
         match failed {
-            None => Ok(found),
+            None => {
+                reader.end();
+                Ok(found)
+            }
             Some(error) => Err(reader.discard(error)),
         }
     }
@@ -112,25 +135,32 @@ impl Readers {
     async fn reader(&self) -> Result<Reader<'_>, SqliteError> {
         let permit = self.free.acquire().await.map_err(|_| SqliteError::Closed)?;
         let connection = self.idle().pop();
-        Ok(Reader { readers: self, connection, _permit: permit })
+        Ok(Reader { readers: self, connection, reads: false, _permit: permit })
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<SqliteConnection>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Open>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reader<'_> {
-    async fn connection(&mut self) -> Result<&mut SqliteConnection, SqliteError> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.readers.options.connect().await?,
+    /// The connection, for a read that begins.
+    async fn begin(&mut self) -> Result<&mut SqliteConnection, SqliteError> {
+        let open = match self.connection.take() {
+            Some(open) => open,
+            None => Open::with(&self.readers.options).await?,
         };
-        Ok(self.connection.insert(connection))
+        self.reads = true;
+        Ok(&mut self.connection.insert(open).connection)
+    }
+
+    /// The answer is there, as far as it is wanted, and the connection is given back. What is left of it ends with its next row.
+    fn end(mut self) {
+        self.reads = false;
     }
 
     /// Throws the connection away: after an error, nobody can say what state it is in.
-    fn discard(&mut self, error: sqlx::Error) -> SqliteError {
+    fn discard(mut self, error: sqlx::Error) -> SqliteError {
         self.connection = None;
         error.into()
     }
