@@ -205,9 +205,10 @@ rows! {
     /// Finished runs that are kept; the oldest go when there are more.
     runs_stored: u64 = 1_000_000, 1..=100_000_000, "", "finished runs of one user that are kept", "the oldest go";
     /// Inputs, outputs, events and records of the user's finished runs together, in bytes; the oldest go when there is
-    /// more.
+    /// more. No run starts another while as much has to stay, because the runs that started those are there.
     history_bytes: u64 = 10 * GIB, 65_536..=16 * TIB, "bytes",
-        "finished runs of one user: inputs, outputs, events and records", "the oldest go";
+        "finished runs of one user: inputs, outputs, events and records",
+        "the oldest go; where those stay that started them: typed error to the guest that starts one";
     /// How long a finished run is kept, in days.
     history_days: u32 = 365, 1..=36_500, "days", "age of a finished run", "it goes";
     /// Runs of one plugin that may trap or exhaust a limit one after another before its next runs have to wait.
