@@ -72,7 +72,8 @@ pub enum SpawnError {
     UnknownAgent(String),
     /// The input or a limit is not what it must be. The text says which.
     Invalid(String),
-    /// The tree of runs is as deep, or has as many runs, as it may. The text says which.
+    /// The tree of runs is as deep, or has as many runs, as it may, or what the user's finished runs take that have to stay is
+    /// as much as may be kept. The text says which.
     TooMany(String),
     /// The run has made as many host calls as it may. The text says how many.
     Exhausted(String),

@@ -80,6 +80,43 @@ fn what_finished_runs_take_together_has_a_limit() {
 }
 
 #[test]
+fn a_run_that_goes_on_keeps_no_more_of_its_children_than_may_be_kept() {
+    run(async {
+        let server = Server::start_with(Quota { history_bytes: 65_536, ..Quota::default() }).await;
+        let ann = server.trusted().await;
+        // Each leaves its input, its output and its events, 41 to 43 KB.
+        let child = json!({"do": "spawn", "agent": "echo", "input": "x".repeat(20_000)});
+        let family = json!({"agent": "probe", "input": {"do": "seq", "steps": [child, child, child, {"do": "ask", "prompt": "?"}]}});
+        let waiting = ann.submit(&family).await;
+        while ann.get(&format!("/v1/runs/{waiting}")).await.is(StatusCode::OK)["status"] != "waiting" {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(settled(&ann, 3).await.len(), 3, "the run and two children");
+        // What others of the user's leave goes, and does not make room.
+        echo(&ann, &json!("y".repeat(20_000))).await;
+        let other = ann.finish(&json!({"agent": "probe", "input": child})).await;
+        assert_eq!(other["output"]["error"]["kind"], "too_many", "{other}");
+        let why = other["output"]["error"]["text"].as_str().expect("a text");
+        assert!(why.contains("take 65536 bytes, which is as much as may be kept"), "{why}");
+        // Once the run has ended, all of it goes.
+        ann.post(&format!("/v1/runs/{waiting}/input"), &json!({"answer": "go on"})).await.is(StatusCode::OK);
+        let done = ann.ended(&waiting).await;
+        assert_eq!(done["stop_reason"], "completed", "{done}");
+        assert!(done["output"][1]["answer"]["ok"].is_string(), "{done}");
+        assert_eq!(done["output"][2]["error"]["kind"], "too_many", "{done}");
+        let child = async {
+            loop {
+                let other = ann.finish(&json!({"agent": "probe", "input": child})).await;
+                if other["output"]["answer"]["ok"].is_string() {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), child).await.expect("there is room again");
+    });
+}
+
+#[test]
 fn a_host_whose_disk_is_nearly_full_takes_no_new_runs_and_says_why() {
     run(async {
         let dir = tempfile::tempdir().expect("a directory");

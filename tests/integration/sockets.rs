@@ -299,6 +299,35 @@ fn runs_are_submitted_and_cancelled_over_the_socket_that_follows_them() {
 }
 
 #[test]
+fn who_asks_over_a_socket_is_served_like_who_asks_over_http() {
+    run(async {
+        // A server that nobody else asks for anything.
+        let server = Server::start().await;
+        let ann = server.trusted().await;
+        let mut ws = Ws::open(&ann, &server.app.url()).await;
+        for (frame, answer) in [
+            (json!({"type": "submit", "submission": {"agent": "echo", "input": 1}}), "accepted"),
+            (json!({"type": "cancel", "run": "run_0199c0ffee007000a000000000000001"}), "error"),
+        ] {
+            let runtime = server.app.runtime();
+            // A moment later it is forgotten again, and this machine may stand still for a moment.
+            let mut served = false;
+            for _ in 0..20 {
+                while runtime.serves() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                ws.ask(&frame, answer).await;
+                served = runtime.serves();
+                if served {
+                    break;
+                }
+            }
+            assert!(served, "nobody hears of {frame}");
+        }
+    });
+}
+
+#[test]
 fn a_socket_follows_several_runs_and_lets_go_of_them() {
     run(async {
         let server = shared().await;

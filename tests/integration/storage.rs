@@ -119,6 +119,9 @@ impl Storage for Odd {
     async fn history(&self, scope: &Scope) -> Kept<History> {
         self.inner.history(scope).await
     }
+    async fn stays_at_least(&self, scope: &Scope, bytes: u64) -> Kept<bool> {
+        self.inner.stays_at_least(scope, bytes).await
+    }
     async fn usage(&self, scope: &Scope, first: Day, last: Day) -> Kept<UsageSum> {
         self.inner.usage(scope, first, last).await
     }

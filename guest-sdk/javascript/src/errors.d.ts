@@ -73,7 +73,7 @@ export declare class AskError extends Error {
 /** Why a child was not started. */
 export declare class SpawnError extends Error {
   constructor(kind: SpawnError["kind"], detail?: string);
-  /** `too_many`: the tree of runs is as deep, or has as many runs, as it may. */
+  /** `too_many`: the tree of runs is as deep, or has as many runs, as it may, or as much has to stay as may be kept. */
   readonly kind: "denied" | "unknown_agent" | "invalid" | "too_many" | "exhausted" | "unavailable";
 }
 

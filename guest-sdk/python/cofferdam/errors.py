@@ -350,7 +350,8 @@ class InvalidChild(_WithText, SpawnError, binding="SpawnError_Invalid"):
 
 
 class TooManyChildren(_WithText, SpawnError, binding="SpawnError_TooMany"):
-    """The tree of runs is as deep, or has as many runs, as it may. The text says which."""
+    """The tree of runs is as deep, or has as many runs, as it may, or what the user's finished runs take that have to stay is
+    as much as may be kept. The text says which."""
 
     kind, run_code, _says = "too_many", "too_many_children", "too many runs: {}"
 

@@ -8,7 +8,9 @@ use std::ops::Range;
 use wasmparser::{
     BinaryReader, ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentType,
     ComponentTypeDeclaration, ComponentTypeRef, CoreType, ElementItems, Encoding, FromReader, Instance, Parser,
-    Payload, RecGroup,
+    Payload, RecGroup, ValidPayload, Validator, WasmFeatures,
+    component_types::{ComponentEntityType, ComponentItem},
+    types::TypesRef,
 };
 
 /// One limit of the gate.
@@ -175,14 +177,29 @@ pub fn check(bytes: &[u8]) -> Result<Shape, GateError> {
     Ok(Shape { bytes: bytes.len() as u64, functions, escaping, function_bytes_max })
 }
 
-/// What a component imports, by name: its own imports, not those of what is inside it.
+/// Something that a component imports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// Its name.
+    pub name: String,
+    /// Whether it has no function, so that nothing can be done with it.
+    pub types_only: bool,
+}
+
+/// What a component imports, in its own order: its own imports, not those of what is inside it. Takes the time and the memory
+/// that validating everything but the code of functions takes, so it is for components that a compile worker has taken.
 ///
 /// # Errors
-/// When it cannot be read to its end.
-pub fn imports(bytes: &[u8]) -> Result<Vec<String>, GateError> {
-    let (mut depth, mut names) = (0_u32, Vec::new());
+/// When it cannot be read to its end, or is not valid.
+pub fn imports(bytes: &[u8]) -> Result<Vec<Import>, GateError> {
+    let (mut validator, mut depth, mut names) = (Validator::new_with_features(WasmFeatures::all()), 0_u32, Vec::new());
+    let mut types = None;
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload? {
+        let payload = payload?;
+        if let ValidPayload::End(of_this) = validator.payload(&payload)? {
+            types = Some(of_this);
+        }
+        match payload {
             Payload::Version { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(imports) if depth == 1 => {
@@ -193,7 +210,17 @@ pub fn imports(bytes: &[u8]) -> Result<Vec<String>, GateError> {
             _ => {}
         }
     }
-    Ok(names)
+    // The end that comes last is that of the component itself.
+    let types_only = |name: &str| types.as_ref().is_some_and(|types| has_types_only(types.as_ref(), name));
+    Ok(names.into_iter().map(|name| Import { types_only: types_only(&name), name }).collect())
+}
+
+fn has_types_only(types: TypesRef<'_>, import: &str) -> bool {
+    let is_type = |item: &ComponentItem| matches!(item.ty, ComponentEntityType::Type { .. });
+    types.component_item_for_import(import).is_some_and(|item| match item.ty {
+        ComponentEntityType::Instance(id) => types.get(id).is_some_and(|of| of.exports.values().all(is_type)),
+        _ => is_type(item),
+    })
 }
 
 impl Bound {

@@ -42,6 +42,7 @@ mod workspace;
 
 pub use counts::Counts;
 pub use gate::GateError;
+pub use gate::Import;
 pub use local::{Local, LocalConfig, LocalEnd, LocalError, LocalValue, LocalWork, imports_of};
 pub use pressure::MemoryMark;
 pub use quotas::EditError;

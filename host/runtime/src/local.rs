@@ -1,7 +1,7 @@
 //! A host without a server, for an author's own machine: the same engine, limits, meter and journal, with storage in memory.
 
 use crate::{
-    gate,
+    gate::{self, Import},
     invoke::Ending,
     registry::PushError,
     runtime::{AcceptError, Runtime, RuntimeConfig, StartError, Submission},
@@ -443,11 +443,11 @@ impl Person {
     }
 }
 
-/// What a component imports, by name, in its own order.
+/// What a component imports, in its own order. For components that [`Local::push`] has taken.
 ///
 /// # Errors
-/// When the bytes cannot be read to their end, or have too much of something.
-pub fn imports_of(component: &[u8]) -> Result<Vec<String>, PushError> {
+/// When the bytes cannot be read to their end, are not valid, or have too much of something.
+pub fn imports_of(component: &[u8]) -> Result<Vec<Import>, PushError> {
     gate::check(component)?;
     Ok(gate::imports(component)?)
 }

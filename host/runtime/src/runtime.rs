@@ -483,6 +483,12 @@ impl Runtime {
         self.0.services.engine.ticker().asked();
     }
 
+    /// Whether somebody asked for something a moment ago, so that guests that compute let others go first.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.0.services.engine.ticker().serves()
+    }
+
     /// How the guests' turns on the processors stand, and how long they are waited for.
     #[must_use]
     pub fn turns_now(&self) -> TurnsNow {

@@ -272,6 +272,26 @@ fn a_case_stands_in_for_tools_people_and_agents() {
         }),
     );
 
+    // A grant that is too small is told with where it stands and what would do, however the agent takes it.
+    let all_of_it =
+        r#"tests/small-grant.json has; all that it needs is: "grant": {"tools":["effects.*","file.*","units.*"]"#;
+    for input in [
+        json!({"do": "must_call", "name": "file.list"}),
+        json!({"do": "call", "name": "file.list"}),
+        json!({"do": "state_get", "scope": "user", "key": "k"}),
+    ] {
+        let small = json!({"input": input, "grant": {}, "expect": {"output": "all is well"}});
+        let (code, told) = case("small-grant", &small);
+        assert!(code == Some(1) && told["next"].as_str().is_some_and(|next| next.contains(all_of_it)), "{told}");
+    }
+    let shown =
+        cofferdam(dir.path(), &["test", "--component", probe.to_str().expect("UTF-8"), "--case", "small-grant"]);
+    fails(&shown, 1, &["FAIL  small-grant", "next: it asks for more than \"grant\" in ", all_of_it]);
+    // Where it was not declared, a larger grant is of no use.
+    let enough = json!({"input": {"do": "must_call", "name": "nobody.does"}, "grant": {"tools": ["*"]}, "expect": {}});
+    let (code, told) = case("enough", &enough);
+    assert!(code == Some(1) && told["next"].is_null(), "{told}");
+
     let (code, told) = case("nobody-answers", &json!({"input": {"do": "ask", "prompt": "Which?"}, "expect": {}}));
     assert_eq!(code, Some(1), "{told}");
     assert!(told.to_string().contains("there is no answer left for"), "{told}");
@@ -330,19 +350,38 @@ fn inspect_says_what_a_component_needs_and_refuses_what_a_server_would() {
     assert_eq!(inspected["grant"]["human"], true);
     assert_eq!(inspected["bytes"], fs::metadata(probe).expect("there").len());
     let imports = inspected["imports"].as_array().expect("imports");
-    assert!(imports.contains(&json!("cofferdam:agent/tools@0.1.0")), "{imports:?}");
+    let marked = inspected["types_only_imports"].as_array().expect("imports");
+    for (import, types_only) in [
+        ("cofferdam:agent/tools@0.1.0", false),
+        ("wasi:io/streams@0.2.6", false),
+        ("cofferdam:agent/types@0.1.0", true),
+        ("json", true),
+    ] {
+        assert!(imports.contains(&json!(import)), "{import} in {imports:?}");
+        assert_eq!(marked.contains(&json!(import)), types_only, "{import} in {marked:?}");
+    }
     assert!(inspected["input_schema"].is_object() && inspected["output_schema"] != Value::Null, "{inspected}");
     let shown = cofferdam(dir.path(), &["inspect", probe]);
     succeeds(&shown);
-    // What it needs and what to type for it, before the many imports.
+    // What it needs and what to type for it, before its schemas and the many imports.
     let shown = text(&shown.stdout);
     let at = |begin: &str| {
         shown.lines().position(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{begin}\n{shown}"))
     };
-    let parts = ["name ", "world ", "version ", "bytes ", "needs ", "input schema ", "grant ", "import "].map(at);
+    let parts =
+        ["name ", "version ", "needs ", "grant ", "bytes ", "input schema ", "output schema ", "import "].map(at);
     assert!(parts.is_sorted(), "{parts:?}\n{shown}");
     assert!(shown.contains("\ngrant         cofferdam grant set USER probe '{\"tools\":["), "{shown}");
-    assert!(shown.lines().skip(at("import ")).all(|line| line.starts_with("import ")), "{shown}");
+    assert!(
+        shown.contains("\nneeds         agents *; human; state read_write; tools effects.*, file.*, units.*;"),
+        "{shown}"
+    );
+    // What can be done, and no types.
+    let shown: Vec<_> = shown.lines().skip(at("import ")).collect();
+    assert!(shown.iter().all(|line| line.starts_with("import ")), "{shown:?}");
+    let of_ours = shown.iter().find(|line| line.contains("cofferdam:agent@0.1.0: ")).expect("a line");
+    assert!(of_ours.contains(", tools") && !of_ours.contains(" types"), "{of_ours}");
+    assert!(!shown.iter().any(|line| line.contains("json") || line.contains("terminal-input")), "{shown:?}");
 
     let hostile = dir.path().join("x.wasm");
     for (bytes, word) in [

@@ -90,6 +90,9 @@ impl Storage for Moody {
     async fn history(&self, scope: &Scope) -> Kept<History> {
         self.storage.history(scope).await
     }
+    async fn stays_at_least(&self, scope: &Scope, bytes: u64) -> Kept<bool> {
+        self.storage.stays_at_least(scope, bytes).await
+    }
     async fn usage(&self, scope: &Scope, first: Day, last: Day) -> Kept<UsageSum> {
         self.storage.usage(scope, first, last).await
     }

@@ -205,9 +205,10 @@ rows! {
     /// Finished runs that are kept; the oldest go when there are more.
     runs_stored: u64 = 1_000_000, 1..=100_000_000, "", "finished runs of one user that are kept", "the oldest go";
     /// Inputs, outputs, events and records of the user's finished runs together, in bytes; the oldest go when there is
-    /// more.
+    /// more. No run starts another while as much has to stay, because the runs that started those are there.
     history_bytes: u64 = 10 * GIB, 65_536..=16 * TIB, "bytes",
-        "finished runs of one user: inputs, outputs, events and records", "the oldest go";
+        "finished runs of one user: inputs, outputs, events and records",
+        "the oldest go; where those stay that started them: typed error to the guest that starts one";
     /// How long a finished run is kept, in days.
     history_days: u32 = 365, 1..=36_500, "days", "age of a finished run", "it goes";
     /// Runs of one plugin that may trap or exhaust a limit one after another before its next runs have to wait.
@@ -279,15 +280,12 @@ impl QuotaEdit {
     }
 }
 
-/// The row whose name shares the most letters with this one at its ends, if that is at least half of them.
+/// The row that the fewest slips away from this name lead to (a letter more, less, another, or two swapped), if those are no more
+/// than half of its letters.
 fn nearest(name: &str) -> Option<&'static str> {
-    let alike = |row: &str| {
-        let start = row.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
-        let end = row.bytes().rev().zip(name.bytes().rev()).take_while(|(a, b)| a == b).count();
-        start.max(end)
-    };
-    let best = Quota::ROWS.iter().map(|row| row.name).max_by_key(|row| alike(row))?;
-    (alike(best) * 2 >= best.len()).then_some(best)
+    let rated = Quota::ROWS.iter().map(|row| (strsim::damerau_levenshtein(row.name, name), row.name));
+    let (slips, row) = rated.min_by_key(|(slips, _)| *slips)?;
+    (slips * 2 <= row.len()).then_some(row)
 }
 
 #[cfg(test)]
@@ -325,7 +323,16 @@ mod tests {
     #[test]
     fn a_name_that_is_none_is_told_the_nearest() {
         let told = |name| QuotaEdit::default().take(name, &json!(1), &ceilings(), None).expect_err("none").to_string();
-        assert!(told("fuel_per_runs").contains("did you mean \"fuel_per_run\""), "{}", told("fuel_per_runs"));
+        for (name, nearest) in [
+            ("fuel_per_runs", "fuel_per_run"),
+            // Others begin or end with more of its letters.
+            ("run_at_once", "runs_at_once"),
+            ("memory_byte_per_context", "memory_bytes_per_context"),
+            ("deadline", "deadline_ms"),
+            ("histroy_days", "history_days"),
+        ] {
+            assert!(told(name).contains(&format!("did you mean {nearest:?}?")), "{}", told(name));
+        }
         assert!(!told("xyz").contains("did you mean"));
     }
 

@@ -272,6 +272,15 @@ async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Stora
     };
     prune().await;
     assert_eq!(left().await, [child.id, grandchild.id]);
+    // What they take is what stays, and what may go is not counted among it.
+    let stay = storage.history(&ida).await.expect("reads").bytes;
+    let stays = async |bytes| storage.stays_at_least(&ida, bytes).await.expect("reads");
+    let other = insert(storage, spec("ida")).await;
+    storage.finish(&ida, batch(other.id, [ended(other.id, 1)]), completed("1")).await.expect("finishes");
+    assert!(stays(stay).await && !stays(stay + 1).await, "{stay} bytes");
+    assert!(!storage.stays_at_least(&scope("vic"), 1).await.expect("reads"), "another user's");
+    prune().await;
+    assert!(stays(stay).await && !stays(stay + 1).await, "{stay} bytes");
     // Then a generation after the other.
     storage.finish(&ida, batch(live.id, [ended(live.id, 1)]), completed("1")).await.expect("the live run ends");
     for _ in 0..3 {

@@ -532,6 +532,14 @@ impl Storage for MemoryStorage {
         Ok(self.tables().logs.get(scope.user()).map_or_else(History::default, |log| log.history))
     }
 
+    async fn stays_at_least(&self, scope: &Scope, bytes: u64) -> Result<bool> {
+        let tables = self.tables();
+        let finished = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.finished_at().is_some());
+        let (may_go, stay): (Vec<_>, Vec<_>) = finished.partition(|run| tables.may_go(run));
+        let stay: u64 = stay.into_iter().map(Run::bytes).sum();
+        Ok(stay >= bytes && may_go.len() < MAY_GO_LOOKED_AT_MAX as usize)
+    }
+
     async fn oldest_finishes(
         &self,
         _operator: Operator,

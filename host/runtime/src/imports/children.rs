@@ -204,12 +204,14 @@ async fn within_tree(guest: &mut Guest, before: Option<u64>) -> wasmtime::Result
     }
     let quota = ctx.quota();
     let (own, depth_max, tree_max) = (ctx.clone(), quota.child_depth, quota.descendants_per_run);
+    let kept_max = quota.history_bytes;
     let tree = guest.beside(async move {
         let scope = own.scope();
         let (root, depth) = runtime.root_of(&scope, own.spec()).await?;
-        Ok::<_, StorageError>((depth, runtime.descendants(&scope, root, tree_max).await?))
+        let descendants = runtime.descendants(&scope, root, tree_max).await?;
+        Ok::<_, StorageError>((depth, descendants, runtime.storage().stays_at_least(&scope, kept_max).await?))
     });
-    let (depth, descendants) = tree.await?.map_err(HostFailure::storage)?;
+    let (depth, descendants, nothing_may_go) = tree.await?.map_err(HostFailure::storage)?;
     if depth >= depth_max {
         return Ok(Err(SpawnError::TooMany(format!("this run is {depth} deep, and runs may be {depth_max} deep"))));
     }
@@ -217,6 +219,14 @@ async fn within_tree(guest: &mut Guest, before: Option<u64>) -> wasmtime::Result
     // leaves no trace outside.
     if descendants >= tree_max {
         return Ok(Err(SpawnError::TooMany(tree_is_full(tree_max))));
+    }
+    // What a child leaves stays until the runs above it have ended and gone.
+    if nothing_may_go {
+        let why = "the finished runs of this user that have to stay, because those that started them are there, take";
+        let next = "let some that wait come to their end, or leave less in each run";
+        return Ok(Err(SpawnError::TooMany(format!(
+            "{why} {kept_max} bytes, which is as much as may be kept; {next}"
+        ))));
     }
     Ok(ctx.take_child().map(drop).map_err(|spent| SpawnError::TooMany(spent.to_string())))
 }

@@ -14,7 +14,9 @@ use cofferdam_core::{
     storage::{PluginKind, PluginVersion},
 };
 use cofferdam_runtime::imports_of;
+use indicatif::BinaryBytes;
 use serde::Serialize;
+use serde_json::Value;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +34,9 @@ struct Inspected<'a> {
     description: &'a str,
     digest: String,
     bytes: usize,
-    imports: Vec<String>,
+    imports: Vec<&'a str>,
+    /// Those of them that have no function: nothing can be done with them.
+    types_only_imports: Vec<&'a str>,
     needs: &'a Permissions,
     durable: bool,
     /// What `cofferdam grant set USER NAME` must be given, so that nothing that it asks for is denied.
@@ -68,7 +72,8 @@ pub(super) async fn run(args: InspectArgs, json: bool) -> Result<(), Failure> {
         description: &about.description,
         digest: digest(&bytes),
         bytes: bytes.len(),
-        imports,
+        imports: imports.iter().map(|import| import.name.as_str()).collect(),
+        types_only_imports: imports.iter().filter(|it| it.types_only).map(|import| import.name.as_str()).collect(),
         needs: &about.needs,
         durable: about.durable,
         // A grant that has what the needs have, and nothing else, lets all of it through.
@@ -94,18 +99,27 @@ fn tools(about: &PluginVersion) -> Vec<Tool<'_>> {
     tools.collect()
 }
 
+/// What an author looks for first comes first; imports come last, because they are many and the host's affair.
 fn print(inspected: &Inspected<'_>) -> Result<(), Failure> {
-    let Inspected { world, name, version, description, digest, bytes, imports, needs, .. } = inspected;
+    let Inspected { world, name, version, description, digest, bytes, needs, .. } = inspected;
     line(&format!("name          {}", printable(name)))?;
     line(&format!("world         {world}"))?;
     line(&format!("version       {}", printable(version)))?;
-    line(&format!("description   {}", printable(description)))?;
-    line(&format!("bytes         {bytes}"))?;
-    line(&format!("digest        {digest}"))?;
-    line(&format!("needs         {}", Json::of(needs).as_str()))?;
+    // In Python it is the text of a class, with its line breaks.
+    line(&format!("description   {}", printable(&description.split_whitespace().collect::<Vec<_>>().join(" "))))?;
+    line(&format!("needs         {}", printable(&in_words(needs))))?;
+    let grant = if inspected.grant == Permissions::none() {
+        "it needs none".to_owned()
+    } else {
+        // As `cofferdam build` says it is pushed. What it calls itself is its own, and no name of a plugin perhaps.
+        grant_command(if checked_name(name).is_ok() { name } else { "NAME" }, &inspected.grant)
+    };
+    line(&format!("grant         {grant}"))?;
     if inspected.durable {
         line("durable       its runs go on where they were when the host is started again")?;
     }
+    line(&format!("bytes         {bytes} ({})", BinaryBytes(u64::try_from(*bytes).unwrap_or(u64::MAX))))?;
+    line(&format!("digest        {digest}"))?;
     for (name, schema) in [("input schema ", inspected.input_schema), ("output schema", inspected.output_schema)] {
         if let Some(schema) = schema {
             line(&format!("{name} {}", json_line(schema.as_str())))?;
@@ -116,21 +130,73 @@ fn print(inspected: &Inspected<'_>) -> Result<(), Failure> {
         line(&format!("tool          {}{idempotent}: {}", printable(tool.name), printable(tool.description)))?;
         line(&format!("              {}", json_line(tool.input_schema.as_str())))?;
     }
-    let grant = if inspected.grant == Permissions::none() {
-        "it needs none".to_owned()
-    } else {
-        // As `cofferdam build` says it is pushed. What it calls itself is its own, and no name of a plugin perhaps.
-        grant_command(if checked_name(name).is_ok() { name } else { "NAME" }, &inspected.grant)
-    };
-    line(&format!("grant         {grant}"))?;
-    // Last, because they are many and the host's affair.
-    for import in imports {
-        line(&format!("import        {}", printable(import)))?;
+    let types_only = &inspected.types_only_imports;
+    for import in by_package(inspected.imports.iter().copied().filter(|import| !types_only.contains(import))) {
+        line(&format!("import        {}", printable(&import)))?;
     }
     Ok(())
+}
+
+/// What a plugin asks for, without what it does not ask for.
+fn in_words(needs: &Permissions) -> String {
+    let Ok(Value::Object(parts)) = serde_json::to_value(needs) else { return String::new() };
+    let words = parts.iter().filter_map(|(name, part)| match part {
+        Value::Bool(true) => Some(name.clone()),
+        Value::String(access) if access != "none" => Some(format!("{name} {access}")),
+        Value::Array(of) if !of.is_empty() => {
+            let of: Vec<_> = of.iter().filter_map(Value::as_str).collect();
+            Some(format!("{name} {}", of.join(", ")))
+        }
+        _ => None,
+    });
+    let words: Vec<_> = words.collect();
+    if words.is_empty() { "nothing".to_owned() } else { words.join("; ") }
+}
+
+/// A line for each package, with its interfaces: `wasi:io@0.2.6: poll, streams`.
+fn by_package<'a>(imports: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut packages: Vec<(String, Vec<&str>)> = Vec::new();
+    for import in imports {
+        let (package, interface) = import.split_once('/').unwrap_or((import, ""));
+        let (interface, version) = interface.split_once('@').unwrap_or((interface, ""));
+        let package = if version.is_empty() { package.to_owned() } else { format!("{package}@{version}") };
+        match packages.iter_mut().find(|(known, _)| *known == package) {
+            Some((_, interfaces)) => interfaces.push(interface),
+            None => packages.push((package, vec![interface])),
+        }
+    }
+    let shown = packages.into_iter().map(|(package, interfaces)| match interfaces.as_slice() {
+        [""] => package,
+        interfaces => format!("{package}: {}", interfaces.join(", ")),
+    });
+    shown.collect()
 }
 
 /// What an operator types to grant a plugin something. No name in a grant has a character that a shell would take for another.
 pub(super) fn grant_command(plugin: &str, grant: &Permissions) -> String {
     format!("cofferdam grant set USER {plugin} '{}'", Json::of(grant).as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imports_of_one_package_are_one_line() {
+        let imports = ["wasi:io/poll@0.2.6", "a:b/c", "wasi:io/streams@0.2.6", "wasi:io/poll@0.2.9", "run", "a:b/d"];
+        assert_eq!(
+            by_package(imports.into_iter()),
+            ["wasi:io@0.2.6: poll, streams", "a:b: c, d", "wasi:io@0.2.9: poll", "run"]
+        );
+    }
+
+    #[test]
+    fn needs_are_told_in_words_and_what_is_not_needed_is_not() {
+        assert_eq!(in_words(&Permissions::none()), "nothing");
+        let needs = r#"{"tools":["file.read","file.write"],"state":"read_write","agents":["echo"],"human":true}"#;
+        let words = in_words(&serde_json::from_str(needs).expect("permissions"));
+        let mut words: Vec<_> = words.split("; ").collect();
+        words.sort_unstable();
+        assert_eq!(words, ["agents echo", "human", "state read_write", "tools file.read, file.write"]);
+    }
 }

@@ -10,7 +10,7 @@ use super::{
     project::Project,
 };
 use case::{Case, Scripted};
-use cofferdam_core::{Json, event::Envelope};
+use cofferdam_core::{Json, event::Envelope, grant::Permissions};
 use cofferdam_runtime::{LocalError, LocalValue, LocalWork};
 use compare::{Difference, Outcome, differences, shown};
 use serde::Serialize;
@@ -48,6 +48,9 @@ struct Told {
     wall_ms: u64,
     host_calls: u64,
     differences: Vec<Difference>,
+    /// What to do about it, if it is the case that is to be mended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 pub(super) async fn run(args: TestArgs, json: bool) -> Result<(), Failure> {
@@ -140,7 +143,8 @@ async fn one(component: &[u8], file: &str, name: String, mut case: Case, json: b
     let about = host.push(component.to_vec()).await?;
     drop(compiling);
     let _running = progress(format!("running {name}"), json);
-    host.local.grant(case.grant.clone().unwrap_or(about.needs)).await.map_err(locally::failure)?;
+    let grant = case.grant.clone().unwrap_or_else(|| about.needs.clone());
+    host.local.grant(grant).await.map_err(locally::failure)?;
     for (path, text) in &case.files {
         let file = host.workspace.join(path);
         let written = file.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&file, text));
@@ -196,6 +200,7 @@ async fn one(component: &[u8], file: &str, name: String, mut case: Case, json: b
         outcome.state.insert(format!("{scope}/{key}"), serde_json::from_slice(&value).unwrap_or_else(|_| text()));
     }
     let differences = differences(&case.expect, &outcome);
+    let next = if differences.is_empty() { None } else { next_step(&name, &case, &about.needs, &outcome) };
     Ok(Told {
         case: name,
         ok: differences.is_empty(),
@@ -205,6 +210,23 @@ async fn one(component: &[u8], file: &str, name: String, mut case: Case, json: b
         wall_ms: view.usage.wall_ms,
         host_calls: view.usage.host_calls,
         differences,
+        next,
+    })
+}
+
+/// What to do about a case that fails because it grants less than the plugin needs, as far as that shows: in the run's end, in
+/// what its tools were answered, or in its output.
+fn next_step(name: &str, case: &Case, needs: &Permissions, outcome: &Outcome) -> Option<String> {
+    // Where it was not declared, a larger grant is of no use.
+    let denied = |text: &str| text.contains("declared but not granted; grant it with --grant");
+    let shows = outcome.error.as_ref().is_some_and(|(_, message)| denied(message))
+        || outcome.events.iter().map(|(_, payload)| payload).chain(&outcome.output).any(|it| denied(&it.to_string()));
+    (shows && case.grant.as_ref().is_some_and(|grant| grant != needs)).then(|| {
+        let all_of_it = Json::of(needs);
+        format!(
+            "it asks for more than \"grant\" in tests/{name}.json has; all that it needs is: \"grant\": {}",
+            all_of_it.as_str()
+        )
     })
 }
 
@@ -215,6 +237,9 @@ fn print(told: &Told) -> Result<(), Failure> {
     line(&format!("{word}  {name:<32}  fuel {fuel:>12}  peak {memory_peak_bytes:>10} bytes  {wall_ms:>5} ms"))?;
     for text in shown(&told.differences) {
         note(&format!("      {}", printable(&text)));
+    }
+    if let Some(next) = &told.next {
+        note(&format!("      next: {}", printable(next)));
     }
     Ok(())
 }

@@ -26,8 +26,9 @@ use cofferdam_core::{
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
-        ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, MadeBy, PluginVersion, Result, RunBatch,
-        RunQuery, StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun, Waits,
+        ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, MAY_GO_LOOKED_AT_MAX, MadeBy, PluginVersion,
+        Result, RunBatch, RunQuery, StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas,
+        UnfinishedRun, Waits,
     },
     usage::{Day, UsageSum},
 };
@@ -487,6 +488,22 @@ impl Storage for SqliteStorage {
         let found =
             self.readers.first(query, |columns| Ok(History { runs: columns.unsigned()?, bytes: columns.unsigned()? }));
         Ok(found.await.map_err(while_doing("read what a user's runs take"))?.unwrap_or_default())
+    }
+
+    async fn stays_at_least(&self, scope: &Scope, bytes: u64) -> Result<bool> {
+        // Of who has less than that in all, which is nearly everybody, one row is read. What stays has no index; what may go has.
+        let query = sqlx::query(
+            "SELECT have.bytes >= ?2 AND (
+                SELECT count(*) < ?3 AND have.bytes - coalesce(sum(bytes), 0) >= ?2
+                FROM (SELECT bytes FROM may_go WHERE user = ?1 LIMIT ?3)
+            ) FROM history_users AS have WHERE have.user = ?1",
+        );
+        let query = query
+            .bind(scope.user().as_str().to_owned())
+            .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+            .bind(MAY_GO_LOOKED_AT_MAX);
+        let stays = self.readers.first(query, |columns| Ok(columns.unsigned()? != 0));
+        Ok(stays.await.map_err(while_doing("read what a user's runs take that stay"))?.unwrap_or_default())
     }
 
     async fn oldest_finishes(

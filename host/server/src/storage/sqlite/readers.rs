@@ -11,25 +11,37 @@ use std::{
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many reads go on at once; one more waits. Each costs a thread and a cache.
 const READERS: u32 = 4;
+
+/// How many steps of its machine SQLite takes between two looks at whether anybody waits for the answer: some ten microseconds.
+const STEPS: i32 = 1_000;
 
 /// The read-only connections, each used by one read at a time.
 pub(super) struct Readers {
     options: SqliteConnectOptions,
     free: Arc<Semaphore>,
-    idle: Mutex<Vec<SqliteConnection>>,
+    idle: Mutex<Vec<Open>>,
 }
 
-/// A connection for one read. Given back on drop, also in the middle of an answer: what is left of that is discarded
-/// by the connection.
+/// A connection that gives up what it reads once this is gone.
+struct Open {
+    connection: SqliteConnection,
+    _wanted: Arc<()>,
+    /// Held until the connection has given up and is closed.
+    held: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+}
+
+/// A connection for one read. Given back on drop, unless the answer was still waited for, or was an error: whoever asked has
+/// gone away, and the next one would wait for what may be a look at all of a user's runs. Then its place is free once it is closed.
 struct Reader<'a> {
     readers: &'a Readers,
-    /// None once the connection is not to be used again.
-    connection: Option<SqliteConnection>,
-    _permit: SemaphorePermit<'a>,
+    connection: Option<Open>,
+    /// Whether an answer is waited for.
+    reads: bool,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// While this is there, nobody reads.
@@ -39,9 +51,24 @@ pub(super) struct Paused {
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.readers.idle().push(connection);
+        match self.connection.take() {
+            Some(open) if self.reads => *open.held.lock().unwrap_or_else(PoisonError::into_inner) = self.permit.take(),
+            Some(open) => self.readers.idle().push(open),
+            None => {}
         }
+    }
+}
+
+impl Open {
+    async fn with(options: &SqliteConnectOptions) -> Result<Self, SqliteError> {
+        let (mut connection, wanted, held) = (options.connect().await?, Arc::new(()), Arc::default());
+        let (still_wanted, until_closed) = (Arc::downgrade(&wanted), Arc::clone(&held));
+        let handler = move || {
+            let _held = &until_closed;
+            still_wanted.strong_count() > 0
+        };
+        connection.lock_handle().await?.set_progress_handler(STEPS, handler);
+        Ok(Self { connection, _wanted: wanted, held })
     }
 }
 
@@ -49,7 +76,7 @@ impl Readers {
     pub(super) async fn open(options: SqliteConnectOptions) -> Result<Self, SqliteError> {
         let mut idle = Vec::new();
         for _ in 0..READERS {
-            idle.push(options.connect().await?);
+            idle.push(Open::with(&options).await?);
         }
         Ok(Self { options, free: Arc::new(Semaphore::new(READERS as usize)), idle: Mutex::new(idle) })
     }
@@ -60,9 +87,9 @@ impl Readers {
         let Ok(_all) = self.free.acquire_many(READERS).await else { return };
         self.free.close();
         let idle = mem::take(&mut *self.idle());
-        for connection in idle {
+        for open in idle {
             // The connection was for reading only; nothing can be lost with it.
-            let _ = connection.close().await;
+            let _ = open.connection.close().await;
         }
     }
 
@@ -71,10 +98,10 @@ impl Readers {
     pub(super) async fn pause(self: Arc<Self>) -> Option<Paused> {
         let all = self.free.clone().acquire_many_owned(READERS).await.ok()?;
         let idle = mem::take(&mut *self.idle());
-        for mut connection in idle {
-            // A read that nobody waits for any more ends on the connection's own thread: behind it comes the answer to this.
-            if connection.ping().await.is_ok() {
-                self.idle().push(connection);
+        for mut open in idle {
+            // What is left of an answer ends on the connection's own thread: behind it comes the answer to this.
+            if open.connection.ping().await.is_ok() {
+                self.idle().push(open);
             }
         }
         Some(Paused { _all: all })
@@ -87,11 +114,11 @@ impl Readers {
         read: impl FnOnce(&mut Columns<'_>) -> Result<T, SqliteError>,
     ) -> Result<Option<T>, SqliteError> {
         let mut reader = self.reader().await?;
-        let row = match query.fetch_optional(reader.connection().await?).await {
+        let row = match query.fetch_optional(reader.begin().await?).await {
             Ok(row) => row,
-            Err(error) => return Err(reader.discard(error)),
+            Err(error) => return Err(error.into()),
         };
-        drop(reader);
+        reader.end();
         row.map(|row| read(&mut Columns::of(&row))).transpose()
     }
 
@@ -113,7 +140,7 @@ impl Readers {
         let mut reader = self.reader().await?;
         let mut found = Vec::new();
         let failed = {
-            let mut rows = query.fetch(reader.connection().await?);
+            let mut rows = query.fetch(reader.begin().await?);
             loop {
                 match rows.try_next().await {
                     Ok(Some(row)) => match read(&mut Columns::of(&row))? {
@@ -126,34 +153,39 @@ impl Readers {
             }
         };
         match failed {
-            None => Ok(found),
-            Some(error) => Err(reader.discard(error)),
+            None => {
+                reader.end();
+                Ok(found)
+            }
+            // Nobody can say what state the connection is in.
+            Some(error) => Err(error.into()),
         }
     }
 
     async fn reader(&self) -> Result<Reader<'_>, SqliteError> {
-        let permit = self.free.acquire().await.map_err(|_| SqliteError::Closed)?;
+        let permit = self.free.clone().acquire_owned().await.map_err(|_| SqliteError::Closed)?;
         let connection = self.idle().pop();
-        Ok(Reader { readers: self, connection, _permit: permit })
+        Ok(Reader { readers: self, connection, reads: false, permit: Some(permit) })
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<SqliteConnection>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Open>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reader<'_> {
-    async fn connection(&mut self) -> Result<&mut SqliteConnection, SqliteError> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.readers.options.connect().await?,
+    /// The connection, for a read that begins.
+    async fn begin(&mut self) -> Result<&mut SqliteConnection, SqliteError> {
+        let open = match self.connection.take() {
+            Some(open) => open,
+            None => Open::with(&self.readers.options).await?,
         };
-        Ok(self.connection.insert(connection))
+        self.reads = true;
+        Ok(&mut self.connection.insert(open).connection)
     }
 
-    /// Throws the connection away: after an error, nobody can say what state it is in.
-    fn discard(&mut self, error: sqlx::Error) -> SqliteError {
-        self.connection = None;
-        error.into()
+    /// The answer is there, as far as it is wanted, and the connection is given back. What is left of it ends with its next row.
+    fn end(mut self) {
+        self.reads = false;
     }
 }

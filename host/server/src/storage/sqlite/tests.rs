@@ -579,3 +579,21 @@ async fn a_closed_storage_says_so() {
     assert_eq!(cause(storage.insert_run(&scope("ann"), &spec("ann", 0), None).await.expect_err("it is closed")), told);
     assert_eq!(cause(storage.run(&scope("ann"), RunId::generate()).await.expect_err("it is closed")), told);
 }
+
+/// Reads have a few connections, which all users share.
+#[tokio::test]
+async fn who_goes_away_in_the_middle_of_a_long_read_keeps_nobody_waiting() {
+    let place = place();
+    let storage = open(&place).await;
+    for _ in 0..50 {
+        let long = sqlx::query(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000000) SELECT max(i) FROM n",
+        );
+        let read = storage.readers.first(long, |columns| columns.unsigned());
+        tokio::time::timeout(Duration::from_millis(2), read).await.expect_err("it would take days");
+    }
+    let bob = scope("bob");
+    let read =
+        tokio::time::timeout(Duration::from_secs(10), storage.history(&bob)).await.expect("it is not waited for");
+    assert_eq!(read.expect("reads"), History::default());
+}
