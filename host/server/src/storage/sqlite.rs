@@ -61,6 +61,9 @@ const CACHE_KIB: u32 = 16 << 10;
 /// How many pages of runs are read at once. The other readers are for what is found at once.
 const LISTS_AT_ONCE: usize = 2;
 
+/// How many of a user's runs a list with a filter looks at before it lets other lists look: about 4 ms.
+const LIST_STEP: u32 = 10_000;
+
 /// How many prepared statements each connection keeps. More than there are, so that none is prepared twice.
 const STATEMENTS_KEPT: usize = 64;
 
@@ -358,26 +361,45 @@ impl Storage for SqliteStorage {
     }
 
     async fn runs(&self, scope: &Scope, query: &RunQuery) -> Result<Vec<RunView>> {
-        // It is never closed.
-        let _page = self.lists.acquire().await;
-        // Ids have one length and one case, so that the order of their texts is their order in time. `~` is after
-        // every id.
-        let sql = sqlx::query(concat!(
-            "SELECT ",
-            rows::view_columns!(),
-            ", NULL FROM runs
-            WHERE user = ?1 AND id < coalesce(?2, '~') AND (?3 IS NULL OR status = ?3)
-                AND (?4 IS NULL OR agent = ?4) AND (?5 IS NULL OR thread_id = ?5)
-            ORDER BY id DESC LIMIT ?6"
-        ));
-        let sql = sql
-            .bind(scope.user().as_str().to_owned())
-            .bind(query.before.map(|id| id.to_string()))
-            .bind(query.status.map(|status| status.as_str()))
-            .bind(query.agent.as_ref().map(|agent| agent.as_str().to_owned()))
-            .bind(query.thread.as_ref().map(|thread| thread.as_str().to_owned()))
-            .bind(i64::from(query.limit));
-        self.readers.all(sql, |columns| columns.run_view()).await.map_err(while_doing("list runs"))
+        let user = scope.user().as_str();
+        let everything = query.status.is_none() && query.agent.is_none() && query.thread.is_none();
+        let (mut before, mut found) = (query.before.map(|id| id.to_string()), Vec::new());
+        loop {
+            // It is never closed. Whoever has waited for longest is next: between two steps, others have their turn.
+            let _page = self.lists.acquire().await;
+            // Ids have one length and one case, so that the order of their texts is their order in time. `~` is after
+            // every id, and the empty text before.
+            let end = sqlx::query(
+                "SELECT id FROM runs WHERE user = ?1 AND id < coalesce(?2, '~') ORDER BY id DESC LIMIT 1 OFFSET ?3",
+            );
+            let end = end.bind(user.to_owned()).bind(before.clone()).bind(LIST_STEP - 1);
+            let end = match everything {
+                true => Ok(None),
+                false => self.readers.first(end, |columns| columns.take::<String>()).await,
+            };
+            let end = end.map_err(while_doing("list runs"))?;
+            let sql = sqlx::query(concat!(
+                "SELECT ",
+                rows::view_columns!(),
+                ", NULL FROM runs
+                WHERE user = ?1 AND id < coalesce(?2, '~') AND id >= coalesce(?3, '') AND (?4 IS NULL OR status = ?4)
+                    AND (?5 IS NULL OR agent = ?5) AND (?6 IS NULL OR thread_id = ?6)
+                ORDER BY id DESC LIMIT ?7"
+            ));
+            let sql = sql
+                .bind(user.to_owned())
+                .bind(before)
+                .bind(end.clone())
+                .bind(query.status.map(|status| status.as_str()))
+                .bind(query.agent.as_ref().map(|agent| agent.as_str().to_owned()))
+                .bind(query.thread.as_ref().map(|thread| thread.as_str().to_owned()))
+                .bind(i64::from(query.limit) - i64::try_from(found.len()).unwrap_or(i64::MAX));
+            found.extend(self.readers.all(sql, |columns| columns.run_view()).await.map_err(while_doing("list runs"))?);
+            if end.is_none() || found.len() >= query.limit as usize {
+                return Ok(found);
+            }
+            before = end;
+        }
     }
 
     async fn events(&self, scope: &Scope, id: RunId, after: u64, limit: u32) -> Result<Vec<Envelope>> {

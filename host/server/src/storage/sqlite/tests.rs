@@ -597,3 +597,42 @@ async fn who_goes_away_in_the_middle_of_a_long_read_keeps_nobody_waiting() {
         tokio::time::timeout(Duration::from_secs(10), storage.history(&bob)).await.expect("it is not waited for");
     assert_eq!(read.expect("reads"), History::default());
 }
+
+#[tokio::test]
+async fn a_list_that_has_to_look_at_many_runs_gives_way_to_others_and_finds_what_there_is() {
+    let place = place();
+    let storage = open(&place).await;
+    let (ann, oldest) = (scope("ann"), spec("ann", 0));
+    storage
+        .insert_run(&ann, &RunSpec { agent: "rare".parse().expect("a name"), ..oldest.clone() }, None)
+        .await
+        .expect("inserts");
+    // More of another agent's after it than are looked at in two steps.
+    let more = "INSERT INTO runs (user, id, status, agent, digest, request_id, thread_id, limit_fuel, limit_memory_bytes,
+            limit_deadline_ms, created_at, metadata, input)
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+        SELECT user, 'run_ff' || printf('%06x', i) || substr(id, 13), status, iif(i % 5000 = 1, 'rare', 'often'), digest,
+            request_id, thread_id, 1, 2, 3, 0, metadata, input FROM runs, n";
+    let many = 2 * LIST_STEP + 1;
+    sqlx::query(more).bind(many).execute(&mut beside(&place).await).await.expect("inserts");
+    let rare = |limit| RunQuery { agent: Some("rare".parse().expect("a name")), limit, ..RunQuery::default() };
+
+    // There is room for one, and somebody comes to wait while it looks.
+    let _other = storage.lists.acquire_many(u32::try_from(LISTS_AT_ONCE).expect("few") - 1).await.expect("open");
+    let query = rare(100);
+    let (mut list, mut turn) = (storage.runs(&ann, &query), pin!(storage.lists.acquire()));
+    let turn = tokio::select! {
+        biased;
+        _ = &mut list => panic!("it has looked at all of them"),
+        turn = &mut turn => turn,
+    };
+    drop(turn);
+    let found = list.await.expect("lists");
+    assert_eq!((found.len(), found.last().map(|run| run.id)), (6, Some(oldest.id)));
+    assert!(found.iter().map(|run| run.id.to_string()).rev().is_sorted());
+    // A page ends where it is full, also in a later step, and the next one begins there.
+    let page = storage.runs(&ann, &rare(4)).await.expect("lists");
+    assert_eq!(page, found[..4]);
+    let rest = RunQuery { before: Some(page[3].id), ..rare(4) };
+    assert_eq!(storage.runs(&ann, &rest).await.expect("lists"), found[4..]);
+}
