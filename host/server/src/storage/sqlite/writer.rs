@@ -80,6 +80,8 @@ struct Write {
 enum Change {
     Rows(Vec<Row>, Pending<()>),
     Create(Box<Create>, Pending<Creation>),
+    /// Runs to remove, or a piece of those that are being removed.
+    Remove(Option<Row>, Pending<()>),
     SetState(SetState, Pending<Result<u64, StateRefused>>),
     DeleteState(DeleteState, Pending<bool>),
     /// Nothing more will be asked for; the answer comes when the file is closed.
@@ -95,10 +97,10 @@ struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    fn answer(self, committed: &Reply<()>) {
+    fn answer<C>(self, committed: &Reply<C>) {
         let answer = match (committed, self.outcome) {
-            (Ok(()), Some(outcome)) => Ok(outcome),
-            (Ok(()), None) => Err(Arc::new(SqliteError::Closed)),
+            (Ok(_), Some(outcome)) => Ok(outcome),
+            (Ok(_), None) => Err(Arc::new(SqliteError::Closed)),
             (Err(error), _) => Err(error.clone()),
         };
         // Nobody waits any more: that is theirs to decide.
@@ -107,16 +109,23 @@ impl<T> Pending<T> {
 }
 
 impl Writer {
-    /// Starts the thread with its connection.
-    pub(super) fn start(options: SqliteConnectOptions, connection: SqliteConnection) -> Result<Self, SqliteError> {
+    /// Starts the thread with its connection. With a rest, something is being removed since the last start, and goes on.
+    pub(super) fn start(
+        options: SqliteConnectOptions,
+        connection: SqliteConnection,
+        rest: bool,
+    ) -> Result<Self, SqliteError> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(SqliteError::Thread)?;
         let (sender, queue) = mpsc::channel(WRITES_QUEUED_MAX);
         let commits = Arc::<Commits>::default();
-        let inserts = INSERT_ROWS.map(insert_statement);
-        let file = File { options, connection: Some(connection), inserts, commits: commits.clone() };
+        let file =
+            File { options, connection: Some(connection), inserts: Inserts::prepare(), commits: commits.clone() };
+        // Nobody waits for it.
+        let waiting =
+            rest.then(|| Write::rest(Pending { outcome: Some(()), reply: oneshot::channel().0 })).into_iter().collect();
         thread::Builder::new()
             .name("storage-writer".into())
-            .spawn(move || runtime.block_on(write_all(file, queue)))
+            .spawn(move || runtime.block_on(write_all(file, queue, waiting)))
             .map_err(SqliteError::Thread)?;
         Ok(Self { queue: sender, commits })
     }
@@ -136,6 +145,12 @@ impl Writer {
     pub(super) async fn create(&self, create: Create) -> Reply<Creation> {
         let bytes = create.rows.iter().map(Row::bytes).sum();
         self.ask(bytes, |pending| Change::Create(Box::new(create), pending)).await
+    }
+
+    /// Removes runs, large ones in pieces between which others write. Answers when nothing is left of any that is being
+    /// removed.
+    pub(super) async fn remove(&self, which: Row) -> Reply<()> {
+        self.ask(which.bytes(), |pending| Change::Remove(Some(which), Pending { outcome: Some(()), ..pending })).await
     }
 
     /// Sets a state key under its conditions.
@@ -167,8 +182,7 @@ impl Writer {
 }
 
 /// Writes until there is nobody left to ask for it.
-async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>) {
-    let mut waiting = VecDeque::new();
+async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>, mut waiting: VecDeque<Write>) {
     let mut closed = None;
     // What waited too long goes first in every other commit: much of it may have come together.
     let mut overdue_first = true;
@@ -195,9 +209,15 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>) {
         }
         let committed = file.commit(&mut batch).await.map_err(Arc::new);
         for write in batch.writes.into_iter().rev() {
-            // What could not be decided yet goes first in the next commit.
-            if let Some(again) = write.answer(&committed) {
-                waiting.push_front(again);
+            match write.answer(&committed) {
+                // What is left of a run that is being removed is left there at the end.
+                Some(Write { change: Change::Remove(_, pending), .. }) if queue.is_closed() => {
+                    pending.answer::<()>(&Err(Arc::new(SqliteError::Closed)));
+                }
+                Some(rest @ Write { change: Change::Remove(..), .. }) => waiting.push_back(rest),
+                // What could not be decided yet goes first in the next commit.
+                Some(again) => waiting.push_front(again),
+                None => {}
             }
         }
     }
@@ -278,6 +298,11 @@ impl Batch {
 }
 
 impl Write {
+    /// The next piece of what is being removed, which changes about as much as a full commit.
+    const fn rest(pending: Pending<()>) -> Self {
+        Self { bytes: COMMIT_BYTES_MAX, change: Change::Remove(None, pending), passed_over: 0 }
+    }
+
     /// How many rows it may come to.
     fn rows(&self) -> usize {
         match &self.change {
@@ -287,6 +312,7 @@ impl Write {
             // The sweep, the key, and by which call.
             Change::SetState(..) => 3,
             Change::DeleteState(..) => 2,
+            Change::Remove(..) => 1,
             Change::Close(_) => 0,
         }
     }
@@ -296,7 +322,7 @@ impl Write {
             Change::SetState(SetState { key, .. }, _) | Change::DeleteState(DeleteState { key, .. }, _) => {
                 Some(&key.user)
             }
-            Change::Rows(..) | Change::Create(..) | Change::Close(_) => None,
+            Change::Rows(..) | Change::Create(..) | Change::Remove(..) | Change::Close(_) => None,
         }
     }
 
@@ -316,6 +342,7 @@ impl Write {
     ) -> Result<(), SqliteError> {
         match &mut self.change {
             Change::Rows(own, _) => rows.append(own),
+            Change::Remove(which, _) => rows.push(which.take().unwrap_or_else(Row::rest)),
             Change::Create(create, pending) => {
                 pending.outcome = Some(create.decide(connection, added, rows).await?);
             }
@@ -326,11 +353,13 @@ impl Write {
         Ok(())
     }
 
-    /// Tells the one who waits. Gives the write back if it needs another commit.
-    fn answer(self, committed: &Reply<()>) -> Option<Self> {
+    /// Tells the one who waits. Gives the write back if it needs another commit: what was committed says whether there is a
+    /// rest of what is being removed.
+    fn answer(self, committed: &Reply<bool>) -> Option<Self> {
         match self.change {
             Change::SetState(_, Pending { outcome: None, .. }) if committed.is_ok() => return Some(self),
-            Change::Rows(_, pending) => pending.answer(committed),
+            Change::Remove(_, pending) if matches!(committed, Ok(true)) => return Some(Self::rest(pending)),
+            Change::Rows(_, pending) | Change::Remove(_, pending) => pending.answer(committed),
             Change::Create(_, pending) => pending.answer(committed),
             Change::SetState(_, pending) => pending.answer(committed),
             Change::DeleteState(_, pending) => pending.answer(committed),
@@ -345,19 +374,35 @@ struct File {
     options: SqliteConnectOptions,
     /// None after an error that says nothing about the state of the connection.
     connection: Option<SqliteConnection>,
-    inserts: [SqlStr; INSERT_ROWS.len()],
+    inserts: Inserts,
     commits: Arc<Commits>,
 }
 
+/// An `INSERT` of each of the numbers of rows.
+struct Inserts {
+    plain: [SqlStr; INSERT_ROWS.len()],
+    /// Those that also say of each row whether there is, behind it, a rest of what is being removed.
+    telling: [SqlStr; INSERT_ROWS.len()],
+}
+
+impl Inserts {
+    fn prepare() -> Self {
+        // That it names a column of the row has it looked for with each of them, and not once before the first.
+        let telling = " RETURNING EXISTS (SELECT 1 FROM going WHERE writes.kind IS NOT NULL)";
+        let [plain, telling] = ["", telling].map(|end| INSERT_ROWS.map(|rows| insert_statement(rows, end)));
+        Self { plain, telling }
+    }
+}
+
 /// An `INSERT` of this many rows.
-fn insert_statement(rows: usize) -> SqlStr {
+fn insert_statement(rows: usize, end: &str) -> SqlStr {
     let row = format!("({})", ["?"; ROW_COLUMNS].join(","));
-    AssertSqlSafe(format!("INSERT INTO writes VALUES {}", vec![row; rows].join(","))).into_sql_str()
+    AssertSqlSafe(format!("INSERT INTO writes VALUES {}{end}", vec![row; rows].join(","))).into_sql_str()
 }
 
 impl File {
-    /// Makes all of it durable, or nothing.
-    async fn commit(&mut self, batch: &mut Batch) -> Result<(), SqliteError> {
+    /// Makes all of it durable, or nothing. Of a batch that removes something, says whether there is a rest.
+    async fn commit(&mut self, batch: &mut Batch) -> Result<bool, SqliteError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => connect_to_write(&self.options).await?,
@@ -395,11 +440,10 @@ impl File {
     }
 }
 
-async fn write(
-    connection: &mut SqliteConnection,
-    inserts: &[SqlStr; INSERT_ROWS.len()],
-    batch: &mut Batch,
-) -> Result<(), SqliteError> {
+async fn write(connection: &mut SqliteConnection, inserts: &Inserts, batch: &mut Batch) -> Result<bool, SqliteError> {
+    let removes = batch.writes.iter().any(|write| matches!(write.change, Change::Remove(..)));
+    let inserts = if removes { &inserts.telling } else { &inserts.plain };
+    let mut rest = false;
     let mut rows = Vec::with_capacity(batch.rows);
     // Idempotency keys that each user gets in this commit.
     let mut added = HashMap::new();
@@ -422,10 +466,15 @@ async fn write(
         for row in rows.by_ref().take(*size) {
             row.bind(&mut arguments).map_err(SqliteError::Value)?;
         }
-        sqlx::query_with(insert.clone(), arguments).execute(&mut *connection).await?;
+        if removes {
+            let told = sqlx::query_scalar_with::<_, bool, _>(insert.clone(), arguments);
+            rest |= told.fetch_all(&mut *connection).await?.contains(&true);
+        } else {
+            sqlx::query_with(insert.clone(), arguments).execute(&mut *connection).await?;
+        }
     }
     if !alone {
         connection.execute("COMMIT").await?;
     }
-    Ok(())
+    Ok(rest)
 }
