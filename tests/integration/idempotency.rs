@@ -40,7 +40,7 @@ async fn runs_of(user: &User) -> usize {
     user.get("/v1/runs?limit=100").await.is(StatusCode::OK)["runs"].as_array().expect("runs").len()
 }
 
-/// Changes the database of a server that has ended. Says how many rows it changed.
+/// Changes the database of a server behind its back. Says how many rows it changed.
 pub async fn change_database(dir: &Path, statements: &[&'static str]) -> u64 {
     let file = dir.join("cofferdam.db");
     let mut connection = SqliteConnectOptions::new().filename(file).connect().await.expect("connects");

@@ -1,6 +1,10 @@
 //! What is kept of finished runs has limits, at which the oldest go; a run that has not ended never does.
 
-use crate::server::{Answer, Server, User, run, worker};
+use crate::{
+    idempotency::change_database,
+    server::{Answer, Server, User, run, worker},
+    sockets::Ws,
+};
 use cofferdam_core::{
     Json,
     identity::Operator,
@@ -227,5 +231,77 @@ fn whoever_follows_a_run_that_is_removed_is_told_and_does_not_take_it_for_its_en
         let fresh = ann.get("/v1/events").await.is(StatusCode::OK);
         assert_eq!(told(&page)[0], (json!(newer), json!(true)), "{page}");
         assert!(told(&page)[1..].iter().chain(&told(&fresh)).all(|(_, removed)| removed.is_null()));
+    });
+}
+
+/// Checks that a run is nowhere to be found and nothing can be done with it, and that the user has only the two others, which
+/// ran before and after it; `cursor` is where the one before ended.
+async fn is_nowhere(server: &Server, user: &User, id: &str, [older, newer]: [&str; 2], cursor: &str) {
+    let path = format!("/v1/runs/{id}");
+    for of in ["", "/events", "/events?after=1", "/journal"] {
+        user.get(&format!("{path}{of}")).await.problem(404, "unknown_run");
+    }
+    let stream = user.request(Method::GET, &format!("{path}/events")).header("accept", "text/event-stream");
+    Answer::of(stream.send().await.expect("answered")).await.problem(404, "unknown_run");
+    for (of, body) in [("/cancel", json!({})), ("/input", json!({"answer": 1})), ("/replay", json!({}))] {
+        user.post(&format!("{path}{of}"), &body).await.problem(404, "unknown_run");
+    }
+    let mut ws = Ws::open(user, &server.app.url()).await;
+    let refused = ws.ask(&json!({"type": "subscribe", "run": id}), "error").await;
+    assert_eq!(refused["problem"]["code"], "unknown_run", "{refused}");
+    assert_eq!(kept(user).await, [newer, older]);
+    for after in [String::new(), format!("&after={cursor}")] {
+        let page = user.get(&format!("/v1/events?limit=1000{after}")).await.is(StatusCode::OK);
+        let events = page["events"].as_array().expect("events");
+        let told: Vec<_> = events.iter().map(|event| event["event"]["run_id"].as_str().expect("an id")).collect();
+        let first = told.iter().position(|run| *run == newer).expect("the newer one");
+        assert!(
+            told[..first].iter().all(|run| *run == older) && told[first..].iter().all(|run| *run == newer),
+            "{page}"
+        );
+        assert_eq!((after.is_empty(), &events[first]["removed_before"]), (first > 0, &json!(true)), "{page}");
+    }
+}
+
+#[test]
+fn a_large_run_is_nowhere_while_it_is_being_removed_and_its_rest_goes_after_a_restart() {
+    run(async {
+        let server = Server::start_with(Quota::default()).await;
+        let ann = server.trusted().await;
+        let body = json!({"agent": "echo", "input": "x".repeat(100_000)});
+        let submit = async |user: &User| {
+            let request = user.request(Method::POST, "/v1/runs").header("idempotency-key", "k").json(&body);
+            Answer::of(request.send().await.expect("answered")).await
+        };
+        let older = echo(&ann, &json!("older")).await;
+        let cursor = ann.get("/v1/events?limit=1000").await.is(StatusCode::OK);
+        let cursor = cursor["next_after"].as_str().expect("a cursor").to_owned();
+        let large = submit(&ann).await.is(StatusCode::ACCEPTED)["id"].as_str().expect("an id").to_owned();
+        ann.ended(&large).await;
+        let newer = echo(&ann, &json!("newer")).await;
+        let usage = ann.get("/v1/usage").await.is(StatusCode::OK);
+
+        // As the first commit leaves it, and no host that would go on.
+        let hide = "INSERT INTO going (run) SELECT min(number) FROM runs WHERE length(input) > 65536";
+        assert_eq!(change_database(server.dir.path(), &[hide]).await, 1);
+        is_nowhere(&server, &ann, &large, [&older, &newer], &cursor).await;
+        submit(&ann).await.problem(410, "idempotency_result_gone");
+        let now = ann.get("/v1/usage").await.is(StatusCode::OK);
+        assert_eq!(now["last_30_days"], usage["last_30_days"], "what it took is counted");
+        let kept = now["now"]["storage"]["history_bytes"].as_u64().expect("bytes");
+        assert!(kept < 10_000 && now["now"]["storage"]["history_runs"] == 2, "{now}");
+
+        // The next host goes on, and it is as it was.
+        let server = server.restart().await;
+        let ann = User::new(&ann.name, &server.app.url(), &ann.key);
+        let rest_gone = async {
+            while change_database(server.dir.path(), &["UPDATE going SET run = run"]).await > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), rest_gone).await.expect("the rest goes");
+        let others = change_database(server.dir.path(), &["UPDATE runs SET user = user"]).await;
+        assert_eq!(others, 2, "runs that are there");
+        is_nowhere(&server, &ann, &large, [&older, &newer], &cursor).await;
     });
 }

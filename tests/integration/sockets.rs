@@ -99,7 +99,7 @@ impl Ws {
         }
     }
 
-    async fn ask(&mut self, frame: &Value, answer: &str) -> Value {
+    pub async fn ask(&mut self, frame: &Value, answer: &str) -> Value {
         self.send(frame).await;
         self.next_of(answer).await
     }

@@ -164,7 +164,7 @@ pub const RUN_OVERHEAD_BYTES: u64 = 1_000;
 pub const EVENT_OVERHEAD_BYTES: u64 = 20;
 
 /// How many runs one call of [`Storage::prune`] or [`Storage::prune_before`] removes at most, so that nobody waits long
-/// for it: a run has up to 140 MiB.
+/// for it.
 pub const PRUNED_AT_ONCE_MAX: u32 = 8;
 
 /// How many of a user's finished runs that may go are looked at, to know what those take that have to stay: many more than end
@@ -394,10 +394,13 @@ pub trait Storage: Send + Sync + 'static {
     ) -> Result<Vec<(UserId, Timestamp)>>;
 
     /// Removes the user's oldest finished runs, with their events and records, while there is more than `keep`. Removes
-    /// [`PRUNED_AT_ONCE_MAX`] at most.
+    /// [`PRUNED_AT_ONCE_MAX`] at most. A run has up to 140 MiB: whoever writes meanwhile does not wait for all of one that
+    /// goes. From the first moment on, nothing shows or counts it; when this is answered without an error, nothing of it is
+    /// left.
     async fn prune(&self, operator: Operator, user: &UserId, keep: History) -> Result<()>;
 
-    /// Removes those of the user's oldest runs that had finished before; looks at [`PRUNED_AT_ONCE_MAX`] of them.
+    /// Removes those of the user's oldest runs that had finished before, as [`prune`](Self::prune) does; looks at
+    /// [`PRUNED_AT_ONCE_MAX`] of them.
     async fn prune_before(&self, operator: Operator, user: &UserId, before: Timestamp) -> Result<()>;
 
     /// What the user's runs took that ended on these days, the last one included. What they were is of no account: runs

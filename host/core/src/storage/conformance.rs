@@ -49,6 +49,7 @@ pub async fn check(storage: &dyn Storage) -> Kept {
     a_run_is_its_users_only(storage).await;
     log::check(storage).await;
     the_oldest_finished_runs_are_pruned_and_no_live_one(storage).await;
+    a_large_run_is_pruned_whole(storage).await;
     what_is_written_again_counts_once_in_the_history(storage).await;
     deployment::check(storage).await;
     runs_are_listed_newest_first(storage).await;
@@ -287,6 +288,41 @@ async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Stora
         prune().await;
     }
     assert_eq!(storage.history(&ida).await.expect("reads"), History::default());
+}
+
+async fn a_large_run_is_pruned_whole(storage: &dyn Storage) {
+    let (operator, ian) = (Operator::host(), scope("ian"));
+    // By number, then by age; each time with a small one before it and behind it.
+    for left in [1, 0] {
+        let mut runs = Vec::new();
+        for bytes in [10, 50_000, 10] {
+            let run = insert(storage, spec("ian")).await.id;
+            let chunks = (1..=3).map(|number| RecordChunk { number, bytes: vec![7; bytes] }).collect();
+            let said = (1..=9).map(|seq| thinking(run, seq, &"x".repeat(bytes / 10))).collect::<Vec<_>>();
+            storage.append(&ian, RunBatch { chunks, ..batch(run, said) }).await.expect("appends");
+            storage.finish(&ian, batch(run, [ended(run, 10)]), completed("1")).await.expect("finishes");
+            runs.push(run);
+        }
+        let mut have = storage.history(&ian).await.expect("reads");
+        while have.runs > left {
+            if left > 0 {
+                storage.prune(operator, ian.user(), History { runs: left, ..have }).await.expect("prunes");
+            } else {
+                storage.prune_before(operator, ian.user(), crate::clock::now()).await.expect("prunes");
+            }
+            let before = std::mem::replace(&mut have, storage.history(&ian).await.expect("reads"));
+            assert!(have.runs < before.runs && have.bytes < before.bytes, "{before:?}, {have:?}");
+        }
+        for run in &runs[..2] {
+            assert_eq!(storage.run(&ian, *run).await.expect("reads"), None);
+            assert_eq!(log(storage, &ian, *run).await, []);
+            assert_eq!(storage.record(&ian, *run, 0).await.expect("reads"), []);
+        }
+        assert_eq!(storage.run(&ian, runs[2]).await.expect("reads").is_some(), left > 0);
+        let feed = storage.feed(&ian, FeedPlace::default(), 100).await.expect("reads");
+        assert!(feed.iter().all(|entry| left > 0 && entry.envelope.run_id == runs[2]), "{} entries", feed.len());
+    }
+    assert_eq!(storage.history(&ian).await.expect("reads"), History::default());
 }
 
 async fn what_is_written_again_counts_once_in_the_history(storage: &dyn Storage) {

@@ -187,9 +187,11 @@ impl SqliteStorage {
             let _ = connection.close().await;
             return Err(error);
         }
+        // What the last host was removing when it ended.
+        let rest = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM going)").fetch_one(&mut connection).await?;
         let readers = Arc::new(Readers::open(options.clone().read_only(true)).await?);
         Ok(Self {
-            writer: Writer::start(options, connection, readers.clone())?,
+            writer: Writer::start(options, connection, readers.clone(), rest)?,
             readers,
             lists: Semaphore::new(LISTS_AT_ONCE),
         })
@@ -206,7 +208,8 @@ impl SqliteStorage {
         self.writer.commits()
     }
 
-    /// Waits for the writes that were asked for, then closes the file. What is asked for later fails.
+    /// Waits for the writes that were asked for, then closes the file. What is asked for later fails. What is being removed in
+    /// pieces goes on with the next start.
     pub async fn close(&self) {
         // The last connection to close moves the write-ahead log into the database, and only the writer may write.
         self.readers.close().await;
@@ -215,6 +218,11 @@ impl SqliteStorage {
 
     async fn write(&self, doing: &'static str, rows: Vec<Row>) -> Result<()> {
         self.writer.write(rows).await.map_err(while_doing(doing))
+    }
+
+    /// Removes runs. What is large is hidden first and goes in pieces; it is answered when all of it is gone.
+    async fn remove(&self, which: Row) -> Result<()> {
+        self.writer.remove(which).await.map_err(while_doing("remove old runs"))
     }
 
     /// Creates something, once if a record is given.
@@ -454,7 +462,7 @@ impl Storage for SqliteStorage {
         // The order of an index, and then that of each run's log: nothing has to be sorted.
         let query = sqlx::query(
             "SELECT feed.position, events.seq = feed.seq_to, runs.id, events.seq, events.at, events.payload
-            FROM feed CROSS JOIN runs ON runs.number = feed.run
+            FROM feed CROSS JOIN runs ON runs.number = feed.run AND runs.user = feed.user
             CROSS JOIN events ON events.run = feed.run AND events.seq BETWEEN feed.seq_from AND feed.seq_to
             WHERE feed.user = ?1 AND feed.position >= ?2 AND (feed.position > ?2 OR events.seq > ?3)
             ORDER BY feed.position, events.seq LIMIT ?4",
@@ -545,11 +553,11 @@ impl Storage for SqliteStorage {
     }
 
     async fn prune(&self, _operator: Operator, user: &UserId, keep: History) -> Result<()> {
-        self.write("remove old runs", vec![Row::prune(user, keep)]).await
+        self.remove(Row::prune(user, keep)).await
     }
 
     async fn prune_before(&self, _operator: Operator, user: &UserId, before: Timestamp) -> Result<()> {
-        self.write("remove old runs", vec![Row::prune_age(user, before)]).await
+        self.remove(Row::prune_age(user, before)).await
     }
 
     async fn usage(&self, scope: &Scope, first: Day, last: Day) -> Result<UsageSum> {

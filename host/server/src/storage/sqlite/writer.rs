@@ -97,6 +97,8 @@ struct Write {
 enum Change {
     Rows(Vec<Row>, Pending<()>),
     Create(Box<Create>, Pending<Creation>),
+    /// Runs to remove, or a piece of those that are being removed.
+    Remove(Option<Row>, Pending<()>),
     SetState(SetState, Pending<Result<u64, StateRefused>>),
     DeleteState(DeleteState, Pending<bool>),
     /// Nothing more will be asked for; the answer comes when the file is closed.
@@ -112,10 +114,10 @@ struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    fn answer(self, committed: &Reply<()>) {
+    fn answer<C>(self, committed: &Reply<C>) {
         let answer = match (committed, self.outcome) {
-            (Ok(()), Some(outcome)) => Ok(outcome),
-            (Ok(()), None) => Err(Arc::new(SqliteError::Closed)),
+            (Ok(_), Some(outcome)) => Ok(outcome),
+            (Ok(_), None) => Err(Arc::new(SqliteError::Closed)),
             (Err(error), _) => Err(error.clone()),
         };
         // Nobody waits any more: that is theirs to decide.
@@ -124,22 +126,26 @@ impl<T> Pending<T> {
 }
 
 impl Writer {
-    /// Starts the thread with its connection.
+    /// Starts the thread with its connection. With a rest, something is being removed since the last start, and goes on.
     pub(super) fn start(
         options: SqliteConnectOptions,
         connection: SqliteConnection,
         readers: Arc<Readers>,
+        rest: bool,
     ) -> Result<Self, SqliteError> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(SqliteError::Thread)?;
         let (sender, queue) = mpsc::channel(WRITES_QUEUED_MAX);
         let commits = Arc::<Commits>::default();
-        let inserts = INSERT_ROWS.map(insert_statement);
         let pause = Pause { readers, asked: None };
+        let inserts = Inserts::prepare();
         let file =
             File { options, connection: Some(connection), pause, inserts, commits: commits.clone(), wal_pages: 0 };
+        // Nobody waits for it.
+        let waiting =
+            rest.then(|| Write::rest(Pending { outcome: Some(()), reply: oneshot::channel().0 })).into_iter().collect();
         thread::Builder::new()
             .name("storage-writer".into())
-            .spawn(move || runtime.block_on(write_all(file, queue)))
+            .spawn(move || runtime.block_on(write_all(file, queue, waiting)))
             .map_err(SqliteError::Thread)?;
         Ok(Self { queue: sender, commits })
     }
@@ -159,6 +165,12 @@ impl Writer {
     pub(super) async fn create(&self, create: Create) -> Reply<Creation> {
         let bytes = create.rows.iter().map(Row::bytes).sum();
         self.ask(bytes, |pending| Change::Create(Box::new(create), pending)).await
+    }
+
+    /// Removes runs, large ones in pieces between which others write. Answers when nothing is left of any that is being
+    /// removed.
+    pub(super) async fn remove(&self, which: Row) -> Reply<()> {
+        self.ask(which.bytes(), |pending| Change::Remove(Some(which), Pending { outcome: Some(()), ..pending })).await
     }
 
     /// Sets a state key under its conditions.
@@ -190,8 +202,7 @@ impl Writer {
 }
 
 /// Writes until there is nobody left to ask for it.
-async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>) {
-    let mut waiting = VecDeque::new();
+async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>, mut waiting: VecDeque<Write>) {
     let mut closed = None;
     // What waited too long goes first in every other commit: much of it may have come together.
     let mut overdue_first = true;
@@ -225,9 +236,15 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>) {
         }
         let committed = file.commit(&mut batch).await.map_err(Arc::new);
         for write in batch.writes.into_iter().rev() {
-            // What could not be decided yet goes first in the next commit.
-            if let Some(again) = write.answer(&committed) {
-                waiting.push_front(again);
+            match write.answer(&committed) {
+                // What is left of a run that is being removed is left there at the end.
+                Some(Write { change: Change::Remove(_, pending), .. }) if queue.is_closed() => {
+                    pending.answer::<()>(&Err(Arc::new(SqliteError::Closed)));
+                }
+                Some(rest @ Write { change: Change::Remove(..), .. }) => waiting.push_back(rest),
+                // What could not be decided yet goes first in the next commit.
+                Some(again) => waiting.push_front(again),
+                None => {}
             }
         }
         // After the answers, which need not wait for it.
@@ -264,6 +281,12 @@ fn take_close(waiting: &mut VecDeque<Write>) -> Option<oneshot::Sender<()>> {
 }
 
 impl Batch {
+    /// About how many bytes are changed by what is removed.
+    fn removed_bytes(&self) -> usize {
+        let removes = |write: &&Write| matches!(write.change, Change::Remove(..));
+        self.writes.iter().filter(removes).count() * COMMIT_BYTES_MAX
+    }
+
     /// Takes what is to be written next: what has let others go first for too long, and what is small; if there is none of
     /// that, the rest; all in the order in which it came. Writes that wait at the same time are of callers that do not wait for
     /// one another, so but for changes of state any order of them is one in which they could have come. Says whether something was overdue.
@@ -316,6 +339,11 @@ impl Batch {
 }
 
 impl Write {
+    /// The next piece of what is being removed, which changes about as much as a full commit.
+    const fn rest(pending: Pending<()>) -> Self {
+        Self { bytes: COMMIT_BYTES_MAX, change: Change::Remove(None, pending), passed_over: 0 }
+    }
+
     /// How many rows it may come to.
     fn rows(&self) -> usize {
         match &self.change {
@@ -325,6 +353,7 @@ impl Write {
             // The sweep, the key, and by which call.
             Change::SetState(..) => 3,
             Change::DeleteState(..) => 2,
+            Change::Remove(..) => 1,
             Change::Close(_) => 0,
         }
     }
@@ -334,7 +363,7 @@ impl Write {
             Change::SetState(SetState { key, .. }, _) | Change::DeleteState(DeleteState { key, .. }, _) => {
                 Some(&key.user)
             }
-            Change::Rows(..) | Change::Create(..) | Change::Close(_) => None,
+            Change::Rows(..) | Change::Create(..) | Change::Remove(..) | Change::Close(_) => None,
         }
     }
 
@@ -354,6 +383,7 @@ impl Write {
     ) -> Result<(), SqliteError> {
         match &mut self.change {
             Change::Rows(own, _) => rows.append(own),
+            Change::Remove(which, _) => rows.push(which.take().unwrap_or_else(Row::rest)),
             Change::Create(create, pending) => {
                 pending.outcome = Some(create.decide(connection, added, rows).await?);
             }
@@ -364,11 +394,13 @@ impl Write {
         Ok(())
     }
 
-    /// Tells the one who waits. Gives the write back if it needs another commit.
-    fn answer(self, committed: &Reply<()>) -> Option<Self> {
+    /// Tells the one who waits. Gives the write back if it needs another commit: what was committed says whether there is a
+    /// rest of what is being removed.
+    fn answer(self, committed: &Reply<bool>) -> Option<Self> {
         match self.change {
             Change::SetState(_, Pending { outcome: None, .. }) if committed.is_ok() => return Some(self),
-            Change::Rows(_, pending) => pending.answer(committed),
+            Change::Remove(_, pending) if matches!(committed, Ok(true)) => return Some(Self::rest(pending)),
+            Change::Rows(_, pending) | Change::Remove(_, pending) => pending.answer(committed),
             Change::Create(_, pending) => pending.answer(committed),
             Change::SetState(_, pending) => pending.answer(committed),
             Change::DeleteState(_, pending) => pending.answer(committed),
@@ -384,7 +416,7 @@ struct File {
     /// None after an error that says nothing about the state of the connection.
     connection: Option<SqliteConnection>,
     pause: Pause,
-    inserts: [SqlStr; INSERT_ROWS.len()],
+    inserts: Inserts,
     commits: Arc<Commits>,
     /// Pages in the write-ahead log that are not in the database yet, about.
     wal_pages: usize,
@@ -414,15 +446,31 @@ impl Pause {
     }
 }
 
+/// An `INSERT` of each of the numbers of rows.
+struct Inserts {
+    plain: [SqlStr; INSERT_ROWS.len()],
+    /// Those that also say of each row whether there is, behind it, a rest of what is being removed.
+    telling: [SqlStr; INSERT_ROWS.len()],
+}
+
+impl Inserts {
+    fn prepare() -> Self {
+        // That it names a column of the row has it looked for with each of them, and not once before the first.
+        let telling = " RETURNING EXISTS (SELECT 1 FROM going WHERE writes.kind IS NOT NULL)";
+        let [plain, telling] = ["", telling].map(|end| INSERT_ROWS.map(|rows| insert_statement(rows, end)));
+        Self { plain, telling }
+    }
+}
+
 /// An `INSERT` of this many rows.
-fn insert_statement(rows: usize) -> SqlStr {
+fn insert_statement(rows: usize, end: &str) -> SqlStr {
     let row = format!("({})", ["?"; ROW_COLUMNS].join(","));
-    AssertSqlSafe(format!("INSERT INTO writes VALUES {}", vec![row; rows].join(","))).into_sql_str()
+    AssertSqlSafe(format!("INSERT INTO writes VALUES {}{end}", vec![row; rows].join(","))).into_sql_str()
 }
 
 impl File {
-    /// Makes all of it durable, or nothing.
-    async fn commit(&mut self, batch: &mut Batch) -> Result<(), SqliteError> {
+    /// Makes all of it durable, or nothing. Of a batch that removes something, says whether there is a rest.
+    async fn commit(&mut self, batch: &mut Batch) -> Result<bool, SqliteError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -431,7 +479,7 @@ impl File {
         let begun = Instant::now();
         let done = write(connection, &self.inserts, batch).await;
         self.commits.latency.took(begun.elapsed());
-        self.wal_pages += COMMIT_PAGES + batch.rows + batch.bytes / PAGE_BYTES;
+        self.wal_pages += COMMIT_PAGES + batch.rows + batch.bytes.max(batch.removed_bytes()) / PAGE_BYTES;
         if done.is_err() {
             self.commits.failed.fetch_add(1, Ordering::Relaxed);
             // One `INSERT` that failed has left nothing behind, but several may have left a transaction open, and other
@@ -482,11 +530,10 @@ impl File {
     }
 }
 
-async fn write(
-    connection: &mut SqliteConnection,
-    inserts: &[SqlStr; INSERT_ROWS.len()],
-    batch: &mut Batch,
-) -> Result<(), SqliteError> {
+async fn write(connection: &mut SqliteConnection, inserts: &Inserts, batch: &mut Batch) -> Result<bool, SqliteError> {
+    let removes = batch.writes.iter().any(|write| matches!(write.change, Change::Remove(..)));
+    let inserts = if removes { &inserts.telling } else { &inserts.plain };
+    let mut rest = false;
     let mut rows = Vec::with_capacity(batch.rows);
     // Idempotency keys that each user gets in this commit.
     let mut added = HashMap::new();
@@ -509,10 +556,15 @@ async fn write(
         for row in rows.by_ref().take(*size) {
             row.bind(&mut arguments).map_err(SqliteError::Value)?;
         }
-        sqlx::query_with(insert.clone(), arguments).execute(&mut *connection).await?;
+        if removes {
+            let told = sqlx::query_scalar_with::<_, bool, _>(insert.clone(), arguments);
+            rest |= told.fetch_all(&mut *connection).await?.contains(&true);
+        } else {
+            sqlx::query_with(insert.clone(), arguments).execute(&mut *connection).await?;
+        }
     }
     if !alone {
         connection.execute("COMMIT").await?;
     }
-    Ok(())
+    Ok(rest)
 }

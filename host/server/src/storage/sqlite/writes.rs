@@ -300,6 +300,11 @@ impl Row {
         Self(vec![Value::Word("prune_age"), user.as_str().into(), Value::Null, before.into(), at_once])
     }
 
+    /// A piece of what is being removed.
+    pub(super) fn rest() -> Self {
+        Self(vec![Value::Word("rest")])
+    }
+
     pub(super) fn tier(tier: &TierName, edit: &QuotaEdit) -> Result<Self, SqliteError> {
         let document = serde_json::to_string(edit).map_err(|error| SqliteError::Value(error.into()))?;
         Ok(Self(vec![Value::Word("tier"), Value::Null, tier.as_str().into(), document.into()]))

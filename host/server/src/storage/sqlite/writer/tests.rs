@@ -56,3 +56,14 @@ fn changes_of_one_users_state_keep_their_order_whatever_their_size() {
     let waiting = [change_of_state("ann", LARGE), change_of_state("ann", 1), change_of_state("bob", 2)].into();
     assert_eq!(commits(waiting, || None), [vec![2], vec![LARGE], vec![1]]);
 }
+
+#[test]
+fn a_piece_of_what_is_being_removed_has_a_commit_of_its_own_and_lets_others_go_first() {
+    let rest = || Write::rest(pending());
+    let waiting = [rest(), write(1), write(LARGE), write(2), rest()].into();
+    assert_eq!(commits(waiting, || None), [vec![1, 2], vec![LARGE], vec![LARGE], vec![LARGE]]);
+    let again = rest().answer(&Ok(true)).expect("there is a rest");
+    assert!(matches!(again.change, Change::Remove(None, _)) && again.passed_over == 0);
+    assert!(rest().answer(&Ok(false)).is_none(), "that was all");
+    assert!(rest().answer(&Err(Arc::new(SqliteError::Closed))).is_none(), "whoever asked may ask again");
+}
