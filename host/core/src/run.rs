@@ -228,6 +228,12 @@ impl RunStatus {
     pub const ALL: [Self; 6] =
         [Self::Queued, Self::Running, Self::Waiting, Self::Succeeded, Self::Failed, Self::Cancelled];
 
+    /// Whether it is an end.
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
     /// The word on the wire and in storage.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -142,7 +142,7 @@ impl Load {
     /// The agents, the users, and what they are granted.
     async fn prepare(&self) -> anyhow::Result<Vec<User>> {
         for (name, bytes) in [("echo", &self.echo), ("probe", &self.probe), ("effects", &self.effects)] {
-            self.push(name, bytes.clone()).await?;
+            anyhow::ensure!(self.push(name, bytes.clone()).await?, "{name} was not taken; is the machine busy?");
         }
         let mut users = Vec::new();
         for number in 0..USERS {
@@ -364,13 +364,15 @@ impl Load {
         Ok(())
     }
 
-    async fn push(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
+    /// Says whether it was taken.
+    async fn push(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<bool> {
         let component = digest(&bytes);
         match self.operator.put(&format!("/v1/plugins/{name}"), "application/wasm", bytes).await {
             Ok(answer) if answer.status.is_success() => {
-                self.acks.record(&Ack::Plugin { name: name.to_owned(), digest: component }).await
+                self.acks.record(&Ack::Plugin { name: name.to_owned(), digest: component }).await?;
+                Ok(true)
             }
-            other => self.other("push a component", other).await,
+            other => self.other("push a component", other).await.map(|()| false),
         }
     }
 

@@ -71,6 +71,23 @@ const STATEMENTS_KEPT: usize = 64;
 /// memory twice on this way.
 const ROWS_READ_AHEAD: usize = 16;
 
+/// A page of a user's runs, the youngest first, of which this holds.
+macro_rules! list_of_runs {
+    ($which:literal) => {
+        concat!(
+            "SELECT ",
+            rows::view_columns!(),
+            ", NULL FROM runs
+            WHERE user = ?1 AND id < coalesce(?2, '~') AND id >= coalesce(?3, '') AND (?4 IS NULL OR status = ?4)
+                AND (?5 IS NULL OR agent = ?5) AND (?6 IS NULL OR thread_id = ?6) AND ",
+            $which,
+            " ORDER BY id DESC LIMIT ?7"
+        )
+    };
+}
+#[cfg(test)]
+use list_of_runs;
+
 /// Why SQLite could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum SqliteError {
@@ -370,6 +387,7 @@ impl Storage for SqliteStorage {
 
     async fn runs(&self, scope: &Scope, query: &RunQuery) -> Result<Vec<RunView>> {
         let user = scope.user().as_str();
+        let unfinished = query.status.is_some_and(|status| !status.has_ended());
         let everything = query.status.is_none() && query.agent.is_none() && query.thread.is_none();
         let (mut before, mut found) = (query.before.map(|id| id.to_string()), Vec::new());
         loop {
@@ -381,20 +399,14 @@ impl Storage for SqliteStorage {
                 "SELECT id FROM runs WHERE user = ?1 AND id < coalesce(?2, '~') ORDER BY id DESC LIMIT 1 OFFSET ?3",
             );
             let end = end.bind(user.to_owned()).bind(before.clone()).bind(LIST_STEP - 1);
-            let end = match everything {
+            let end = match everything || unfinished {
                 true => Ok(None),
                 false => self.readers.first(end, |columns| columns.take::<String>()).await,
             };
             let end = end.map_err(while_doing("list runs"))?;
-            let sql = sqlx::query(concat!(
-                "SELECT ",
-                rows::view_columns!(),
-                ", NULL FROM runs
-                WHERE user = ?1 AND id < coalesce(?2, '~') AND id >= coalesce(?3, '') AND (?4 IS NULL OR status = ?4)
-                    AND (?5 IS NULL OR agent = ?5) AND (?6 IS NULL OR thread_id = ?6)
-                ORDER BY id DESC LIMIT ?7"
-            ));
-            let sql = sql
+            // Those that have not ended are found in an index that has no others.
+            let sql = if unfinished { list_of_runs!("finished_at IS NULL") } else { list_of_runs!("TRUE") };
+            let sql = sqlx::query(sql)
                 .bind(user.to_owned())
                 .bind(before)
                 .bind(end.clone())

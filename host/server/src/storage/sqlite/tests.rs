@@ -6,7 +6,7 @@ use cofferdam_core::{
     grant::Access,
     ids::{RequestId, ThreadId},
     quota::{LiveQuota, Quota, RunLimits, STATE_KEY_OVERHEAD_BYTES},
-    run::{Children, Durability, Priority, StopReason, Usage},
+    run::{Children, Durability, Priority, RunStatus, StopReason, Usage},
     storage::{Expected, PRUNED_AT_ONCE_MAX, conformance},
 };
 use std::{
@@ -539,6 +539,27 @@ async fn places_in_a_feed_are_not_given_out_again_when_runs_are_removed() {
     let steps = sqlx::query_as::<_, (i64, i64, i64, String)>(plan).fetch_all(&mut connection).await.expect("explains");
     assert!(steps.iter().all(|step| step.3.starts_with("SEARCH")), "{steps:?}");
     assert!(steps[0].3.contains("INDEX feed_in_order"), "{steps:?}");
+}
+
+#[tokio::test]
+async fn a_list_of_what_has_not_ended_looks_at_no_run_that_has() {
+    let place = place();
+    let storage = open(&place).await;
+    let (ann, begun) = (scope("ann"), spec("ann", 0));
+    for run in [&begun, &spec("ann", 0), &spec("ann", 0)] {
+        storage.insert_run(&ann, run, None).await.expect("inserts");
+        if run.id != begun.id {
+            storage.finish(&ann, batch(run.id, 1), end()).await.expect("finishes");
+        }
+    }
+    let query = RunQuery { status: Some(RunStatus::Queued), limit: 9, ..RunQuery::default() };
+    let found = storage.runs(&ann, &query).await.expect("lists");
+    assert_eq!(found.iter().map(|run| run.id).collect::<Vec<_>>(), [begun.id]);
+    let plan = concat!("EXPLAIN QUERY PLAN ", list_of_runs!("finished_at IS NULL"));
+    let mut connection = beside(&place).await;
+    let plan = sqlx::query_as::<_, (i64, i64, i64, String)>(plan).bind("ann").fetch_all(&mut connection);
+    let steps: Vec<_> = plan.await.expect("explains").into_iter().map(|step| step.3).collect();
+    assert_eq!(steps[0], "SEARCH runs USING INDEX runs_unfinished (user=? AND id>? AND id<?)");
 }
 
 #[tokio::test]
