@@ -225,7 +225,7 @@ pub struct RunMemory {
     refused: AtomicU8,
 }
 
-/// Growths that come together to less than this, in bytes, are counted from the last look at the clock on: most are of
+/// Growths that come together to no more than this, in bytes, are counted from the last look at the clock on: most are of
 /// tables, a moment after a memory's. A sandbox that opens has several.
 const UNTIMED_BYTES_MAX: u64 = 64 << 10;
 
@@ -245,7 +245,7 @@ struct OverTime {
 impl OverTime {
     fn take(&mut self, bytes: u64) {
         self.untimed = self.untimed.saturating_add(bytes);
-        if self.since.is_none() || self.untimed > UNTIMED_BYTES_MAX {
+        if self.bytes == 0 || self.untimed > UNTIMED_BYTES_MAX {
             self.pass();
         }
         self.bytes = self.bytes.saturating_add(bytes);

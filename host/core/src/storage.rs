@@ -167,10 +167,6 @@ pub const EVENT_OVERHEAD_BYTES: u64 = 20;
 /// for it.
 pub const PRUNED_AT_ONCE_MAX: u32 = 8;
 
-/// How many of a user's finished runs that may go are looked at, to know what those take that have to stay: many more than end
-/// while some are removed, and a millisecond's work.
-pub const MAY_GO_LOOKED_AT_MAX: u32 = 1_000;
-
 /// A value in a user's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateEntry {
@@ -381,8 +377,8 @@ pub trait Storage: Send + Sync + 'static {
     /// What the user's finished runs take.
     async fn history(&self, scope: &Scope) -> Result<History>;
 
-    /// Whether those of the user's finished runs that have to stay, because the run that started each is there, take at least so
-    /// many bytes. Says no as long as [`MAY_GO_LOOKED_AT_MAX`] others may go, which are on their way out if there is too much.
+    /// Whether those of the user's finished runs that have to stay, because a run that has not ended started them or one that
+    /// they are below, take at least so many bytes.
     async fn stays_at_least(&self, scope: &Scope, bytes: u64) -> Result<bool>;
 
     /// Users with finished runs, in byte order, after `after`, at most `limit`, and when the oldest run of each finished.

@@ -208,7 +208,7 @@ rows! {
     /// more. No run starts another while as much has to stay, because the runs that started those are there.
     history_bytes: u64 = 10 * GIB, 65_536..=16 * TIB, "bytes",
         "finished runs of one user: inputs, outputs, events and records",
-        "the oldest go; where those stay that started them: typed error to the guest that starts one";
+        "the oldest go; typed error to the guest that starts a run while those of runs that have not ended take as much";
     /// How long a finished run is kept, in days.
     history_days: u32 = 365, 1..=36_500, "days", "age of a finished run", "it goes";
     /// Runs of one plugin that may trap or exhaust a limit one after another before its next runs have to wait.

@@ -282,8 +282,9 @@ async fn the_oldest_finished_runs_are_pruned_and_no_live_one(storage: &dyn Stora
     assert!(!storage.stays_at_least(&scope("vic"), 1).await.expect("reads"), "another user's");
     prune().await;
     assert!(stays(stay).await && !stays(stay + 1).await, "{stay} bytes");
-    // Then a generation after the other.
+    // Then a generation after the other. None of it has to stay.
     storage.finish(&ida, batch(live.id, [ended(live.id, 1)]), completed("1")).await.expect("the live run ends");
+    assert!(!stays(1).await);
     for _ in 0..3 {
         prune().await;
     }

@@ -534,10 +534,14 @@ impl Storage for MemoryStorage {
 
     async fn stays_at_least(&self, scope: &Scope, bytes: u64) -> Result<bool> {
         let tables = self.tables();
-        let finished = tables.runs.values().filter(|run| run.spec.user == *scope.user() && run.finished_at().is_some());
-        let (may_go, stay): (Vec<_>, Vec<_>) = finished.partition(|run| tables.may_go(run));
-        let stay: u64 = stay.into_iter().map(Run::bytes).sum();
-        Ok(stay >= bytes && may_go.len() < MAY_GO_LOOKED_AT_MAX as usize)
+        let above = |run: &Run| run.spec.parent.and_then(|parent| tables.runs.get(parent));
+        let has_to_stay = |run: &&Run| {
+            let mut above_it = std::iter::successors(above(run), |run| above(run));
+            run.spec.user == *scope.user()
+                && run.finished_at().is_some()
+                && above_it.any(|run| run.finished_at().is_none())
+        };
+        Ok(tables.runs.values().filter(has_to_stay).map(Run::bytes).sum::<u64>() >= bytes)
     }
 
     async fn oldest_finishes(

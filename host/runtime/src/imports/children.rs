@@ -211,7 +211,7 @@ async fn within_tree(guest: &mut Guest, before: Option<u64>) -> wasmtime::Result
         let descendants = runtime.descendants(&scope, root, tree_max).await?;
         Ok::<_, StorageError>((depth, descendants, runtime.storage().stays_at_least(&scope, kept_max).await?))
     });
-    let (depth, descendants, nothing_may_go) = tree.await?.map_err(HostFailure::storage)?;
+    let (depth, descendants, too_much_stays) = tree.await?.map_err(HostFailure::storage)?;
     if depth >= depth_max {
         return Ok(Err(SpawnError::TooMany(format!("this run is {depth} deep, and runs may be {depth_max} deep"))));
     }
@@ -221,8 +221,9 @@ async fn within_tree(guest: &mut Guest, before: Option<u64>) -> wasmtime::Result
         return Ok(Err(SpawnError::TooMany(tree_is_full(tree_max))));
     }
     // What a child leaves stays until the runs above it have ended and gone.
-    if nothing_may_go {
-        let why = "the finished runs of this user that have to stay, because those that started them are there, take";
+    if too_much_stays {
+        let why =
+            "the finished runs of this user that have to stay, because those that started them have not ended, take";
         let next = "let some that wait come to their end, or leave less in each run";
         return Ok(Err(SpawnError::TooMany(format!(
             "{why} {kept_max} bytes, which is as much as may be kept; {next}"

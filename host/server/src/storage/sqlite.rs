@@ -26,9 +26,8 @@ use cofferdam_core::{
     record::RecordChunk,
     run::{CancelRequest, RunEnd, RunSpec, RunView},
     storage::{
-        ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, MAY_GO_LOOKED_AT_MAX, MadeBy, PluginVersion,
-        Result, RunBatch, RunQuery, StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas,
-        UnfinishedRun, Waits,
+        ApiKey, EVENTS_PAGE_BYTES_MAX, FeedEntry, FeedPlace, History, MadeBy, PluginVersion, Result, RunBatch,
+        RunQuery, StateEntry, StateRefused, StateWrite, Storage, StorageError, StoredQuotas, UnfinishedRun, Waits,
     },
     usage::{Day, UsageSum},
 };
@@ -50,13 +49,17 @@ use writes::Row;
 /// The schema, from the first version to this host's, in the binary.
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
-/// How long a statement waits while another process holds the file, for instance to copy it. Then it fails, and the
+/// How long a statement waits while another process holds the file. Then it fails, and the
 /// one who asked may ask again.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// The pages that each connection keeps in memory, in KiB. The hot part of the tables is the runs under way, which
 /// is far smaller; what is read besides comes from the system's cache.
 const CACHE_KIB: u32 = 16 << 10;
+
+/// What the file of the write-ahead log is cut to when it begins anew, in bytes. It is not made anew below that, because a file that
+/// grows is slower to sync.
+const WAL_FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// How many pages of runs are read at once. The other readers are for what is found at once.
 const LISTS_AT_ONCE: usize = 2;
@@ -184,7 +187,8 @@ impl SqliteStorage {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             // The writer moves the write-ahead log, at times when nobody reads.
-            .pragma("wal_autocheckpoint", "0");
+            .pragma("wal_autocheckpoint", "0")
+            .pragma("journal_size_limit", WAL_FILE_BYTES_MAX.to_string());
         Self::open_with(path, options).await.map_err(while_doing("open the database"))
     }
 
@@ -229,7 +233,7 @@ impl SqliteStorage {
     /// pieces goes on with the next start.
     pub async fn close(&self) {
         // The last connection to close moves the write-ahead log into the database, and only the writer may write.
-        self.readers.close().await;
+        self.readers.clone().close().await;
         self.writer.close().await;
     }
 
@@ -533,17 +537,20 @@ impl Storage for SqliteStorage {
     }
 
     async fn stays_at_least(&self, scope: &Scope, bytes: u64) -> Result<bool> {
-        // Of who has less than that in all, which is nearly everybody, one row is read. What stays has no index; what may go has.
+        // Of who has less than that in all, one row is read. What is below runs that have not ended is looked at like a list.
+        let _page = self.lists.acquire().await;
         let query = sqlx::query(
-            "SELECT have.bytes >= ?2 AND (
-                SELECT count(*) < ?3 AND have.bytes - coalesce(sum(bytes), 0) >= ?2
-                FROM (SELECT bytes FROM may_go WHERE user = ?1 LIMIT ?3)
-            ) FROM history_users AS have WHERE have.user = ?1",
+            "SELECT CASE WHEN have.bytes >= ?2 THEN (
+                WITH RECURSIVE below (id, number) AS (
+                    SELECT id, number FROM runs WHERE user = ?1 AND finished_at IS NULL
+                    UNION
+                    SELECT child.id, child.number FROM below JOIN runs AS child ON child.parent_id = below.id
+                    WHERE child.user = ?1
+                )
+                SELECT coalesce(sum(bytes), 0) FROM below JOIN history ON history.user = ?1 AND history.run = below.number
+            ) >= ?2 ELSE FALSE END FROM history_users AS have WHERE have.user = ?1",
         );
-        let query = query
-            .bind(scope.user().as_str().to_owned())
-            .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
-            .bind(MAY_GO_LOOKED_AT_MAX);
+        let query = query.bind(scope.user().as_str().to_owned()).bind(i64::try_from(bytes).unwrap_or(i64::MAX));
         let stays = self.readers.first(query, |columns| Ok(columns.unsigned()? != 0));
         Ok(stays.await.map_err(while_doing("read what a user's runs take that stay"))?.unwrap_or_default())
     }

@@ -1,7 +1,7 @@
 //! The read-only connections.
 
 use super::{SqliteError, rows::Columns};
-use futures_util::TryStreamExt as _;
+use futures_util::{TryStreamExt as _, future::join_all};
 use sqlx::{
     ConnectOptions as _, Connection as _, Sqlite,
     query::Query,
@@ -44,9 +44,23 @@ struct Reader<'a> {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// While this is there, nobody reads.
+/// While this is there, no read begins, and those that had begun have their answers.
 pub(super) struct Paused {
+    readers: Arc<Readers>,
     _all: OwnedSemaphorePermit,
+}
+
+impl Paused {
+    /// Waits until what is left of an answer that was not wanted to its end has ended on its connection's own thread.
+    pub(super) async fn nobody_reads(&self) {
+        let idle = mem::take(&mut *self.readers.idle());
+        let pinged = idle.into_iter().map(async |mut open| {
+            // Its answer comes behind that.
+            open.connection.ping().await.map(|()| open).ok()
+        });
+        let pinged = join_all(pinged).await;
+        self.readers.idle().extend(pinged.into_iter().flatten());
+    }
 }
 
 impl Drop for Reader<'_> {
@@ -82,29 +96,23 @@ impl Readers {
     }
 
     /// Waits for the reads under way, then closes all connections.
-    pub(super) async fn close(&self) {
-        // It fails only where the readers were closed before.
-        let Ok(_all) = self.free.acquire_many(READERS).await else { return };
-        self.free.close();
+    pub(super) async fn close(self: Arc<Self>) {
+        // None where the readers were closed before.
+        let Some(paused) = self.clone().pause().await else { return };
+        paused.nobody_reads().await;
         let idle = mem::take(&mut *self.idle());
         for open in idle {
             // The connection was for reading only; nothing can be lost with it.
             let _ = open.connection.close().await;
         }
+        self.free.close();
     }
 
     /// Waits for the reads under way, and has new ones wait until what this gives is dropped. None once all is closed, when
     /// there are no reads.
     pub(super) async fn pause(self: Arc<Self>) -> Option<Paused> {
         let all = self.free.clone().acquire_many_owned(READERS).await.ok()?;
-        let idle = mem::take(&mut *self.idle());
-        for mut open in idle {
-            // What is left of an answer ends on the connection's own thread: behind it comes the answer to this.
-            if open.connection.ping().await.is_ok() {
-                self.idle().push(open);
-            }
-        }
-        Some(Paused { _all: all })
+        Some(Paused { readers: self, _all: all })
     }
 
     /// What is made of the first row of the answer.

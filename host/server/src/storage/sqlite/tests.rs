@@ -197,6 +197,30 @@ async fn the_log_is_moved_together_and_at_a_time_when_nobody_reads() {
 }
 
 #[tokio::test]
+async fn reads_wait_for_a_move_and_not_for_what_comes_to_be_written_meanwhile() {
+    let place = place();
+    let storage = open(&place).await;
+    let (ann, writing) = (scope("ann"), AtomicUsize::new(8));
+    let before = fs::metadata(&place.path).expect("is there").len();
+    let writes = (0..8).map(async |_| {
+        for _ in 0..150 {
+            storage.insert_run(&ann, &spec("ann", 2_000), None).await.expect("inserts");
+        }
+        writing.fetch_sub(1, Ordering::Relaxed);
+    });
+    let reads = async {
+        while writing.load(Ordering::Relaxed) > 0 {
+            let commits = storage.commits();
+            storage.run(&ann, RunId::generate()).await.expect("reads");
+            let meanwhile = storage.commits() - commits;
+            assert!(meanwhile < 20, "{meanwhile} commits came before a read");
+        }
+    };
+    tokio::join!(futures_util::future::join_all(writes), reads);
+    assert!(fs::metadata(&place.path).expect("is there").len() > before + 1_000_000, "the log was not moved");
+}
+
+#[tokio::test]
 async fn a_read_that_nobody_waits_for_any_more_holds_up_no_move_for_long() {
     let place = place();
     let storage = open(&place).await;
@@ -731,7 +755,8 @@ async fn what_was_going_when_the_host_ended_is_hidden_and_goes_with_the_next() {
     let ann = scope("ann");
     let hers = large_run(&storage, &ann, 512).await;
     // A storage that closes does not wait for it, and one that is dropped neither.
-    let (refused, ()) = tokio::join!(storage.prune(Operator::host(), ann.user(), NONE), storage.close());
+    let (refused, ()) = tokio::join!(storage.prune(Operator::host(), ann.user(), NONE), storage.writer.close());
+    storage.close().await;
     assert_eq!(cause(refused.expect_err("it is not done")), "the storage has been closed; start the host again");
     let mut connection = beside(&place).await;
     assert!(left(&mut connection).await.3 > 250);
@@ -745,6 +770,24 @@ async fn what_was_going_when_the_host_ended_is_hidden_and_goes_with_the_next() {
     tokio::time::timeout(Duration::from_secs(30), all_gone).await.expect("goes");
     assert_eq!(left(&mut connection).await, (0, 0, 0, 0, 0));
     assert_eq!(storage.history(&ann).await.expect("reads"), NONE);
+}
+
+#[tokio::test]
+async fn what_could_not_be_removed_goes_once_something_can_be_written_again() {
+    let place = place();
+    let storage = open(&place).await;
+    let ann = scope("ann");
+    let hers = large_run(&storage, &ann, 64).await;
+    let mut connection = beside(&place).await;
+    let fails = "CREATE TRIGGER fails BEFORE DELETE ON records BEGIN SELECT raise(ABORT, 'as it is tested'); END";
+    sqlx::query(fails).execute(&mut connection).await.expect("creates");
+    storage.prune(Operator::host(), ann.user(), NONE).await.expect_err("its record cannot be removed");
+    is_gone(&storage, &ann, hers.id).await;
+    sqlx::query("DROP TRIGGER fails").execute(&mut connection).await.expect("drops");
+    storage.insert_run(&ann, &spec("ann", 0), None).await.expect("inserts");
+    let all_gone = async { while left(&mut connection).await.0 > 1 {} };
+    tokio::time::timeout(Duration::from_secs(30), all_gone).await.expect("goes");
+    assert_eq!(left(&mut connection).await, (1, 0, 0, 0, 0));
 }
 
 #[tokio::test]

@@ -51,19 +51,16 @@ const SMALL_BYTES_MAX: usize = 8 << 10;
 /// How many commits a write lets others go first.
 const PASSED_OVER_MAX: u32 = 8;
 
-/// How many pages the write-ahead log grows to before they are moved into the database although somebody waits, about (4 MiB).
+/// How many pages the write-ahead log grows to before they are moved into the database although somebody waits (4 MiB).
 /// Every commit that comes meanwhile waits for it, 4 to 8 ms; with half as many, 16 users had up to a tenth fewer small runs a
 /// second.
 const WAL_PAGES: usize = 1024;
 
-/// How many are moved when nobody waits, about (1 MiB). What comes meanwhile waits a millisecond or two.
+/// How many are moved when nobody waits (1 MiB). What comes meanwhile waits a millisecond or two.
 const WAL_PAGES_IDLE: usize = WAL_PAGES / 4;
 
-/// How many pages a commit of one row changes, about, besides those of its bytes; each row more changes one more.
-const COMMIT_PAGES: usize = 8;
-
-/// The size of a page, in bytes.
-const PAGE_BYTES: usize = 4 << 10;
+/// After how many commits the writer looks how long the log is: a few microseconds, and a commit is a few pages mostly.
+const COMMITS_UNTIL_LOOK: u32 = 8;
 
 /// How many rows an `INSERT` takes. Those that are not used are null, so a few sizes do, each prepared once.
 const INSERT_ROWS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, COMMIT_ROWS_MAX];
@@ -113,6 +110,13 @@ struct Pending<T> {
     reply: oneshot::Sender<Reply<T>>,
 }
 
+impl Pending<()> {
+    /// For what is to be done though nobody waits for it.
+    fn of_nobody() -> Self {
+        Self { outcome: Some(()), reply: oneshot::channel().0 }
+    }
+}
+
 impl<T> Pending<T> {
     fn answer<C>(self, committed: &Reply<C>) {
         let answer = match (committed, self.outcome) {
@@ -138,11 +142,16 @@ impl Writer {
         let commits = Arc::<Commits>::default();
         let pause = Pause { readers, asked: None };
         let inserts = Inserts::prepare();
-        let file =
-            File { options, connection: Some(connection), pause, inserts, commits: commits.clone(), wal_pages: 0 };
-        // Nobody waits for it.
-        let waiting =
-            rest.then(|| Write::rest(Pending { outcome: Some(()), reply: oneshot::channel().0 })).into_iter().collect();
+        let file = File {
+            options,
+            connection: Some(connection),
+            pause,
+            inserts,
+            commits: commits.clone(),
+            wal_pages: 0,
+            until_look: 0,
+        };
+        let waiting = rest.then(|| Write::rest(Pending::of_nobody())).into_iter().collect();
         thread::Builder::new()
             .name("storage-writer".into())
             .spawn(move || runtime.block_on(write_all(file, queue, waiting)))
@@ -206,6 +215,8 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>, mut waiting
     let mut closed = None;
     // What waited too long goes first in every other commit: much of it may have come together.
     let mut overdue_first = true;
+    // Something may be left of what was to be removed, and nobody asks for it any more.
+    let mut rest_failed = false;
     loop {
         if waiting.is_empty() {
             tokio::select! {
@@ -235,6 +246,11 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>, mut waiting
             continue;
         }
         let committed = file.commit(&mut batch).await.map_err(Arc::new);
+        match &committed {
+            Ok(_) if std::mem::take(&mut rest_failed) => waiting.push_back(Write::rest(Pending::of_nobody())),
+            Ok(_) => {}
+            Err(_) => rest_failed |= batch.writes.iter().any(|write| matches!(write.change, Change::Remove(..))),
+        }
         for write in batch.writes.into_iter().rev() {
             match write.answer(&committed) {
                 // What is left of a run that is being removed is left there at the end.
@@ -248,12 +264,14 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>, mut waiting
             }
         }
         // After the answers, which need not wait for it.
+        file.look_at_wal().await;
         let is_idle = waiting.is_empty() && queue.is_empty();
-        if file.wal_pages >= if is_idle { WAL_PAGES_IDLE } else { WAL_PAGES } {
-            // What is to be written next need not wait for reads under way.
-            if let Some(paused) = file.pause.comes().now_or_never() {
-                file.move_wal(paused).await;
-            }
+        let is_due = file.wal_pages >= if is_idle { WAL_PAGES_IDLE } else { WAL_PAGES };
+        // What is to be written next need not wait for reads under way. Once new ones wait, it is done as soon as it can be.
+        if (is_due || file.pause.is_asked())
+            && let Some(paused) = file.pause.comes().now_or_never()
+        {
+            file.move_wal(paused).await;
         }
     }
     file.close().await;
@@ -281,12 +299,6 @@ fn take_close(waiting: &mut VecDeque<Write>) -> Option<oneshot::Sender<()>> {
 }
 
 impl Batch {
-    /// About how many bytes are changed by what is removed.
-    fn removed_bytes(&self) -> usize {
-        let removes = |write: &&Write| matches!(write.change, Change::Remove(..));
-        self.writes.iter().filter(removes).count() * COMMIT_BYTES_MAX
-    }
-
     /// Takes what is to be written next: what has let others go first for too long, and what is small; if there is none of
     /// that, the rest; all in the order in which it came. Writes that wait at the same time are of callers that do not wait for
     /// one another, so but for changes of state any order of them is one in which they could have come. Says whether something was overdue.
@@ -418,8 +430,10 @@ struct File {
     pause: Pause,
     inserts: Inserts,
     commits: Arc<Commits>,
-    /// Pages in the write-ahead log that are not in the database yet, about.
+    /// Pages in the write-ahead log that are not in the database, as the last look found.
     wal_pages: usize,
+    /// Commits until the next look.
+    until_look: u32,
 }
 
 /// The wish that nobody reads for a while. There is one at a time, so that it cannot wait for another.
@@ -430,11 +444,15 @@ struct Pause {
 }
 
 impl Pause {
-    /// Asks, unless that was done, and waits for the reads under way. Dropped before, the wish stands.
+    /// Asks, unless that was done, and waits for the reads under way. Dropped before, the wish stands and new reads wait.
     async fn comes(&mut self) -> Option<Paused> {
         let paused = self.asked.get_or_insert_with(|| self.readers.clone().pause().boxed()).await;
         self.asked = None;
         paused
+    }
+
+    const fn is_asked(&self) -> bool {
+        self.asked.is_some()
     }
 
     /// Waits without end if nobody has asked.
@@ -479,7 +497,6 @@ impl File {
         let begun = Instant::now();
         let done = write(connection, &self.inserts, batch).await;
         self.commits.latency.took(begun.elapsed());
-        self.wal_pages += COMMIT_PAGES + batch.rows + batch.bytes.max(batch.removed_bytes()) / PAGE_BYTES;
         if done.is_err() {
             self.commits.failed.fetch_add(1, Ordering::Relaxed);
             // One `INSERT` that failed has left nothing behind, but several may have left a transaction open, and other
@@ -494,15 +511,41 @@ impl File {
     /// reader that began earlier allows, takes that for done without a sync, and would not write it anew after one that
     /// fails.
     async fn move_wal(&mut self, paused: Option<Paused>) {
-        self.wal_pages = 0;
         let Some(connection) = &mut self.connection else { return };
-        let moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").await;
+        if let Some(paused) = &paused {
+            paused.nobody_reads().await;
+        }
+        let moved = wal_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)").await;
         drop(paused);
-        if let Err(error) = moved {
+        match moved {
+            Ok(left) => {
+                if left > 0 {
+                    tracing::warn!(
+                        pages = left,
+                        "another process reads the database, and keeps the write-ahead log from being moved"
+                    );
+                }
+                // Not at once again.
+                (self.wal_pages, self.until_look) = (0, COMMITS_UNTIL_LOOK);
+            }
             // All that was acknowledged is in the log. What the system shows of a file that it could not sync is not to be
             // relied on.
-            tracing::error!(%error, "the write-ahead log was not moved into the database; trying again");
-            self.open_again().await;
+            Err(error) => {
+                tracing::error!(%error, "the write-ahead log was not moved into the database; trying again");
+                self.open_again().await;
+            }
+        }
+    }
+
+    /// Looks every few commits how long the log is.
+    async fn look_at_wal(&mut self) {
+        self.until_look = self.until_look.saturating_sub(1);
+        if self.until_look == 0
+            && let Some(connection) = &mut self.connection
+        {
+            self.until_look = COMMITS_UNTIL_LOOK;
+            // What is wrong with the file, the next commit finds.
+            self.wal_pages = wal_pages(connection, "PRAGMA wal_checkpoint(NOOP)").await.unwrap_or(self.wal_pages);
         }
     }
 
@@ -516,7 +559,10 @@ impl File {
     }
 
     async fn connect(&mut self) -> Result<SqliteConnection, SqliteError> {
-        let _paused = self.pause.comes().await;
+        let paused = self.pause.comes().await;
+        if let Some(paused) = &paused {
+            paused.nobody_reads().await;
+        }
         connect_to_write(&self.options).await.inspect(|_| self.wal_pages = 0)
     }
 
@@ -528,6 +574,12 @@ impl File {
             tracing::warn!(%error, "the database was not closed in order");
         }
     }
+}
+
+/// How many pages of the write-ahead log are not in the database after this.
+async fn wal_pages(connection: &mut SqliteConnection, checkpoint: &'static str) -> Result<usize, SqliteError> {
+    let (_, log, moved) = sqlx::query_as::<_, (i64, i64, i64)>(checkpoint).fetch_one(connection).await?;
+    Ok(usize::try_from(log.saturating_sub(moved)).unwrap_or_default())
 }
 
 async fn write(connection: &mut SqliteConnection, inserts: &Inserts, batch: &mut Batch) -> Result<bool, SqliteError> {
