@@ -537,22 +537,22 @@ impl Storage for SqliteStorage {
     }
 
     async fn stays_at_least(&self, scope: &Scope, bytes: u64) -> Result<bool> {
-        // Of who has less than that in all, one row is read. What is below runs that have not ended is looked at like a list.
+        if self.history(scope).await?.bytes < bytes {
+            return Ok(false);
+        }
+        // There may be many below runs that have not ended. It is never closed.
         let _page = self.lists.acquire().await;
         let query = sqlx::query(
-            "SELECT CASE WHEN have.bytes >= ?2 THEN (
-                WITH RECURSIVE below (id, number) AS (
-                    SELECT id, number FROM runs WHERE user = ?1 AND finished_at IS NULL
-                    UNION
-                    SELECT child.id, child.number FROM below JOIN runs AS child ON child.parent_id = below.id
-                    WHERE child.user = ?1
-                )
-                SELECT coalesce(sum(bytes), 0) FROM below JOIN history ON history.user = ?1 AND history.run = below.number
-            ) >= ?2 ELSE FALSE END FROM history_users AS have WHERE have.user = ?1",
+            "WITH RECURSIVE below (id, number) AS (
+                SELECT id, number FROM runs WHERE user = ?1 AND finished_at IS NULL
+                UNION
+                SELECT child.id, child.number FROM below JOIN runs AS child ON child.parent_id = below.id
+                WHERE child.user = ?1
+            )
+            SELECT coalesce(sum(bytes), 0) FROM below JOIN history ON history.user = ?1 AND history.run = below.number",
         );
-        let query = query.bind(scope.user().as_str().to_owned()).bind(i64::try_from(bytes).unwrap_or(i64::MAX));
-        let stays = self.readers.first(query, |columns| Ok(columns.unsigned()? != 0));
-        Ok(stays.await.map_err(while_doing("read what a user's runs take that stay"))?.unwrap_or_default())
+        let stays = self.readers.first(query.bind(scope.user().as_str().to_owned()), |columns| columns.unsigned());
+        Ok(stays.await.map_err(while_doing("read what a user's runs take that stay"))?.unwrap_or_default() >= bytes)
     }
 
     async fn oldest_finishes(
