@@ -73,21 +73,24 @@ fn a_parent_that_waits_long_is_put_away_and_its_children_need_no_slot_of_its() {
     });
 }
 
+/// Longer than it takes to cancel who sleeps so long, on any machine, and less than a run may take.
+const SLOW_MS: u64 = 55_000;
+
 #[test]
 fn children_end_with_their_parent_and_on_its_word() {
     run(async {
         let ann = parent(shared().await).await;
-        let slow = json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": 30_000}, "wait": false});
+        let slow = json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": SLOW_MS}, "wait": false});
         let done = ann.finish(&with(std::slice::from_ref(&slow))).await;
         assert_eq!(done["stop_reason"], "completed", "{done:#}");
         let child = ann.ended(done["output"][0]["id"].as_str().expect("an id")).await;
         assert_eq!((&child["stop_reason"], &child["cancelled_by"]), (&json!("cancelled"), &done["id"]), "{child:#}");
         let cancelled =
-            json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": 30_000}, "cancel": true});
+            json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": SLOW_MS}, "cancel": true});
         let done = ann.finish(&with(&[cancelled])).await;
         assert!(done["output"][0]["answer"]["error"].to_string().contains("cancelled"), "{done:#}");
         // A cancel of the parent, while it waits, reaches them.
-        let waits = json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": 30_000}});
+        let waits = json!({"do": "spawn", "agent": "probe", "input": {"do": "sleep", "ms": SLOW_MS}});
         let id = ann.submit(&with(&[waits])).await;
         let child = loop {
             let runs = ann.get("/v1/runs?limit=10").await.is(StatusCode::OK);
