@@ -442,8 +442,22 @@ fn events_are_followed_over_a_restart_of_the_server() {
             assert_eq!(one.line().await.expect("an event")["seq"], seq);
             assert_eq!(all.line().await.expect("an event")["event"]["seq"], seq);
         }
+        // For people: when the server goes away, it says that it waits, and for how long.
+        let mut told = server.command(&["runs", "events", &id, "--follow"]);
+        let mut told = told.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("started");
+        let mut seen = BufReader::new(told.stdout.take().expect("a pipe")).lines();
+        for _ in 0..4 {
+            seen.next_line().await.expect("text").expect("an event");
+        }
         let address = server.text("url").strip_prefix("http://").expect("HTTP").to_owned();
+        // Longer than the first pause before it is taken up again.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         server.kill().await;
+        let mut notes = BufReader::new(told.stderr.take().expect("a pipe")).lines();
+        let note = tokio::time::timeout(Duration::from_secs(30), notes.next_line()).await.expect("it says something");
+        let note = note.expect("text").expect("a line");
+        assert!(note.contains("broke off") && note.contains("120 s") && note.contains(&address), "{note}");
+        drop(told);
         let server = Process::serve_at(dir.path(), &address).await;
         let dev = server.dev();
         let last = one.line().await.expect("the end");
@@ -470,6 +484,28 @@ fn events_are_followed_over_a_restart_of_the_server() {
         command.args(["runs", "events", &next, "--follow"]).env("COFFERDAM_URL", format!("http://{address}"));
         let gone = command.env("COFFERDAM_API_KEY", &dev.key).output().await.expect("run");
         assert_eq!(gone.status.code(), Some(4));
+    });
+}
+
+#[test]
+fn doctor_says_whether_the_server_knows_the_keys() {
+    run(async {
+        let dir = tempfile::tempdir().expect("a directory");
+        let server = Process::serve(dir.path()).await;
+        let state = async |variable: &str, key: Option<&str>| {
+            let mut command = server.command(&["doctor", "--json"]);
+            let output = if let Some(key) = key { command.env(variable, key) } else { &mut command }.output().await;
+            let checks = stdout(&output.expect("run"));
+            let checks = checks.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+            let of_it: Vec<_> = checks.filter(|check| check["what"] == variable).collect();
+            (of_it[0]["state"].clone(), of_it[0]["found"].clone())
+        };
+        let strange = format!("cof_{}", "A".repeat(43));
+        for variable in ["COFFERDAM_API_KEY", "COFFERDAM_ADMIN_KEY"] {
+            assert_eq!(state(variable, None).await, (json!("ok"), json!("set")));
+            let unknown = json!("set, and the server does not know it");
+            assert_eq!(state(variable, Some(&strange)).await, (json!("missing"), unknown));
+        }
     });
 }
 

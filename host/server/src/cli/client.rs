@@ -84,6 +84,11 @@ impl Client {
         Ok(Self { http, url, key: args.key, admin_key: args.admin_key })
     }
 
+    /// The server's address.
+    pub const fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// A request to a path given as its segments, which may hold any characters.
     pub fn request<'a>(
         &self,

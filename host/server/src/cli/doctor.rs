@@ -171,29 +171,37 @@ async fn of_server() -> Vec<Check> {
     };
     let start = "`cofferdam serve --dev` starts one, and prints what to set";
     let mut checks = Vec::new();
-    match std::env::var("COFFERDAM_URL") {
+    let client = reqwest::Client::builder().timeout(ANSWER_MAX).build();
+    let ask = async |url: String, key: Option<&str>| {
+        let request = client.as_ref().map_err(ToString::to_string)?.get(url);
+        let request = if let Some(key) = key { request.bearer_auth(key) } else { request };
+        request.send().await.map_err(|error| error.without_url().to_string())
+    };
+    let url = std::env::var("COFFERDAM_URL").map(|url| url.trim_end_matches('/').to_owned());
+    match &url {
         Err(_) => checks.push(check("COFFERDAM_URL", State::Missing, "not set".into(), Some(start))),
-        Ok(url) => {
-            let health = format!("{}/v1/health", url.trim_end_matches('/'));
-            let client = reqwest::Client::builder().timeout(ANSWER_MAX).build();
-            let answered = match client {
-                Ok(client) => client.get(health).send().await,
-                Err(error) => Err(error),
-            };
-            checks.push(match answered {
-                Ok(answer) => check("COFFERDAM_URL", State::Ok, format!("{url} answers {}", answer.status()), None),
-                Err(error) => {
-                    let why = format!("{url} does not answer: {}", error.without_url());
-                    check("COFFERDAM_URL", State::Missing, why, Some(start))
-                }
-            });
-        }
+        Ok(url) => checks.push(match ask(format!("{url}/v1/health"), None).await {
+            Ok(answer) => check("COFFERDAM_URL", State::Ok, format!("{url} answers {}", answer.status()), None),
+            Err(error) => {
+                check("COFFERDAM_URL", State::Missing, format!("{url} does not answer: {error}"), Some(start))
+            }
+        }),
     }
     for (name, whose) in [("COFFERDAM_API_KEY", "a user's"), ("COFFERDAM_ADMIN_KEY", "an operator's")] {
-        let set = std::env::var_os(name).is_some_and(|key| !key.is_empty());
-        let state = if set { State::Ok } else { State::Missing };
-        let found = if set { "set".to_owned() } else { format!("not set: {whose} key") };
-        checks.push(check(name, state, found, (!set).then_some(start)));
+        let Some(key) = std::env::var(name).ok().filter(|key| !key.is_empty()) else {
+            checks.push(check(name, State::Missing, format!("not set: {whose} key"), Some(start)));
+            continue;
+        };
+        // What it may do is another question: an operator's is refused here, too, but otherwise.
+        let answer = match &url {
+            Ok(url) => ask(format!("{url}/v1/runs?limit=1"), Some(&key)).await.ok(),
+            Err(_) => None,
+        };
+        let unknown = answer.is_some_and(|answer| answer.status() == reqwest::StatusCode::UNAUTHORIZED);
+        checks.push(match unknown {
+            true => check(name, State::Missing, "set, and the server does not know it".into(), Some(start)),
+            false => check(name, State::Ok, "set".into(), None),
+        });
     }
     checks
 }

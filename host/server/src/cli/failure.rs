@@ -72,7 +72,10 @@ impl Failure {
 fn next_step(problem: &ProblemBody) -> Option<String> {
     let of_run = problem.field.as_ref().is_some_and(|field| field.starts_with("limits."));
     let here = match problem.code.as_str() {
-        "unauthenticated" => "set COFFERDAM_API_KEY to a key of this server (`cofferdam serve --dev` prints one)",
+        "unauthenticated" => {
+            "set COFFERDAM_API_KEY, or for what operators do COFFERDAM_ADMIN_KEY, to a key of this server; `cofferdam doctor` \
+             says which of them it knows"
+        }
         "operator_needed" => {
             "set COFFERDAM_ADMIN_KEY to an operator's key (`serve` wrote or printed it at its first start)"
         }

@@ -126,6 +126,8 @@ impl Followed<'_> {
 /// that was there may go away and come back.
 pub(super) async fn follow(client: &Client, mut followed: Followed<'_>, json: bool) -> Result<(), Failure> {
     let (mut heard, mut pause) = (None::<Instant>, RESUME_PAUSE);
+    // What had been heard when the connection broke off last.
+    let mut heard_then = None;
     loop {
         let broke_off = match client.send(followed.request(client)?).await {
             Ok(response) if response.status() == StatusCode::NO_CONTENT => return Ok(()),
@@ -146,9 +148,14 @@ pub(super) async fn follow(client: &Client, mut followed: Followed<'_>, json: bo
             }));
         }
         // Something was heard since the last pause, which begins them anew.
-        pause = if silence < pause { RESUME_PAUSE } else { pause.saturating_mul(2).min(RESUME_PAUSE_MAX) };
-        if pause == RESUME_PAUSE && !json {
-            note("the connection broke off; going on where it did as soon as the server answers");
+        let is_new = heard_then.replace(heard) != Some(heard);
+        pause = if is_new { RESUME_PAUSE } else { pause.saturating_mul(2).min(RESUME_PAUSE_MAX) };
+        if is_new && !json {
+            note(&format!(
+                "the connection to {} broke off; going on where it did if the server answers within {} s (Ctrl-C ends this)",
+                client.url(),
+                GONE_MAX.as_secs(),
+            ));
         }
         sleep(pause).await;
     }
@@ -280,7 +287,9 @@ impl RunSeen<'_> {
             lines.push(format!("attempt {attempt}"));
         }
         if let Some(error) = &self.error {
-            lines.push(format!("error {}: {}", printable(&error.code), printable(&error.message)));
+            // Line breaks are the author's: of an account of where it failed, for instance.
+            let message: Vec<_> = error.message.lines().map(printable).collect();
+            lines.push(format!("error {}: {}", printable(&error.code), message.join("\n  ")));
         }
         lines.extend(self.wait.as_ref().map(WaitSeen::shown));
         if let (Some(by), Some(at)) = (&self.cancelled_by, &self.cancel_requested_at) {

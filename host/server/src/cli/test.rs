@@ -6,7 +6,7 @@ use super::{
     client::component_bytes,
     failure::Failure,
     locally::{self, file_of},
-    output::{json_line, line, note, printable, progress},
+    output::{json_line, line, printable, progress},
     project::Project,
 };
 use case::{Case, Scripted};
@@ -236,10 +236,10 @@ fn print(told: &Told) -> Result<(), Failure> {
     let name = printable(case);
     line(&format!("{word}  {name:<32}  fuel {fuel:>12}  peak {memory_peak_bytes:>10} bytes  {wall_ms:>5} ms"))?;
     for text in shown(&told.differences) {
-        note(&format!("      {}", printable(&text)));
+        line(&format!("      {}", printable(&text)))?;
     }
     if let Some(next) = &told.next {
-        note(&format!("      next: {}", printable(next)));
+        line(&format!("      next: {}", printable(next)))?;
     }
     Ok(())
 }
