@@ -749,6 +749,31 @@ async fn others_write_while_a_large_run_goes() {
 }
 
 #[tokio::test]
+async fn nobody_writes_faster_than_is_removed() {
+    let place = place();
+    let storage = open(&place).await;
+    let (ann, bob) = (scope("ann"), scope("bob"));
+    large_run(&storage, &ann, 512).await;
+    let before = storage.commits();
+    let (is_gone, written) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let floods = (0..6).map(async |_| {
+        while is_gone.load(Ordering::Relaxed) == 0 {
+            storage.insert_run(&bob, &spec("bob", 60_000), None).await.expect("inserts");
+            written.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let removal = async {
+        storage.prune(Operator::host(), ann.user(), NONE).await.expect("prunes");
+        is_gone.store(1, Ordering::Relaxed);
+    };
+    tokio::join!(futures_util::future::join_all(floods), removal);
+    // Each of them is a commit by itself, and so is a piece.
+    let (commits, written) = (storage.commits() - before, written.load(Ordering::Relaxed));
+    let removed = usize::try_from(commits).expect("few") - written;
+    assert!(removed > 30 && 3 * written < 4 * removed, "{written} written while {removed} pieces went");
+}
+
+#[tokio::test]
 async fn what_was_going_when_the_host_ended_is_hidden_and_goes_with_the_next() {
     let place = place();
     let storage = open(&place).await;

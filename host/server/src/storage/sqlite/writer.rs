@@ -257,8 +257,9 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>, mut waiting
                 Some(Write { change: Change::Remove(_, pending), .. }) if queue.is_closed() => {
                     pending.answer::<()>(&Err(Arc::new(SqliteError::Closed)));
                 }
-                Some(rest @ Write { change: Change::Remove(..), .. }) => waiting.push_back(rest),
-                // What could not be decided yet goes first in the next commit.
+                // First in the next commit: what could not be decided yet, and, of what is large, the rest of what is being
+                // removed. Others' large writes come in between once they are overdue, so that nobody writes faster than is
+                // removed.
                 Some(again) => waiting.push_front(again),
                 None => {}
             }
