@@ -749,7 +749,7 @@ async fn others_write_while_a_large_run_goes() {
 }
 
 #[tokio::test]
-async fn nobody_writes_faster_than_is_removed() {
+async fn what_is_removed_goes_nearly_as_fast_as_others_write() {
     let place = place();
     let storage = open(&place).await;
     let (ann, bob) = (scope("ann"), scope("bob"));

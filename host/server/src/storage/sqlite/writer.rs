@@ -258,8 +258,8 @@ async fn write_all(mut file: File, mut queue: mpsc::Receiver<Write>, mut waiting
                     pending.answer::<()>(&Err(Arc::new(SqliteError::Closed)));
                 }
                 // First in the next commit: what could not be decided yet, and, of what is large, the rest of what is being
-                // removed. Others' large writes come in between once they are overdue, so that nobody writes faster than is
-                // removed.
+                // removed. Others' large writes come in between once they are overdue, so that nobody writes much faster
+                // than is removed.
                 Some(again) => waiting.push_front(again),
                 None => {}
             }
