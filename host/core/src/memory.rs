@@ -481,6 +481,28 @@ mod tests {
     }
 
     #[test]
+    fn small_growths_are_counted_for_no_less_than_they_are_held_and_little_more() {
+        let host = Arc::new(HostMemory::new(u64::MAX, 0));
+        let run = host.run(&user("ann"), 64 << 20, quota(u64::MAX));
+        let begun = Instant::now();
+        let large = run.hold(32 << 20).expect("room");
+        let wait = || std::thread::sleep(std::time::Duration::from_millis(40));
+        wait();
+        let (inside, small) = (Instant::now(), (0..32).map(|_| run.hold(48 << 10).expect("room")).collect::<Vec<_>>());
+        wait();
+        let (small_least, all_least) = (inside.elapsed(), begun.elapsed());
+        drop((small, large));
+        let (small_most, all_most) = (inside.elapsed(), begun.elapsed());
+        let area = |bytes: u128, time: std::time::Duration| bytes * time.as_micros() / 1_000_000;
+        let both = |of_large, of_small| area(32 << 20, of_large) + area(32 * (48 << 10), of_small);
+        // Each look drops a part of a microsecond.
+        let least = both(all_least, small_least) - (64 << 10);
+        let most = both(all_most, small_most) + area(UNTIMED_BYTES_MAX.into(), all_most);
+        let taken = u128::from(run.byte_seconds());
+        assert!((least..=most).contains(&taken), "{least} {taken} {most}");
+    }
+
+    #[test]
     fn compiles_leave_half_of_the_memory_to_runs() {
         let host = Arc::new(HostMemory::new(4 << 30, 0));
         let (one, two) = (host.reserve(3 << 29).expect("room"), host.reserve(1 << 29).expect("room"));
