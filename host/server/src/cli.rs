@@ -1,7 +1,10 @@
 //! The verbs of `cofferdam`. Exit codes: 0 it worked; 1 the run, or the build, failed; 2 the command line is wrong;
 //! 3 the server refused; 4 the server cannot be reached, or the host failed.
 
-use clap::{Parser, Subcommand};
+use clap::{
+    CommandFactory as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use failure::Failure;
 use std::process::ExitCode;
 
@@ -108,6 +111,9 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are errors to clap, too, but not to the user.
             let _ = error.print();
+            if let Some(verb) = verb_of_another(&error) {
+                output::note(&format!("next: `{verb} --help`"));
+            }
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
@@ -118,6 +124,18 @@ pub fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// The verb that a word belongs to which stands where it is none: `plugin push` for `push`.
+fn verb_of_another(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let mut found = Cli::command()
+        .get_subcommands()
+        .filter(|verb| verb.find_subcommand(word).is_some())
+        .map(|verb| format!("cofferdam {} {word}", verb.get_name()))
+        .collect::<Vec<_>>();
+    // Of several, such as `get`, nobody can say which.
+    found.pop().filter(|_| found.is_empty())
 }
 
 fn run(verb: Verb, json: bool) -> Result<(), Failure> {
@@ -153,7 +171,6 @@ fn within_tokio(work: impl Future<Output = Result<(), Failure>>) -> Result<(), F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -171,5 +188,15 @@ mod tests {
             let cli = Cli::try_parse_from(line.split(' ')).expect(line);
             assert!(cli.json, "{line}");
         }
+    }
+
+    #[test]
+    fn a_verb_without_what_it_belongs_to_is_found() {
+        let found = |line: &str| verb_of_another(&Cli::try_parse_from(line.split(' ')).expect_err(line));
+        assert_eq!(found("cofferdam push echo echo.wasm").as_deref(), Some("cofferdam plugin push"));
+        assert_eq!(found("cofferdam submit echo").as_deref(), Some("cofferdam runs submit"));
+        assert_eq!(found("cofferdam get ann"), None);
+        assert_eq!(found("cofferdam nothing"), None);
+        assert_eq!(found("cofferdam runs push"), Some("cofferdam plugin push".into()));
     }
 }

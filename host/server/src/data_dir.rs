@@ -5,10 +5,20 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tempfile::TempDir;
+
+/// What the names of directories begin with that are made for one server, and go with it.
+const FRESH: &str = "cofferdam-";
+
+/// How old a lock is before its directory can be one that is left: before that, a server may be about to take it.
+const LEFT_AFTER: Duration = Duration::from_secs(60);
 
 /// A data directory that no other server uses.
 #[derive(Debug)]
@@ -50,7 +60,8 @@ impl DataDir {
         let (path, fresh) = match path {
             Some(path) => (path.to_owned(), None),
             None => {
-                let fresh = tempfile::Builder::new().prefix("cofferdam-").tempdir();
+                remove_left(&std::env::temp_dir());
+                let fresh = tempfile::Builder::new().prefix(FRESH).tempdir();
                 let fresh = fresh.map_err(failed("make a directory in", &std::env::temp_dir()))?;
                 (fresh.path().to_owned(), Some(fresh))
             }
@@ -119,6 +130,24 @@ impl DataDir {
         let texts = KeyTexts { api_key: keys.api.reveal().into(), admin_key: keys.admin.reveal().into() };
         write(&file, &serde_json::to_string(&texts).unwrap_or_default())?;
         Ok(keys)
+    }
+}
+
+/// Removes what servers have left that were killed, as far as it is this user's own.
+fn remove_left(temp: &Path) {
+    // What cannot be read or removed is no reason not to start.
+    let Ok(entries) = std::fs::read_dir(temp) else { return };
+    let own = rustix::process::geteuid().as_raw();
+    for entry in
+        entries.filter_map(Result::ok).filter(|entry| entry.file_name().as_bytes().starts_with(FRESH.as_bytes()))
+    {
+        // Of a link, the link itself.
+        let is_own = entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own);
+        let Some(lock) = is_own.then(|| File::open(entry.path().join("lock")).ok()).flatten() else { continue };
+        let is_old = || lock.metadata()?.modified()?.elapsed().map_err(io::Error::other);
+        if is_old().is_ok_and(|age| age > LEFT_AFTER) && lock.try_lock().is_ok() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -203,5 +232,26 @@ mod tests {
         assert!(path.exists());
         drop(dir);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_killed_servers_have_left_is_removed_and_nothing_else() {
+        let temp = tempfile::tempdir().expect("a directory");
+        let left = |name: &str, age: Duration| {
+            let dir = temp.path().join(name);
+            std::fs::create_dir(&dir).expect("made");
+            let lock = File::create(dir.join("lock")).expect("made");
+            lock.set_modified(std::time::SystemTime::now() - age).expect("set");
+            (dir, lock)
+        };
+        let (killed, _) = left("cofferdam-killed", 2 * LEFT_AFTER);
+        let (new, _) = left("cofferdam-new", Duration::ZERO);
+        let (other, _) = left("other", 2 * LEFT_AFTER);
+        let (lives, lock) = left("cofferdam-lives", 2 * LEFT_AFTER);
+        lock.try_lock().expect("locked");
+        std::os::unix::fs::symlink(&other, temp.path().join("cofferdam-link")).expect("made");
+        remove_left(temp.path());
+        assert!(!killed.exists());
+        assert!(new.exists() && other.exists() && lives.exists());
     }
 }

@@ -60,10 +60,10 @@ impl Failure {
                 })
             }
             // One line for each mistake that was found.
-            Self::Build(text) => {
+            Self::Build(text) | Self::Usage(text) => {
                 writeln!(err, "error: {}", text.lines().map(printable).collect::<Vec<_>>().join("\n"))
             }
-            Self::Usage(text) | Self::Host(text) => writeln!(err, "error: {}", printable(text)),
+            Self::Host(text) => writeln!(err, "error: {}", printable(text)),
         };
     }
 }

@@ -94,7 +94,7 @@ struct SubmitArgs {
     durable: bool,
     /// If it fails, execute it again, at most so often (1 to 9), by its own fault or the host's: not what a limit, a refusal
     /// or you have ended.
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..i64::from(ATTEMPTS_MAX)))]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=i64::from(ATTEMPTS_MAX) - 1))]
     retries: Option<u32>,
     /// How long to wait before it is executed again, 1s if not said: 100ms to 1h. Doubles each time.
     #[arg(long, value_name = "DURATION", requires = "retries", value_parser = backoff_ms)]

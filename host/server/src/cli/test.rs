@@ -115,14 +115,22 @@ fn cases(dir: &Path, part: Option<&str>) -> Result<Vec<(String, Case)>, Failure>
     let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
     files.sort();
-    let (mut cases, mut names) = (Vec::new(), Vec::new());
+    let (mut cases, mut names, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for file in files {
         let name = file.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if part.is_none_or(|part| name.contains(part)) {
-            cases.push((name, Case::read(&file).map_err(|error| Failure::Usage(format!("{error:#}")))?));
+            match Case::read(&file) {
+                Ok(case) => cases.push((name, case)),
+                Err(error) => refused.push(format!("{error:#}")),
+            }
         } else {
             names.push(name);
         }
+    }
+    // All at once, so that they are mended at once; those that can be read do not run beside them, lest the number of cases
+    // that passed be taken for all.
+    if !refused.is_empty() {
+        return Err(Failure::Usage(refused.join("\n")));
     }
     if cases.is_empty() {
         let named = part.map(|part| format!(" with {part:?} in its name")).unwrap_or_default();
