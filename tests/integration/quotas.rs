@@ -453,6 +453,34 @@ fn a_cut_reaches_runs_that_execute() {
 }
 
 #[test]
+fn who_writes_while_others_are_served_waits_and_is_given_that_time() {
+    run(async {
+        let server = Server::start().await;
+        let (ann, bob) = (server.trusted().await, server.trusted().await);
+        set(&server, &ann, &json!({"written_bytes_per_second": 8 << 20})).await;
+        let write = json!({"do": "file_write", "path": "f", "text": "x".repeat(100_000)});
+        let body = json!({
+            "agent": "probe", "input": {"do": "seq", "steps": vec![write; 30]}, "limits": {"deadline_ms": 1_500}
+        });
+        // It writes 3 MB. An eighth of its pace is 1 MiB a second, of which one is for nothing.
+        let asks = async {
+            loop {
+                bob.get("/v1/runs?limit=1").await.is(StatusCode::OK);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let begun = std::time::Instant::now();
+        let run = tokio::select! {
+            run = ann.finish(&body) => run,
+            () = asks => unreachable!("he asks without end"),
+        };
+        assert_eq!(run["stop_reason"], "completed", "{run}");
+        assert!(begun.elapsed() > Duration::from_millis(1_600), "it did not wait: {:?}", begun.elapsed());
+        assert!(run["usage"]["wall_ms"].as_u64() < Some(1_500), "{run}");
+    });
+}
+
+#[test]
 fn a_thousand_submissions_at_once_never_run_a_sixth() {
     run(async {
         let server = Arc::new(Server::start().await);

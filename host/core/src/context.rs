@@ -9,7 +9,7 @@ use crate::{
     identity::Scope,
     ids::{Digest, PluginName, RequestId, RunId, ThreadId, UserId},
     json::Json,
-    pace::Written,
+    pace::{PART_BESIDE_OTHERS, Written},
     quota::{LiveQuota, Quota, RunLimits, take_one},
     replay::Known,
     run::{CancelRequest, Durability, Priority, RunSpec, StopReason},
@@ -528,7 +528,20 @@ impl UserExecutionContext {
             None => Some(self.entered),
             Some(known) => known.given_at(),
         };
-        self.used.saturating_add(new_since.map_or(Duration::ZERO, |since| since.elapsed()))
+        let new = new_since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.used.saturating_add(new.saturating_sub(self.waited_beside_others()))
+    }
+
+    /// How long it may be given by the clock.
+    fn time_limit(&self) -> Duration {
+        let allowed_ms = self.quota.get(|quota| quota.deadline_ms);
+        Duration::from_millis(self.spec.limits.deadline_ms.min(allowed_ms))
+    }
+
+    /// How long it has waited, with what it writes, because other users were served. That is not its time, as far as it would
+    /// have written as much in the whole of it.
+    fn waited_beside_others(&self) -> Duration {
+        self.written().waited_beside_others().min(self.time_limit() * (PART_BESIDE_OTHERS - 1))
     }
 
     /// Whether it still does again what it did before.
@@ -600,16 +613,17 @@ impl UserExecutionContext {
     }
 
     /// When the time is up: by what was asked for, or by the user's quota if that allows less by now. As much again is there
-    /// for doing again what it did before, each time that it goes on.
+    /// for doing again what it did before, each time that it goes on. While it waits because other users are served, it stands
+    /// still.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        let allowed_ms = self.quota.get(|quota| quota.deadline_ms);
-        let limit = Duration::from_millis(self.spec.limits.deadline_ms.min(allowed_ms));
-        match self.known.as_ref().map(|known| known.given_at()) {
+        let limit = self.time_limit();
+        let until = match self.known.as_ref().map(|known| known.given_at()) {
             Some(None) => self.entered + limit,
             Some(Some(given_at)) => given_at + limit.saturating_sub(self.used),
             None => self.entered + limit.saturating_sub(self.used),
-        }
+        };
+        until + self.waited_beside_others()
     }
 
     /// Waits until the time is up, also if the user's quota is cut meanwhile, or its own time begins.

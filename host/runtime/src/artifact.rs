@@ -3,14 +3,16 @@
 
 use crate::{
     compile::{CompileError, Compiler},
+    disk::write_in_pieces,
     gate::{self, GateError},
+    guest_threads::Aside,
 };
 use bytes::Bytes;
 use cofferdam_core::ids::{Digest, UserId};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use std::{
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -50,6 +52,7 @@ pub enum ArtifactError {
 pub struct Artifacts {
     disk: Arc<Disk>,
     compiler: Compiler,
+    aside: Aside,
 }
 
 /// What is on disk. All of it blocks: files are read, hashed, and mapped as machine code.
@@ -65,14 +68,14 @@ impl Artifacts {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn open(dir: &Path, compiler: Compiler) -> io::Result<Self> {
+    pub fn open(dir: &Path, compiler: Compiler, aside: Aside) -> io::Result<Self> {
         let (components, artifacts) = (dir.join("components"), dir.join("artifacts"));
         std::fs::create_dir_all(&components)?;
         std::fs::create_dir_all(&artifacts)?;
         let secret = secret(&dir.join("artifact.key"))?;
         // Before anything is kept in the two: a directory whose own name is not durable is lost with all that is in it.
         std::fs::File::open(dir)?.sync_all()?;
-        Ok(Self { disk: Arc::new(Disk { components, artifacts, secret }), compiler })
+        Ok(Self { disk: Arc::new(Disk { components, artifacts, secret }), compiler, aside })
     }
 
     /// Keeps a component's bytes.
@@ -147,16 +150,13 @@ impl Artifacts {
         self.compiled(engine, user, digest, component.into(), ()).await
     }
 
-    #[expect(clippy::disallowed_methods, reason = "files block; the work is bounded by the largest artifact")]
     async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Disk) -> Result<T, ArtifactError> + Send + 'static,
     ) -> Result<T, ArtifactError> {
         let disk = self.disk.clone();
-        match tokio::task::spawn_blocking(move || work(&disk)).await {
-            Ok(done) => done,
-            Err(error) => Err(ArtifactError::Io(io::Error::other(error))),
-        }
+        // It takes a while, and is bounded by the largest artifact.
+        self.aside.run(move || work(&disk)).await.map_err(ArtifactError::Io)?
     }
 }
 
@@ -227,8 +227,10 @@ fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let temporary = path.with_extension(format!("{:016x}.tmp", u64::from_le_bytes(suffix)));
     let written = (|| {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut offset = 0;
         for part in parts {
-            file.write_all(part)?;
+            write_in_pieces(&mut file, offset, part)?;
+            offset += part.len() as u64;
         }
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;

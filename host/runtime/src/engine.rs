@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::Thread,
     time::{Duration, Instant},
@@ -21,12 +21,8 @@ pub const EPOCH_TICK: Duration = Duration::from_millis(1);
 /// The time between two ticks while no guest computes that long: what the first tick of one may be late. Most are done before.
 const EPOCH_TICK_IDLE: Duration = Duration::from_millis(5);
 
-/// How long guests let others go first after somebody asked the host for something, in milliseconds: longer than most answers
-/// take.
-const SERVES_MS: u64 = 50;
-
 /// The least time between two ticks, while guests come to wait for a turn.
-const EPOCH_TICK_MIN: Duration = Duration::from_micros(500);
+const EPOCH_TICK_MIN: Duration = Duration::from_micros(200);
 
 /// The stack of a guest, in bytes. Deeper recursion traps. The fiber it runs on has as much again for host functions.
 const GUEST_STACK_BYTES: usize = 1 << 20;
@@ -149,7 +145,6 @@ impl Engine {
 /// runtime, and with it the runtime's timers, busy.
 pub(crate) struct Ticker {
     thread: Thread,
-    begun: Instant,
     state: Arc<TickerState>,
 }
 
@@ -159,8 +154,6 @@ struct TickerState {
     awaited: AtomicBool,
     /// A guest has computed up to the last tick.
     computed: AtomicBool,
-    /// When somebody asked the host for something last, in milliseconds since the begin.
-    asked_ms: AtomicU64,
     stopped: AtomicBool,
 }
 
@@ -193,21 +186,7 @@ impl Ticker {
                 last = Instant::now();
             }
         })?;
-        Ok(Self { thread: ticking.thread().clone(), begun: Instant::now(), state })
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Somebody asks the host for something.
-    pub fn asked(&self) {
-        self.state.asked_ms.store(self.now_ms(), Ordering::Relaxed);
-    }
-
-    /// Whether somebody did a moment ago, and is perhaps being served.
-    pub fn serves(&self) -> bool {
-        self.now_ms().saturating_sub(self.state.asked_ms.load(Ordering::Relaxed)) <= SERVES_MS
+        Ok(Self { thread: ticking.thread().clone(), state })
     }
 
     /// A guest has computed up to a tick, and goes on.
@@ -252,15 +231,6 @@ mod tests {
         };
         assert!(until(false) > EPOCH_TICK_IDLE * (times - 2));
         assert!(until(true) < EPOCH_TICK_IDLE * times / 2);
-    }
-
-    #[test]
-    fn the_host_serves_for_a_moment_after_somebody_asked() {
-        let ticker = Ticker::start(|| true).expect("a thread");
-        std::thread::sleep(Duration::from_millis(SERVES_MS + 20));
-        assert!(!ticker.serves());
-        ticker.asked();
-        assert!(ticker.serves());
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //! tick, and no request, event or timer should wait behind it.
 
 use std::{
-    future::Future,
+    cell::Cell,
+    future::{Future, poll_fn},
     io,
-    pin::pin,
-    task::{Context, Waker},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
-use tokio::task::JoinHandle;
+use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How much less than other threads guests and the compiler get of a processor that both want (`nice`): about a tenth of it.
@@ -74,8 +75,82 @@ pub fn wake_next(task: &Waker) {
     let _ = looked.poll(&mut Context::from_waker(task));
 }
 
+/// Which threads a task is polled on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Those of sockets and storage.
+    Host,
+    Guests,
+}
+
+/// A task that can move, while it is polled.
+#[derive(Debug, Clone, Copy)]
+struct Moves {
+    is_on: Place,
+    /// Where it is polled next, unless it is ready.
+    goes_on: Place,
+}
+
+thread_local! {
+    static MOVES: Cell<Option<Moves>> = const { Cell::new(None) };
+}
+
+/// Whether a guest may execute in the task that is being polled here. If not, the task is polled again where one may, once
+/// it is pending. One that cannot move is where it is on purpose.
+pub fn may_execute(cx: &Context<'_>) -> bool {
+    let Some(moves) = MOVES.get() else { return true };
+    MOVES.set(Some(Moves { goes_on: Place::Guests, ..moves }));
+    let may = moves.is_on == Place::Guests;
+    if !may {
+        // Whatever stands between, and polls only who was woken.
+        cx.waker().wake_by_ref();
+    }
+    may
+}
+
+/// The guest that executed in the task that is being polled here has ended, or is to: the task goes on on the host's threads.
+pub fn executes_no_more() {
+    if let Some(moves) = MOVES.get() {
+        MOVES.set(Some(Moves { goes_on: Place::Host, ..moves }));
+    }
+}
+
+/// Does something on the guests' threads that takes them a while, as a guest does.
+pub async fn among_guests<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let done = poll_fn(|cx| if may_execute(cx) { work.as_mut().poll(cx) } else { Poll::Pending }).await;
+    executes_no_more();
+    done
+}
+
+/// Polls a task. Says where it is to go on, if that is elsewhere.
+fn poll_on<T>(
+    place: Place,
+    work: Pin<&mut (impl Future<Output = T> + ?Sized)>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Place>> {
+    /// Also when it panics.
+    struct Polled;
+    impl Drop for Polled {
+        fn drop(&mut self) {
+            MOVES.set(None);
+        }
+    }
+    MOVES.set(Some(Moves { is_on: place, goes_on: Place::Host }));
+    let _polled = Polled;
+    match (work.poll(cx), MOVES.get()) {
+        (Poll::Ready(_), _) => Poll::Ready(None),
+        (Poll::Pending, Some(Moves { goes_on, .. })) if goes_on != place => Poll::Ready(Some(goes_on)),
+        (Poll::Pending, _) => Poll::Pending,
+    }
+}
+
 /// The threads, until this is dropped.
-pub struct GuestThreads(Option<tokio::runtime::Runtime>);
+pub struct GuestThreads {
+    guests: Option<tokio::runtime::Runtime>,
+    /// Those of sockets and storage, on which this was started.
+    host: Handle,
+}
 
 impl GuestThreads {
     /// Starts them: [`threads`].
@@ -92,13 +167,25 @@ impl GuestThreads {
             })
             .enable_all()
             .build()?;
-        Ok(Self(Some(runtime)))
+        Ok(Self { guests: Some(runtime), host: Handle::current() })
     }
 
     /// Runs something there. None once the threads are going away.
     #[expect(clippy::disallowed_methods, reason = "callers keep the handle, or track the work")]
     pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<JoinHandle<T>> {
-        Some(self.0.as_ref()?.handle().spawn(work))
+        Some(self.guests.as_ref()?.handle().spawn(work))
+    }
+
+    /// Starts a task on the threads of sockets and storage, which is polled on the guests' for as long as a guest executes in
+    /// it, so that neither its begin nor its end waits for other guests' ticks.
+    pub fn spawn_moving(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let Some(guests) = &self.guests else { return };
+        go_on(self.host.clone(), guests.handle().clone(), Place::Host, Box::pin(work));
+    }
+
+    /// Threads beside these, for the host's own work.
+    pub fn aside(&self) -> Aside {
+        Aside(self.guests.as_ref().map(|guests| guests.handle().clone()))
     }
 
     /// Runs something there and waits for it; whoever stops waiting ends it. None if it panicked, or the threads are going
@@ -108,10 +195,39 @@ impl GuestThreads {
     }
 }
 
+/// Threads for what is done with components, which blocks or takes a while: they give way as guests' do.
+#[derive(Debug, Clone)]
+pub struct Aside(Option<Handle>);
+
+impl Aside {
+    /// Does something there and waits for it.
+    ///
+    /// # Errors
+    /// When it panicked, or the threads are going away.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let Some(threads) = &self.0 else { return Err(io::Error::other("the host is going away")) };
+        threads.spawn_blocking(work).await.map_err(io::Error::other)
+    }
+}
+
+/// Polls a task there until it is ready or is to go on elsewhere.
+#[expect(clippy::disallowed_methods, reason = "callers track the work")]
+fn go_on(host: Handle, guests: Handle, place: Place, mut work: Pin<Box<dyn Future<Output = ()> + Send>>) {
+    let threads = match place {
+        Place::Host => host.clone(),
+        Place::Guests => guests.clone(),
+    };
+    threads.spawn(async move {
+        if let Some(place) = poll_fn(|cx| poll_on(place, work.as_mut(), cx)).await {
+            go_on(host, guests, place, work);
+        }
+    });
+}
+
 impl Drop for GuestThreads {
     fn drop(&mut self) {
         // Whoever lets go of them last may be a task, which must not wait.
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.guests.take() {
             runtime.shutdown_background();
         }
     }
@@ -140,5 +256,76 @@ mod tests {
         // Systems without it do not show it.
         assert!(slice.is_empty() || slice == SLICE.as_nanos().to_string(), "{slice}");
         assert_ne!(of_this_thread().1, SLICE.as_nanos().to_string(), "only guests do");
+    }
+
+    /// Polls a task that gives way once where it is.
+    async fn once_more() {
+        tokio::task::yield_now().await;
+    }
+
+    fn thread() -> String {
+        std::thread::current().name().unwrap_or_default().to_owned()
+    }
+
+    /// Which threads it is polled on while a guest executes in it.
+    async fn guest_executes() -> String {
+        let mut polls = 0;
+        let thread = poll_fn(|cx| {
+            if may_execute(cx) {
+                polls += 1;
+                if polls > 1 {
+                    return Poll::Ready(thread());
+                }
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        })
+        .await;
+        executes_no_more();
+        thread
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_task_is_on_the_guests_threads_while_a_guest_executes_in_it() {
+        let threads = GuestThreads::start().expect("threads");
+        let (told, mut hears) = tokio::sync::mpsc::channel(8);
+        threads.spawn_moving(async move {
+            for _ in 0..2 {
+                once_more().await;
+                told.send(thread()).await.expect("heard");
+                told.send(guest_executes().await).await.expect("heard");
+                once_more().await;
+                told.send(thread()).await.expect("heard");
+            }
+        });
+        let mut on = Vec::new();
+        while let Some(name) = hears.recv().await {
+            on.push(name == "guest");
+        }
+        assert_eq!(on, [false, true, false, false, true, false]);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_cannot_move_executes_guests_where_it_is() {
+        assert_ne!(guest_executes().await, "guest");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    #[expect(clippy::disallowed_methods, reason = "a test waits for its task")]
+    async fn a_panic_of_one_task_leaves_nothing_to_the_next() {
+        let threads = GuestThreads::start().expect("threads");
+        let (told, heard) = tokio::sync::oneshot::channel::<()>();
+        threads.spawn_moving(async move {
+            let _told = told;
+            poll_fn::<(), _>(|cx| {
+                assert!(!may_execute(cx), "it begins on the host's");
+                panic!("on purpose");
+            })
+            .await;
+        });
+        assert!(heard.await.is_err());
+        // On the same thread, which has one.
+        let next = Handle::current().spawn(poll_fn(|cx| Poll::Ready(may_execute(cx))));
+        assert!(next.await.expect("no panic"), "it cannot move, and executes where it is");
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     artifact::ArtifactError,
     compile::CompileError,
     counts::Counts,
+    guest_threads::among_guests,
     meter::{Refusal, RunMemory},
     runtime::Runtime,
     sandbox::{self, Ended, Sandbox, Spent, Stop, Waits},
@@ -297,7 +298,8 @@ impl RunTask {
         let admitted_at = clock::now();
         let back = match self.before.as_ref().filter(|run| run.started_at.is_some()) {
             None => None,
-            Some(run) => match self.patiently(|| self.back(run)).await {
+            // A record may have megabytes to read.
+            Some(run) => match among_guests(self.patiently(|| self.back(run))).await {
                 // Large, and of few runs.
                 Ok(back) => Some(Box::new(back)),
                 Err(NotBack::Storage(_)) if self.is_left() => return Executed::Left,

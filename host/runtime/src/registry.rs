@@ -7,6 +7,7 @@ use crate::{
     dispatch::FILE_FAMILY,
     engine::{MEMORIES_MAX, MEMORY_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX},
     gate::{self, GateError},
+    guest_threads::Aside,
     meter::Refusal,
     plugin::{Plugin, Plugins},
     sandbox::{Sandbox, Stop},
@@ -267,7 +268,7 @@ impl Registry {
             return Err(PushError::ReservedName(name));
         }
         recognize(&bytes)?;
-        let digest = inspect(bytes.clone()).await?;
+        let digest = inspect(self.services.guests.aside(), bytes.clone()).await?;
         let pushing = self.begin(digest);
         let known = plugins.versions(&name).into_iter().find(|version| version.digest == digest);
         let (version, plugin) = match known {
@@ -290,7 +291,7 @@ impl Registry {
     pub(crate) async fn agent_not_kept(&self, by: &UserId, bytes: Bytes) -> Result<(Digest, Arc<Plugin>), PushError> {
         let plugins = &self.services.plugins;
         recognize(&bytes)?;
-        let digest = inspect(bytes.clone()).await?;
+        let digest = inspect(self.services.guests.aside(), bytes.clone()).await?;
         let pushing = self.begin(digest);
         let component = plugins.artifacts().compiled(plugins.engine(), by, digest, bytes, pushing.clone()).await?;
         let kind = check(plugins.engine(), &component)?;
@@ -455,9 +456,9 @@ impl Registry {
 }
 
 /// Reads the bytes through: their structure, and their digest.
-#[expect(clippy::disallowed_methods, reason = "64 MiB take a while to read; the bytes are bounded, and so is the work")]
-async fn inspect(bytes: Bytes) -> Result<Digest, PushError> {
-    let inspected = tokio::task::spawn_blocking(move || {
+async fn inspect(aside: Aside, bytes: Bytes) -> Result<Digest, PushError> {
+    // 64 MiB take a while to read.
+    let inspected = aside.run(move || {
         gate::check(&bytes)?;
         Ok(Digest::of(&bytes))
     });

@@ -36,7 +36,7 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::{AgentRef, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     journal::Journal,
-    pace::Paces,
+    pace::{Asking, Paces},
     quota::{
         LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, Quotas, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
         RUNS_QUEUED_MAX,
@@ -350,10 +350,12 @@ impl Runtime {
         let loaded_bytes_max = config.memory_bytes_max / LOADED_PART;
         let counts = Arc::<Counts>::default();
         let compiler = Compiler::new(&config.compile_worker, memory.clone()).counted_by(counts.clone());
-        let artifacts = Artifacts::open(&config.data_dir, compiler).map_err(StartError::DataDir)?;
+        let guests = GuestThreads::start().map_err(StartError::Threads)?;
+        let artifacts = Artifacts::open(&config.data_dir, compiler, guests.aside()).map_err(StartError::DataDir)?;
         let known = storage.plugins(Operator::host()).await?;
         let (tiers, users) = storage.quotas(Operator::host()).await?;
         let quotas = Arc::new(Quotas::new(config.quota, tiers, users));
+        let asking = Arc::<Asking>::default();
         let services = Arc::new(Services {
             plugins: Plugins::new(engine.wasmtime().clone(), linkers, artifacts, known, loaded_bytes_max),
             grants: Arc::new(Grants::new(storage.clone())),
@@ -365,8 +367,9 @@ impl Runtime {
             descriptions: Semaphore::new(DESCRIPTIONS_MAX as usize),
             publishing: tokio::sync::Mutex::new(()),
             editing_quotas: tokio::sync::Mutex::new(()),
-            guests: GuestThreads::start().map_err(StartError::Threads)?,
-            writing: Paces::new(WRITTEN_AT_ONCE),
+            guests,
+            writing: Paces::new(WRITTEN_AT_ONCE, asking.clone()),
+            asking,
             wait_places: WaitPlaces::default(),
             turns: Turns::new(u32::try_from(guest_threads::threads()).unwrap_or(u32::MAX)),
             seeds: Seeds::from_system().map_err(StartError::Random)?,
@@ -478,15 +481,11 @@ impl Runtime {
         self.0.admission.queued()
     }
 
-    /// Somebody asks for something: for a moment, guests that compute let others go first, at each tick.
-    pub fn asked(&self) {
-        self.0.services.engine.ticker().asked();
-    }
-
-    /// Whether somebody asked for something a moment ago, so that guests that compute let others go first.
+    /// Who asks the host for something, which is told here: for a moment, guests that compute let others go first at each
+    /// tick, and what others bring or write comes more slowly.
     #[must_use]
-    pub fn serves(&self) -> bool {
-        self.0.services.engine.ticker().serves()
+    pub fn asking(&self) -> &Arc<Asking> {
+        &self.0.services.asking
     }
 
     /// How the guests' turns on the processors stand, and how long they are waited for.
@@ -739,10 +738,9 @@ impl Runtime {
         self.live().get(&id).filter(|live| live.user == *scope.user()).cloned()
     }
 
-    /// The one door to a run's task, on the guests' threads; the tracker is what drain waits for.
+    /// The one door to a run's task, which is on the guests' threads while a guest executes in it; the tracker is what drain waits for.
     pub(crate) fn spawn_run(&self, work: impl Future<Output = ()> + Send + 'static) {
-        // Its handle is not needed. The threads live as long as the runtime.
-        let _ = self.0.services.guests.spawn(self.0.tasks.track_future(work));
+        self.0.services.guests.spawn_moving(self.0.tasks.track_future(work));
     }
 
     /// For what must not be torn apart by a client that goes away, and waits for storage only: it must not wait behind

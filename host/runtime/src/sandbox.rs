@@ -7,6 +7,7 @@ use crate::{
         tool_plugins::Descriptor as ToolDescriptor,
         types::ToolError,
     },
+    guest_threads::{executes_no_more, may_execute},
     meter::{HeldBytes, Meter, Refusal, RunMemory},
     plugin::{Plugin, Pre},
     services::Services,
@@ -509,6 +510,10 @@ impl Sandbox {
         let end = {
             let mut work = pin!(perform(&mut self.store, &self.plugin, call));
             let timed = poll_fn(|cx| {
+                if !may_execute(cx) {
+                    let _ = turns.come(cx);
+                    return Poll::Pending;
+                }
                 // A panic in a host function must end this run and no other.
                 let (polled, spent) =
                     turns.poll(cx, |cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
@@ -530,6 +535,7 @@ impl Sandbox {
                 () = ctx.late() => End::Dropped,
             }
         };
+        executes_no_more();
         // A run that has written too fast does not leave it to the next one to wait for that.
         if let Some(owed) = turns.owed() {
             tokio::select! {

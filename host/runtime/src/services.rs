@@ -21,7 +21,7 @@ use cofferdam_core::{
     grant::Permissions,
     identity::{Operator, Scope},
     ids::{PluginName, UserId},
-    pace::Paces,
+    pace::{Asking, Paces},
     quota::Quotas,
     storage::{Storage, StorageError},
     turns::Turns,
@@ -63,6 +63,8 @@ pub struct Services {
     pub guests: GuestThreads,
     /// Whose guest does.
     pub turns: Arc<Turns>,
+    /// Who asks the host for something at present.
+    pub asking: Arc<Asking>,
     /// How fast users' runs write.
     pub writing: Paces,
     /// Places among users' runs that wait.

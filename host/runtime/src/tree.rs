@@ -6,6 +6,7 @@
 //! gone to the next one, so the tree itself remembers which of the files that somebody has open were removed.
 
 use crate::{
+    disk::write_in_pieces,
     scratch::Departure,
     workspace::{
         Chunk, Entry, EntryKind, FileError, LISTED_MAX, Listing, PATH_BYTES_MAX, PATH_DEPTH_MAX, READ_BYTES_MAX, shown,
@@ -67,10 +68,6 @@ pub enum Writing {
     /// In place of what is there, and on the disk before anyone is told.
     Durable,
 }
-
-/// A file that is to be on the disk goes there in pieces of so many bytes: a commit of somebody else's run waits for the piece
-/// that is on its way, and not for all of it.
-const SYNCED_BYTES_MAX: usize = 256 << 10;
 
 /// A directory tree on the host's disk, and what it may hold.
 #[derive(Debug)]
@@ -284,11 +281,13 @@ impl Tree {
             let mut options = cap_std::fs::OpenOptions::new();
             options.write(true).create(true).append(append).truncate(!append);
             let mut file = dir.open_with(path, &options)?;
-            for piece in bytes.chunks(SYNCED_BYTES_MAX) {
-                file.write_all(piece)?;
-                if how == Writing::Durable {
+            match how {
+                Writing::Durable => {
+                    write_in_pieces(&mut file, kept, bytes)?;
+                    // While it is open: an error that came meanwhile is told to who has the file open.
                     file.sync_data()?;
                 }
+                Writing::Replaced | Writing::Appended => file.write_all(bytes)?,
             }
             Ok(())
         })();

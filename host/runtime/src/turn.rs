@@ -31,6 +31,8 @@ pub struct InTurns {
     turn: Turn,
     services: Arc<Services>,
     ctx: Arc<UserExecutionContext>,
+    /// The guest has computed up to a tick, and goes on.
+    computes: bool,
     /// The run wrote faster than its user's runs may, and waits this long.
     paced: Option<Pin<Box<Sleep>>>,
     relay: Arc<Relay>,
@@ -45,7 +47,20 @@ impl InTurns {
         let turn = services.turns.enter(&spec.user, ctx.live_quota().get(|quota| quota.cpu_weight), spec.priority);
         let relay = Arc::new(Relay { state: AtomicU8::new(IDLE), task: Mutex::new(Waker::noop().clone()) });
         let (services, ctx) = (services.clone(), ctx.clone());
-        Self { turn, services, ctx, paced: None, waker: relay.clone().into(), relay }
+        Self { turn, services, ctx, computes: false, paced: None, waker: relay.clone().into(), relay }
+    }
+
+    /// Takes the guest's turn, or its place in the line, in which it stands also before it is where it can execute. If it is
+    /// next, the tick comes early at which a turn is free.
+    pub fn come(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.paced.is_some() {
+            return Poll::Pending;
+        }
+        let has_it = self.turn.poll(cx.waker());
+        if has_it.is_pending() && self.turn.is_next() {
+            self.services.engine.ticker().soon();
+        }
+        has_it
     }
 
     /// Lets the guest execute if it is its turn, and says for how long it has. A guest that yields goes on if nobody has
@@ -61,13 +76,14 @@ impl InTurns {
             }
             self.paced = None;
         }
-        let Self { turn, relay, waker, .. } = self;
-        if turn.poll(cx.waker()).is_pending() {
-            if turn.is_next() {
-                self.services.engine.ticker().soon();
-            }
+        if self.come(cx).is_pending() {
             return (Poll::Pending, Duration::ZERO);
         }
+        // Not when it had to stop: who has just come may be next on this thread, and goes first.
+        if std::mem::take(&mut self.computes) && self.services.asking.anybody() {
+            let_others_go_first();
+        }
+        let Self { relay, waker, .. } = self;
         relay.begin(cx.waker());
         let begun = Instant::now();
         let polled = execute(&mut Context::from_waker(waker));
@@ -81,11 +97,8 @@ impl InTurns {
             wake_next(&next);
         }
         if could_go_on {
-            let ticker = self.services.engine.ticker();
-            ticker.computes();
-            if ticker.serves() {
-                let_others_go_first();
-            }
+            self.computes = true;
+            self.services.engine.ticker().computes();
         }
         (polled, spent)
     }
@@ -100,8 +113,10 @@ impl InTurns {
         let Some(bytes) = self.ctx.written().take(WRITTEN_HELD_BYTES) else { return false };
         let pace = self.services.writing.of(&self.ctx.spec().user);
         pace.set(self.ctx.live_quota().get(|quota| quota.written_bytes_per_second));
-        let Some(until) = pace.took(bytes) else { return false };
-        let mut paced = Box::pin(sleep_until(until));
+        let Some(wait) = pace.took(bytes) else { return false };
+        // The run's time is for what it does, and not for what others have the disk for.
+        self.ctx.written().waits_beside_others(wait.beside_others);
+        let mut paced = Box::pin(sleep_until(wait.until));
         if paced.as_mut().poll(cx).is_ready() {
             return false;
         }

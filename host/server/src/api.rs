@@ -86,9 +86,9 @@ impl Api {
     ) -> Self {
         Self {
             authentication: Authentication::new(runtime.storage().clone()),
+            shares: share::Shares::new(runtime.asking().clone()),
             runtime,
             room: BodyRoom::default(),
-            shares: share::Shares::default(),
             host_secret,
             making_keys: InFlight::default(),
             tickets: Tickets::default(),

@@ -17,6 +17,9 @@ use tempfile::TempDir;
 /// What the names of directories begin with that are made for one server, and go with it.
 const FRESH: &str = "cofferdam-";
 
+/// An empty file that says so in them. Anybody may name a directory like one, and keep what is in it.
+const FRESH_MARK: &str = "goes-with-its-server";
+
 /// How old a lock is before its directory can be one that is left: before that, a server may be about to take it.
 const LEFT_AFTER: Duration = Duration::from_secs(60);
 
@@ -58,11 +61,18 @@ impl DataDir {
     /// Makes the directory if it is not there, and takes it for this server.
     pub fn open(path: Option<&Path>) -> Result<Self, DataDirError> {
         let (path, fresh) = match path {
-            Some(path) => (path.to_owned(), None),
+            // Who names a directory keeps it, also one that a server was killed in.
+            Some(path) => match std::fs::remove_file(path.join(FRESH_MARK)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("keep", path)(error));
+                }
+                _ => (path.to_owned(), None),
+            },
             None => {
                 remove_left(&std::env::temp_dir());
                 let fresh = tempfile::Builder::new().prefix(FRESH).tempdir();
                 let fresh = fresh.map_err(failed("make a directory in", &std::env::temp_dir()))?;
+                File::create(fresh.path().join(FRESH_MARK)).map_err(failed("mark", fresh.path()))?;
                 (fresh.path().to_owned(), Some(fresh))
             }
         };
@@ -143,7 +153,10 @@ fn remove_left(temp: &Path) {
     {
         // Of a link, the link itself.
         let is_own = entry.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own);
-        let Some(lock) = is_own.then(|| File::open(entry.path().join("lock")).ok()).flatten() else { continue };
+        let is_marked = || entry.path().join(FRESH_MARK).is_file();
+        let Some(lock) = (is_own && is_marked()).then(|| File::open(entry.path().join("lock")).ok()).flatten() else {
+            continue;
+        };
         let is_old = || lock.metadata()?.modified()?.elapsed().map_err(io::Error::other);
         if is_old().is_ok_and(|age| age > LEFT_AFTER) && lock.try_lock().is_ok() {
             let _ = std::fs::remove_dir_all(entry.path());
@@ -240,6 +253,7 @@ mod tests {
         let left = |name: &str, age: Duration| {
             let dir = temp.path().join(name);
             std::fs::create_dir(&dir).expect("made");
+            File::create(dir.join(FRESH_MARK)).expect("made");
             let lock = File::create(dir.join("lock")).expect("made");
             lock.set_modified(std::time::SystemTime::now() - age).expect("set");
             (dir, lock)
@@ -249,9 +263,14 @@ mod tests {
         let (other, _) = left("other", 2 * LEFT_AFTER);
         let (lives, lock) = left("cofferdam-lives", 2 * LEFT_AFTER);
         lock.try_lock().expect("locked");
+        let (named, _) = left("cofferdam-named", 2 * LEFT_AFTER);
+        drop(DataDir::open(Some(&named)).expect("opened"));
+        File::open(named.join("lock"))
+            .and_then(|lock| lock.set_modified(std::time::SystemTime::UNIX_EPOCH))
+            .expect("set");
         std::os::unix::fs::symlink(&other, temp.path().join("cofferdam-link")).expect("made");
         remove_left(temp.path());
         assert!(!killed.exists());
-        assert!(new.exists() && other.exists() && lives.exists());
+        assert!(new.exists() && other.exists() && lives.exists() && named.exists());
     }
 }

@@ -216,10 +216,12 @@ rows! {
         "429 and `Retry-After`";
     /// The largest input of a run, in bytes.
     run_input_bytes: u64 = 4 * MIB, 1_024..=4 * MIB, "bytes", "input of one run", "413";
-    /// How fast the bodies of the user's requests are read, together, in bytes a second.
-    body_bytes_per_second: u64 = 16 * MIB, 65_536..=16 * GIB, "bytes", "bodies of one user's requests in a second", "they are read more slowly";
-    /// How fast the user's runs write, together, in bytes a second: events, records, state and files.
-    written_bytes_per_second: u64 = 16 * MIB, 65_536..=16 * GIB, "bytes", "what one user's runs write in a second: events, records, state and files", "they wait";
+    /// How fast the bodies of the user's requests are read, together, in bytes a second: an eighth of it while other users ask
+    /// the host for something.
+    body_bytes_per_second: u64 = 16 * MIB, 65_536..=16 * GIB, "bytes", "bodies of one user's requests in a second; an eighth of it while other users are served", "they are read more slowly";
+    /// How fast the user's runs write, together, in bytes a second: events, records, state and files. An eighth of it while
+    /// other users ask the host for something.
+    written_bytes_per_second: u64 = 16 * MIB, 65_536..=16 * GIB, "bytes", "what one user's runs write in a second: events, records, state and files; an eighth of it while other users are served", "they wait";
     /// The largest output of a run, in bytes.
     run_output_bytes: u64 = 4 * MIB, 1_024..=4 * MIB, "bytes", "output of one run", "`output_too_large`";
     /// WebSockets open at once.

@@ -306,7 +306,7 @@ mod tests {
         let part = || {
             let (room, pace) = (
                 Arc::new(Semaphore::new(4)),
-                cofferdam_core::pace::Paces::new(Duration::ZERO).of(&"ann".parse().expect("a user")),
+                cofferdam_core::pace::Paces::new(Duration::ZERO, Arc::default()).of(&"ann".parse().expect("a user")),
             );
             host.within(Part { room, pace })
         };

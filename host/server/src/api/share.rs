@@ -6,7 +6,10 @@ use super::{
 };
 use crate::answer::Answer;
 use axum::{body::Body, http::StatusCode, response::Response};
-use cofferdam_core::{ids::UserId, pace::Paces};
+use cofferdam_core::{
+    ids::UserId,
+    pace::{Asking, Paces},
+};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -36,12 +39,6 @@ pub(crate) struct Shares {
     paces: Paces,
 }
 
-impl Default for Shares {
-    fn default() -> Self {
-        Self { users: Mutex::default(), paces: Paces::new(BODIES_AT_ONCE) }
-    }
-}
-
 #[derive(Debug)]
 struct Share {
     requests: Arc<Semaphore>,
@@ -58,6 +55,11 @@ pub(crate) struct UnderWay {
 }
 
 impl Shares {
+    /// Of users of whom this knows which ask the host for something.
+    pub fn new(asking: Arc<Asking>) -> Self {
+        Self { users: Mutex::default(), paces: Paces::new(BODIES_AT_ONCE, asking) }
+    }
+
     /// Lets one more request of a user in, whose bodies are read at this pace from here on.
     pub fn enter(&self, user: &UserId, body_bytes_per_second: u64) -> Result<UnderWay, Problem> {
         let share = self.of(user);
@@ -115,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_user_has_one_page_read_at_a_time_and_is_in_nobodys_way() {
-        let shares = Shares::default();
+        let shares = Shares::new(Arc::default());
         let enter = |user: &str| shares.enter(&user.parse().expect("a user"), 1).expect("room");
         let (first, second, other) = (enter("ann"), enter("ann"), enter("bob"));
         let turn = first.list_turn().await;
