@@ -460,9 +460,9 @@ fn who_writes_while_others_are_served_waits_and_is_given_that_time() {
         set(&server, &ann, &json!({"written_bytes_per_second": 8 << 20})).await;
         let write = json!({"do": "file_write", "path": "f", "text": "x".repeat(100_000)});
         let body = json!({
-            "agent": "probe", "input": {"do": "seq", "steps": vec![write; 30]}, "limits": {"deadline_ms": 1_500}
+            "agent": "probe", "input": {"do": "seq", "steps": vec![write; 40]}, "limits": {"deadline_ms": 1_500}
         });
-        // It writes 3 MB. An eighth of its pace is 1 MiB a second, of which one is for nothing.
+        // It writes 4 MB. An eighth of its pace is 1 MiB a second, of which one is for nothing.
         let asks = async {
             loop {
                 bob.get("/v1/runs?limit=1").await.is(StatusCode::OK);
