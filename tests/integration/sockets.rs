@@ -313,11 +313,11 @@ fn who_asks_over_a_socket_is_served_like_who_asks_over_http() {
             // A moment later it is forgotten again, and this machine may stand still for a moment.
             let mut served = false;
             for _ in 0..20 {
-                while runtime.asking().anybody() {
+                while runtime.askers().anybody() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 ws.ask(&frame, answer).await;
-                served = runtime.asking().anybody();
+                served = runtime.askers().anybody();
                 if served {
                     break;
                 }

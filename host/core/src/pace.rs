@@ -27,7 +27,7 @@ pub const PART_BESIDE_OTHERS: u32 = 8;
 
 /// Who asks the host for something at present: the last who did, and the last before who is another.
 #[derive(Debug)]
-pub struct Asking {
+pub struct Askers {
     begun: Instant,
     /// When somebody asked last, in milliseconds since the begin: guests' threads look at each tick, and give way to others, so
     /// that nobody is to wait for what they hold.
@@ -41,13 +41,13 @@ struct LastTwo {
     other: Option<(UserId, Instant)>,
 }
 
-impl Default for Asking {
+impl Default for Askers {
     fn default() -> Self {
         Self { begun: Instant::now(), last_ms: AtomicU64::new(u64::MAX), last_two: Mutex::default() }
     }
 }
 
-impl Asking {
+impl Askers {
     /// The user asks for something.
     pub fn asks(&self, user: &UserId) {
         let now = Instant::now();
@@ -95,7 +95,7 @@ pub struct Wait {
 #[derive(Debug)]
 pub struct Pace {
     user: UserId,
-    asking: Arc<Asking>,
+    askers: Arc<Askers>,
     bytes_per_second: AtomicU64,
     /// What may come at once, as time at the pace.
     at_once: Duration,
@@ -104,9 +104,9 @@ pub struct Pace {
 }
 
 impl Pace {
-    fn new(user: UserId, at_once: Duration, asking: Arc<Asking>) -> Self {
+    fn new(user: UserId, at_once: Duration, askers: Arc<Askers>) -> Self {
         let bytes_per_second = AtomicU64::new(u64::MAX);
-        Self { user, asking, bytes_per_second, at_once, paid: Mutex::new(Instant::now()) }
+        Self { user, askers, bytes_per_second, at_once, paid: Mutex::new(Instant::now()) }
     }
 
     /// The pace from here on, while nobody else asks the host for something.
@@ -120,14 +120,14 @@ impl Pace {
     }
 
     fn took_at(&self, bytes: u64, now: Instant) -> Option<Wait> {
-        let part = if self.asking.others_than(&self.user) { PART_BESIDE_OTHERS } else { 1 };
+        let part = if self.askers.others_than(&self.user) { PART_BESIDE_OTHERS } else { 1 };
         let rate = (self.bytes_per_second.load(Ordering::Relaxed) / u64::from(part)).max(1);
         let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
         *paid = ((*paid).max(now) + takes).min(now + self.at_once + AHEAD_MAX);
         let until = paid.checked_sub(self.at_once).filter(|until| *until > now)?;
-        let of_others = takes.mul_f64(1.0 - 1.0 / f64::from(part));
-        Some(Wait { until, beside_others: of_others.min(until - now) })
+        // Also of what other runs of the user have made it wait for, which they did at this pace.
+        Some(Wait { until, beside_others: (until - now).mul_f64(1.0 - 1.0 / f64::from(part)) })
     }
 
     /// Waits until so many bytes more are within the pace. Says how long that took.
@@ -189,7 +189,7 @@ impl Written {
 #[derive(Debug)]
 pub struct Paces {
     at_once: Duration,
-    asking: Arc<Asking>,
+    askers: Arc<Askers>,
     users: Mutex<Users>,
 }
 
@@ -202,8 +202,8 @@ struct Users {
 impl Paces {
     /// Paces at which so much may come at once, as time at the pace.
     #[must_use]
-    pub fn new(at_once: Duration, asking: Arc<Asking>) -> Self {
-        Self { at_once, asking, users: Mutex::new(Users { known: HashMap::new(), look_at: IDLE_USERS_MAX }) }
+    pub fn new(at_once: Duration, askers: Arc<Askers>) -> Self {
+        Self { at_once, askers, users: Mutex::new(Users { known: HashMap::new(), look_at: IDLE_USERS_MAX }) }
     }
 
     /// A user's.
@@ -217,7 +217,7 @@ impl Paces {
             users.known.retain(|_, pace| Arc::strong_count(pace) > 1 || !pace.is_kept());
             users.look_at = (2 * users.known.len()).max(IDLE_USERS_MAX);
         }
-        let pace = Arc::new(Pace::new(user.clone(), self.at_once, self.asking.clone()));
+        let pace = Arc::new(Pace::new(user.clone(), self.at_once, self.askers.clone()));
         users.known.insert(user.clone(), pace.clone());
         pace
     }
@@ -237,26 +237,28 @@ mod tests {
 
     #[test]
     fn what_comes_beside_others_comes_at_an_eighth_of_its_pace() {
-        let (ann, bob, asking) = (user("ann"), user("bob"), Arc::<Asking>::default());
-        let pace = Paces::new(Duration::ZERO, asking.clone()).of(&ann);
+        let (ann, bob, askers) = (user("ann"), user("bob"), Arc::<Askers>::default());
+        let pace = Paces::new(Duration::ZERO, askers.clone()).of(&ann);
         pace.set(8_000_000);
         // Each as long after what came before as it takes.
         let takes = |bytes: u64| {
             let begun = (*pace.paid.lock().expect("no panic")).max(Instant::now());
             (pace.took(bytes).expect("ahead").until - begun).as_millis()
         };
-        assert_eq!((asking.anybody(), takes(8_000_000)), (false, 1_000));
-        asking.asks(&ann);
-        assert_eq!((asking.anybody(), takes(8_000_000)), (true, 1_000), "she is alone");
-        asking.asks(&bob);
-        asking.asks(&ann);
-        asking.asks(&ann);
-        assert!(asking.others_than(&ann) && asking.others_than(&bob));
+        assert_eq!((askers.anybody(), takes(8_000_000)), (false, 1_000));
+        askers.asks(&ann);
+        assert_eq!((askers.anybody(), takes(8_000_000)), (true, 1_000), "she is alone");
+        askers.asks(&bob);
+        askers.asks(&ann);
+        askers.asks(&ann);
+        assert!(askers.others_than(&ann) && askers.others_than(&bob));
         assert_eq!(takes(8_000_000), 8_000);
-        let wait = pace.took(8_000_000).expect("ahead");
-        assert_eq!(wait.beside_others.as_millis(), 7_000, "of eight that it takes");
+        let now = Instant::now();
+        let wait = pace.took_at(1, now).expect("ahead");
+        let of_others = (wait.until - now) * 7 / 8;
+        assert_eq!(wait.beside_others.as_millis(), of_others.as_millis(), "the rest it would have waited anyway");
         std::thread::sleep(2 * SERVED);
-        assert_eq!((asking.anybody(), takes(8_000_000)), (false, 1_000), "he has what he asked for");
+        assert_eq!((askers.anybody(), takes(8_000_000)), (false, 1_000), "he has what he asked for");
     }
 
     #[test]

@@ -36,7 +36,7 @@ use cofferdam_core::{
     identity::{Operator, Scope},
     ids::{AgentRef, PluginName, RequestId, RunId, SessionId, ThreadId, UserId},
     journal::Journal,
-    pace::{Asking, Paces},
+    pace::{Askers, Paces},
     quota::{
         LimitOutOfRange, LimitsAsked, METADATA_BYTES_MAX, Quota, Quotas, RUN_INPUT_BYTES_MAX, RUNS_LIVE_MAX,
         RUNS_QUEUED_MAX,
@@ -355,7 +355,7 @@ impl Runtime {
         let known = storage.plugins(Operator::host()).await?;
         let (tiers, users) = storage.quotas(Operator::host()).await?;
         let quotas = Arc::new(Quotas::new(config.quota, tiers, users));
-        let asking = Arc::<Asking>::default();
+        let askers = Arc::<Askers>::default();
         let services = Arc::new(Services {
             plugins: Plugins::new(engine.wasmtime().clone(), linkers, artifacts, known, loaded_bytes_max),
             grants: Arc::new(Grants::new(storage.clone())),
@@ -368,8 +368,8 @@ impl Runtime {
             publishing: tokio::sync::Mutex::new(()),
             editing_quotas: tokio::sync::Mutex::new(()),
             guests,
-            writing: Paces::new(WRITTEN_AT_ONCE, asking.clone()),
-            asking,
+            writing: Paces::new(WRITTEN_AT_ONCE, askers.clone()),
+            askers,
             wait_places: WaitPlaces::default(),
             turns: Turns::new(u32::try_from(guest_threads::threads()).unwrap_or(u32::MAX)),
             seeds: Seeds::from_system().map_err(StartError::Random)?,
@@ -484,8 +484,8 @@ impl Runtime {
     /// Who asks the host for something, which is told here: for a moment, guests that compute let others go first at each
     /// tick, and what others bring or write comes more slowly.
     #[must_use]
-    pub fn asking(&self) -> &Arc<Asking> {
-        &self.0.services.asking
+    pub fn askers(&self) -> &Arc<Askers> {
+        &self.0.services.askers
     }
 
     /// How the guests' turns on the processors stand, and how long they are waited for.

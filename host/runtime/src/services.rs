@@ -21,7 +21,7 @@ use cofferdam_core::{
     grant::Permissions,
     identity::{Operator, Scope},
     ids::{PluginName, UserId},
-    pace::{Asking, Paces},
+    pace::{Askers, Paces},
     quota::Quotas,
     storage::{Storage, StorageError},
     turns::Turns,
@@ -64,7 +64,7 @@ pub struct Services {
     /// Whose guest does.
     pub turns: Arc<Turns>,
     /// Who asks the host for something at present.
-    pub asking: Arc<Asking>,
+    pub askers: Arc<Askers>,
     /// How fast users' runs write.
     pub writing: Paces,
     /// Places among users' runs that wait.

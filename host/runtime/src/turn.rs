@@ -80,7 +80,7 @@ impl InTurns {
             return (Poll::Pending, Duration::ZERO);
         }
         // Not when it had to stop: who has just come may be next on this thread, and goes first.
-        if std::mem::take(&mut self.computes) && self.services.asking.anybody() {
+        if std::mem::take(&mut self.computes) && self.services.askers.anybody() {
             let_others_go_first();
         }
         let Self { relay, waker, .. } = self;

@@ -86,7 +86,7 @@ impl Api {
     ) -> Self {
         Self {
             authentication: Authentication::new(runtime.storage().clone()),
-            shares: share::Shares::new(runtime.asking().clone()),
+            shares: share::Shares::new(runtime.askers().clone()),
             runtime,
             room: BodyRoom::default(),
             host_secret,

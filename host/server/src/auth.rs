@@ -280,7 +280,7 @@ pub(crate) async fn authenticate_socket(
 }
 
 async fn admit(api: &Api, identity: Identity, mut request: Request, next: Next) -> Result<Response, Problem> {
-    api.runtime.asking().asks(identity.user());
+    api.runtime.askers().asks(identity.user());
     let pace = api.runtime.quotas().now(identity.user()).body_bytes_per_second;
     let under_way = Arc::new(api.shares.enter(identity.user(), pace)?);
     request.extensions_mut().insert(under_way.body_room(&api.room));

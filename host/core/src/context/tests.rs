@@ -196,3 +196,14 @@ async fn the_first_cause_of_a_stop_stands_but_a_cancel_goes_before_every_other()
     stop.stopped().await;
     assert_eq!(stop.cause(), Some(&first));
 }
+
+#[test]
+fn the_deadline_stands_still_beside_others_but_not_for_ever() {
+    let ctx = context(Permissions::none(), &Quota::default());
+    let (limit, before) = (Duration::from_millis(DESCRIPTION_LIMITS.deadline_ms), ctx.deadline());
+    ctx.written().waits_beside_others(Duration::from_secs(1));
+    assert_eq!(ctx.deadline() - before, Duration::from_secs(1));
+    assert_eq!(ctx.used(), Duration::ZERO, "and it is no time that it used");
+    ctx.written().waits_beside_others(limit * 100);
+    assert_eq!(ctx.deadline() - before, limit * (PART_BESIDE_OTHERS - 1));
+}

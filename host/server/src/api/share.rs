@@ -8,7 +8,7 @@ use crate::answer::Answer;
 use axum::{body::Body, http::StatusCode, response::Response};
 use cofferdam_core::{
     ids::UserId,
-    pace::{Asking, Paces},
+    pace::{Askers, Paces},
 };
 use std::{
     collections::HashMap,
@@ -56,8 +56,8 @@ pub(crate) struct UnderWay {
 
 impl Shares {
     /// Of users of whom this knows which ask the host for something.
-    pub fn new(asking: Arc<Asking>) -> Self {
-        Self { users: Mutex::default(), paces: Paces::new(BODIES_AT_ONCE, asking) }
+    pub fn new(askers: Arc<Askers>) -> Self {
+        Self { users: Mutex::default(), paces: Paces::new(BODIES_AT_ONCE, askers) }
     }
 
     /// Lets one more request of a user in, whose bodies are read at this pace from here on.

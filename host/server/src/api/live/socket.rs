@@ -180,7 +180,7 @@ impl Socket {
             let answer = match frames::parse(&text) {
                 Ok(asked) => {
                     // As much a request as one of HTTP, which counts when its key is looked at.
-                    self.api.runtime.asking().asks(self.scope.user());
+                    self.api.runtime.askers().asks(self.scope.user());
                     let id = asked.id.clone();
                     let answer = self.answer(asked, subscriptions, text.len()).await;
                     answer.unwrap_or_else(|problem| Answer::error(id, problem).text())
